@@ -1,0 +1,232 @@
+"""
+The words of vidgen as values: what a caller asks for, what a job is, what happened to it. Pure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+from uuid import UUID
+
+# What a column of type jsonb holds, once decoded.
+JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+
+
+class JobStatus(StrEnum):
+    """The public word for where a job is."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing happens to the job any more, unless a person retries it."""
+        return self in {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED}
+
+
+class Stage(StrEnum):
+    """
+    The inner word: what was last known to be under way. A final job keeps the stage it ended in.
+    """
+
+    QUEUED = "queued"  # nothing has been sent to a provider for this attempt
+    SUBMITTING = "submitting"  # the intent is written; the paid call may have been made
+    GENERATING = "generating"  # the operation is stored; the provider works
+    TRANSFERRING = "transferring"  # the video exists at the provider
+
+
+ImageRole = Literal["first_frame", "last_frame", "reference"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputImage:
+    """
+    One image that goes with the prompt: exactly one of *data*, *url*, *key*.
+
+    Attributes:
+        data: The bytes of a PNG, JPEG or WebP file, at most 20 MiB.
+        url: An http(s) address the worker fetches at submit.
+        key: A key in the bucket of the results.
+    """
+
+    role: ImageRole = "first_frame"
+    data: bytes | None = field(default=None, repr=False)
+    url: str | None = field(default=None, repr=False)
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoRequest:
+    """
+    What a video should be. None means the model's default; the catalog checks it before money
+    is spent.
+
+    Attributes:
+        provider: `sora` or `veo`.
+        model: e.g. `sora-2`, `veo-3.1-generate-001`.
+        seconds: Length of the clip.
+        size: `WIDTHxHEIGHT` in pixels, for models that are told pixels (Sora).
+        aspect_ratio: `16:9` or `9:16`, for models that are told a ratio (Veo).
+        resolution: `720p`, `1080p` or `4k`, beside *aspect_ratio*.
+        audio: Whether the clip has sound, where the model leaves the choice.
+        images: First frame, last frame, references.
+        extra: Fields of the provider's own wire format, sent as they are.
+    """
+
+    provider: str
+    prompt: str = field(repr=False)
+    model: str | None = None
+    seconds: int | None = None
+    size: str | None = None
+    aspect_ratio: str | None = None
+    resolution: str | None = None
+    negative_prompt: str | None = field(default=None, repr=False)
+    seed: int | None = None
+    audio: bool | None = None
+    images: tuple[InputImage, ...] = ()
+    extra: Mapping[str, JsonValue] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """
+    The provider's side of an attempt: enough to follow it from any process, and never a secret.
+
+    Attributes:
+        id: The provider's own id or operation name.
+        endpoint: The base URL it lives at.
+        credential_id: Which credential started it; only that one can see it.
+        extra: What else this wire format needs (region, poll address, subpath).
+    """
+
+    provider: str
+    id: str
+    endpoint: str
+    model: str
+    credential_id: str
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right of one worker to write one job, until somebody raises the epoch."""
+
+    worker_id: UUID
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoJob:
+    """
+    One requested video: the row of `video_jobs`. Money is in micro-dollars, times are aware UTC.
+
+    Attributes:
+        parameters: The rest of the request as it was accepted (seconds, size, images
+            without bytes, …).
+        due_at: When a worker should look at it next; None while one holds it, and when it is final.
+        attempt: Paid submits so far.
+        failures: Errors in a row of the current stage.
+        deadline_at: The one deadline over all stages; set when the first attempt begins.
+        slot_at: The reserved turn under the provider's rate limit, if it has one.
+    """
+
+    id: UUID
+    status: JobStatus
+    stage: Stage
+    provider: str
+    model: str
+    prompt: str = field(repr=False)
+    parameters: Mapping[str, JsonValue] = field(repr=False)
+    scene_id: str | None
+    user_id: str | None
+    idempotency_key: str | None
+    priority: int
+    due_at: datetime | None
+    attempt: int
+    max_attempts: int
+    failures: int
+    operation: Operation | None
+    progress: int
+    error_code: str | None
+    error_message: str | None
+    storage_key: str | None
+    size_bytes: int | None
+    sha256: str | None
+    content_type: str | None
+    duration_s: float | None
+    width: int | None
+    height: int | None
+    thumbnail_key: str | None
+    spritesheet_key: str | None
+    estimated_cost_micros: int | None
+    actual_cost_micros: int | None
+    worker_id: UUID | None
+    lease_epoch: int
+    created_at: datetime
+    started_at: datetime | None
+    submitted_at: datetime | None
+    generated_at: datetime | None
+    completed_at: datetime | None
+    deadline_s: int
+    deadline_at: datetime | None
+    slot_at: datetime | None
+    result_expires_at: datetime | None
+    cancel_requested_at: datetime | None
+    webhook_url: str | None = field(repr=False)
+    metadata: Mapping[str, JsonValue]
+
+    @property
+    def is_final(self) -> bool:
+        """Completed, failed or cancelled."""
+        return self.status.is_final
+
+    @property
+    def lease(self) -> Lease:
+        """The right under which the holder writes this job."""
+        assert self.worker_id is not None  # only a claimed job has one
+        return Lease(worker_id=self.worker_id, epoch=self.lease_epoch)
+
+
+class EventType(StrEnum):
+    """What can happen to a job; the past participle is the name of the transition."""
+
+    CREATED = "created"
+    CLAIMED = "claimed"
+    POSTPONED = "postponed"  # the rate limit has no room yet
+    SUBMITTING = "submitting"
+    SUBMITTED = "submitted"
+    GENERATED = "generated"
+    COMPLETED = "completed"
+    ERRORED = "errored"  # the step will be tried again
+    REATTEMPTED = "reattempted"  # a verdict ended the attempt; a new one is due
+    FAILED = "failed"
+    RELEASED = "released"  # given back by its worker, or freed from a dead one
+    CANCEL_REQUESTED = "cancel_requested"
+    CANCELLED = "cancelled"
+    RETRIED = "retried"  # by hand
+    PROGRESSED = "progressed"  # live only: never a row of job_events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """
+    One thing that happened to a job, in order of *seq*.
+
+    Attributes:
+        seq: Its number among all events; None for progress, which is live only.
+        detail: What the type calls for: code, message, operation_id, wait_s, …
+    """
+
+    job_id: UUID
+    seq: int | None
+    type: EventType
+    at: datetime
+    status: JobStatus
+    stage: Stage
+    attempt: int
+    progress: int
+    detail: Mapping[str, JsonValue]
