@@ -1,0 +1,455 @@
+"""
+What may happen to a job, decided purely; `store.jobs.apply` writes it in one guarded statement.
+
+    pending ──claimed──> processing: queued ─submitting─> submitting ─submitted─> generating
+       ^                                │                     │                      │ generated
+       │ postponed, errored, released   │                     │                      v
+       └────────────────────────────────┴── reattempted ──────┴──────────────── transferring
+                                                                                     │ completed
+    any ──failed──> failed        any ──cancelled──> cancelled                       v
+    failed, cancelled ──retried──> where the paid result still is                completed
+
+Two counters, never mixed: `attempt` counts paid submits, `failures` errors in a row of one stage.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import assert_never
+
+from vidgen.errors import (
+    AuthError,
+    GenerationFailedError,
+    GenerationTimeoutError,
+    InternalError,
+    InvalidStateError,
+    OperationLostError,
+    ProviderError,
+    ProviderNotConfiguredError,
+    ResultExpiredError,
+    StorageError,
+    SubmitUnknownError,
+    VidgenError,
+)
+from vidgen.job import EventType, JobStatus, JsonValue, Operation, Stage, VideoJob
+
+ACTIVE = frozenset({JobStatus.PENDING, JobStatus.PROCESSING})
+ENDED = frozenset(JobStatus) - ACTIVE
+EVERY_STAGE = frozenset(Stage)
+
+MAX_BACKOFF_S = 60.0
+# A token being renewed or a list not yet consistent looks like this for a moment; a minute and
+# more does not.
+MAX_UNSEEN_LOOKS = 6
+# After the first refusal a fresh look may bring a fresh address; after a second one it is gone.
+MAX_EXPIRED_LOOKS = 1
+
+
+# Errors that say: with this credential, from here, now, the operation cannot be seen.
+_UNSEEN = (AuthError, OperationLostError, ProviderNotConfiguredError)
+
+
+class Holder(StrEnum):
+    """Who may write a transition."""
+
+    LEASE = "lease"  # only the worker that holds the job, at its epoch
+    NOBODY = "nobody"  # only while no worker holds it
+    ANYONE = "anyone"  # receipts of paid submits, and wishes
+
+
+class Hold(StrEnum):
+    """What a transition does to the lease."""
+
+    KEEP = "keep"
+    TAKE = "take"
+    FREE = "free"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """
+    One allowed change of a job.
+
+    Attributes:
+        statuses, stages, holder, attempt, only_due: The guard; if the row differs nothing
+            is written.
+        status, stage: Where the job is afterwards; None leaves the stage as it is.
+        due_in_s: When nobody holds the job afterwards: seconds from now (of the database)
+            until it is due.
+        changes: Other columns and their new values, as JSON.
+        detail: What the event tells beside status, stage, attempt and progress.
+    """
+
+    event: EventType
+    statuses: frozenset[JobStatus]
+    stages: frozenset[Stage]
+    holder: Holder
+    hold: Hold
+    status: JobStatus | None = None
+    stage: Stage | None = None
+    attempt: int | None = None
+    only_due: bool = False
+    due_in_s: float = 0.0
+    changes: Mapping[str, JsonValue] = field(default_factory=dict)
+    detail: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """
+    How long to wait before the next try.
+
+    Attributes:
+        base_s: The first wait; it doubles from there, up to a minute.
+        jitter: 0 to 1, drawn by the caller; adds up to a quarter.
+    """
+
+    base_s: float
+    jitter: float = 0.0
+
+    def wait_s(self, failures: int, wish_s: float | None = None) -> float:
+        """Seconds before try number *failures* + 1, never less than the other side's wish."""
+        own = min(self.base_s * 2.0 ** max(failures - 1, 0), MAX_BACKOFF_S) * (1 + self.jitter / 4)
+        return max(own, wish_s or 0.0)
+
+
+def claimed() -> Transition:
+    """A worker takes a job that is due."""
+    return Transition(
+        event=EventType.CLAIMED,
+        statuses=ACTIVE,
+        stages=EVERY_STAGE,
+        holder=Holder.NOBODY,
+        hold=Hold.TAKE,
+        status=JobStatus.PROCESSING,
+        only_due=True,
+    )
+
+
+def postponed(wait_s: float, slot_at: datetime | None) -> Transition:
+    """The rate limit has no room now; *slot_at* is the reserved turn, if one could be had."""
+    return Transition(
+        event=EventType.POSTPONED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({Stage.QUEUED}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=JobStatus.PENDING,
+        due_in_s=wait_s,
+        changes={"slot_at": slot_at.isoformat() if slot_at else None},
+        detail={"wait_s": round(wait_s, 3)},
+    )
+
+
+def submitting(job: VideoJob) -> Transition:
+    """The intent, committed before the paid call."""
+    return Transition(
+        event=EventType.SUBMITTING,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({Stage.QUEUED}),
+        holder=Holder.LEASE,
+        hold=Hold.KEEP,
+        stage=Stage.SUBMITTING,
+        changes={"attempt": job.attempt + 1, "slot_at": None},
+    )
+
+
+def submitted(attempt: int, operation: Operation) -> Transition:
+    """
+    The receipt of a paid submit: stored whoever brings it, however late, as long as the attempt
+    is the same.
+    """
+    return Transition(
+        event=EventType.SUBMITTED,
+        statuses=frozenset({JobStatus.PROCESSING, JobStatus.FAILED}),
+        stages=frozenset({Stage.SUBMITTING}),
+        holder=Holder.ANYONE,
+        hold=Hold.KEEP,
+        attempt=attempt,
+        status=JobStatus.PROCESSING,
+        stage=Stage.GENERATING,
+        changes={
+            "operation": asdict(operation),
+            "failures": 0,
+            "progress": 0,
+            "error_code": None,
+            "error_message": None,
+        },
+        detail={"operation_id": operation.id},
+    )
+
+
+def generated(*, expires_at: datetime | None, cost_micros: int | None) -> Transition:
+    """The provider has the video."""
+    changes: dict[str, JsonValue] = {
+        "failures": 0,
+        "error_code": None,
+        "error_message": None,
+        "result_expires_at": expires_at.isoformat() if expires_at else None,
+    }
+    if cost_micros is not None:
+        changes["actual_cost_micros"] = cost_micros
+    return Transition(
+        event=EventType.GENERATED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({Stage.GENERATING}),
+        holder=Holder.LEASE,
+        hold=Hold.KEEP,
+        stage=Stage.TRANSFERRING,
+        changes=changes,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVideo:
+    """What the bucket holds now: the columns of the result."""
+
+    storage_key: str
+    size_bytes: int
+    sha256: str
+    content_type: str
+    duration_s: float | None
+    width: int | None
+    height: int | None
+    thumbnail_key: str | None
+    spritesheet_key: str | None
+
+
+def completed(job: VideoJob, video: StoredVideo) -> Transition:
+    """The video is in the bucket, whole."""
+    cost_micros = job.actual_cost_micros
+    return Transition(
+        event=EventType.COMPLETED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({Stage.TRANSFERRING}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=JobStatus.COMPLETED,
+        changes={
+            **asdict(video),
+            "progress": 100,
+            "failures": 0,
+            "error_code": None,
+            "error_message": None,
+            "actual_cost_micros": job.estimated_cost_micros if cost_micros is None else cost_micros,
+        },
+        detail={"storage_key": video.storage_key, "size_bytes": video.size_bytes},
+    )
+
+
+def released(job: VideoJob, reason: str) -> Transition:
+    """
+    The holder gives the job back, or a dead one loses it: a peer goes on at the same stage, at
+    once.
+    """
+    return Transition(
+        event=EventType.RELEASED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({job.stage}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=_unheld(job.stage),
+        detail={"reason": reason},
+    )
+
+
+def cancel_requested() -> Transition:
+    """
+    Somebody wants it cancelled while a worker holds it; the worker decides what is still
+    possible.
+    """
+    return Transition(
+        event=EventType.CANCEL_REQUESTED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=EVERY_STAGE,
+        holder=Holder.ANYONE,
+        hold=Hold.KEEP,
+    )
+
+
+def cancelled(job: VideoJob, *, held: bool, detail: Mapping[str, JsonValue]) -> Transition:
+    """The job ends by the wish of a person."""
+    return Transition(
+        event=EventType.CANCELLED,
+        statuses=ACTIVE,
+        stages=frozenset({job.stage}),
+        holder=Holder.LEASE if held else Holder.NOBODY,
+        hold=Hold.FREE,
+        status=JobStatus.CANCELLED,
+        detail=detail,
+    )
+
+
+def retried(job: VideoJob, *, max_attempts: int) -> Transition:
+    """
+    A person wants a job that failed or was cancelled to go on: where its paid result still is,
+        or anew.
+
+    Raises:
+        InvalidStateError: The job did not fail and was not cancelled.
+    """
+    if job.status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
+        raise InvalidStateError(
+            f"only failed or cancelled jobs can be retried; job {job.id} is {job.status}"
+        )
+    if not job.prompt:
+        raise InvalidStateError(f"job {job.id} was archived: its prompt is no longer kept")
+    changes: dict[str, JsonValue] = {"failures": 0, "error_code": None, "error_message": None}
+    resumes = _keeps_its_operation(job)
+    if not resumes:
+        changes |= {"operation": None, "progress": 0, "max_attempts": job.attempt + max_attempts}
+    return Transition(
+        event=EventType.RETRIED,
+        statuses=frozenset({job.status}),
+        stages=frozenset({job.stage}),
+        holder=Holder.NOBODY,
+        hold=Hold.KEEP,
+        status=JobStatus.PROCESSING if resumes else JobStatus.PENDING,
+        stage=None if resumes else Stage.QUEUED,
+        changes=changes,
+        detail={"pays_again": not resumes},
+    )
+
+
+def _keeps_its_operation(job: VideoJob) -> bool:
+    over = {
+        "generation_failed",
+        "content_blocked",
+        "result_expired",
+        "operation_lost",
+        "input_rejected",
+    }
+    return (
+        job.stage in {Stage.GENERATING, Stage.TRANSFERRING}
+        and job.status is JobStatus.FAILED
+        and job.error_code not in over
+    )
+
+
+def errored(job: VideoJob, error: VidgenError, *, backoff: Backoff, now: datetime) -> Transition:
+    """
+    What an error in the job's current stage means: the same step again later, or the end.
+
+    An error never buys a second video: in `submitting` only a provable refusal goes on, with the
+    same attempt; later stages keep their operation.
+    """
+    if not _goes_on(job, error):
+        return failed(job, error)
+    wait_s = backoff.wait_s(job.failures + 1, error.retry_after_s)
+    if job.deadline_at is not None and now.timestamp() + wait_s >= job.deadline_at.timestamp():
+        return failed(job, error, deadline_s=job.deadline_s)
+    changes: dict[str, JsonValue] = {
+        "failures": job.failures + 1,
+        "error_code": error.code,
+        "error_message": error.message,
+    }
+    refused = job.stage is Stage.SUBMITTING  # provably not accepted: this attempt was not paid
+    if refused:
+        changes["attempt"] = job.attempt - 1
+    return Transition(
+        event=EventType.ERRORED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({job.stage}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=_unheld(Stage.QUEUED if refused else job.stage),
+        stage=Stage.QUEUED if refused else None,
+        due_in_s=wait_s,
+        changes=changes,
+        detail=_told(error) | {"wait_s": round(wait_s, 3)},
+    )
+
+
+def _goes_on(job: VideoJob, error: VidgenError) -> bool:
+    match job.stage:
+        case Stage.QUEUED | Stage.SUBMITTING:
+            return error.retryable and not isinstance(error, SubmitUnknownError)
+        case Stage.GENERATING:
+            if isinstance(error, _UNSEEN):
+                return job.failures + 1 < MAX_UNSEEN_LOOKS
+            return error.retryable or isinstance(error, GenerationTimeoutError | InternalError)
+        case Stage.TRANSFERRING:
+            if isinstance(error, ResultExpiredError):
+                return job.failures < MAX_EXPIRED_LOOKS
+            if isinstance(error, _UNSEEN):
+                return job.failures + 1 < MAX_UNSEEN_LOOKS
+            # A finished video is never thrown away because of our own bucket or a defect of ours.
+            return error.retryable or isinstance(error, StorageError | InternalError)
+        case _:
+            assert_never(job.stage)
+
+
+def judged(job: VideoJob, error: ProviderError, *, charged: bool, backoff: Backoff) -> Transition:
+    """
+    The provider's verdict that the attempt will never deliver: a new attempt, or the end.
+
+    A new attempt only for a failed generation that was not charged, while attempts remain.
+    """
+    again = (
+        isinstance(error, GenerationFailedError) and not charged and job.attempt < job.max_attempts
+    )
+    if not again:
+        return failed(job, error)
+    wait_s = backoff.wait_s(job.attempt, error.retry_after_s)
+    return Transition(
+        event=EventType.REATTEMPTED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({job.stage}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=JobStatus.PENDING,
+        stage=Stage.QUEUED,
+        due_in_s=wait_s,
+        changes={
+            "operation": None,
+            "progress": 0,
+            "failures": 0,
+            "error_code": error.code,
+            "error_message": error.message,
+        },
+        detail=_told(error) | {"wait_s": round(wait_s, 3)},
+    )
+
+
+def failed(job: VideoJob, error: VidgenError, *, deadline_s: int | None = None) -> Transition:
+    """
+    The job ends with a reason; *deadline_s* says that time ran out while the error was being
+    retried.
+    """
+    if deadline_s is not None:
+        message = f"not done within its {deadline_s} s; last: {error.message}"
+        # In later stages the last error tells more than the time: its code stays.
+        late = job.stage is Stage.GENERATING
+        error = GenerationTimeoutError(message) if late else error
+    else:
+        message = error.message
+    return Transition(
+        event=EventType.FAILED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({job.stage}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=JobStatus.FAILED,
+        changes={"error_code": error.code, "error_message": message},
+        detail=_told(error),
+    )
+
+
+def _unheld(stage: Stage) -> JobStatus:
+    return JobStatus.PENDING if stage is Stage.QUEUED else JobStatus.PROCESSING
+
+
+def _told(error: VidgenError) -> dict[str, JsonValue]:
+    told: dict[str, JsonValue] = {"code": error.code, "message": error.message}
+    if isinstance(error, ProviderError):
+        told |= {
+            name: value
+            for name, value in (
+                ("provider_code", error.provider_code),
+                ("request_id", error.request_id),
+                ("http_status", error.http_status),
+            )
+            if value is not None
+        }
+    return told

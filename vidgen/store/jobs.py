@@ -1,0 +1,443 @@
+"""
+All SQL on `video_jobs`. After the insert one statement writes status and stage: `apply`.
+
+Database time decides due dates; `lease_epoch` fences out whoever lost the job.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from vidgen.errors import LeaseLostError
+from vidgen.job import JobStatus, JsonValue, Lease, VideoJob
+from vidgen.lifecycle import Transition
+from vidgen.store.pool import Connection
+from vidgen.store.rows import job_of, json_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What `enqueue` inserts; everything else starts at its default."""
+
+    id: UUID
+    provider: str
+    model: str
+    prompt: str
+    parameters: Mapping[str, JsonValue]
+    fingerprint: str
+    scene_id: str | None
+    user_id: str | None
+    idempotency_key: str | None
+    priority: int
+    run_at: datetime | None
+    max_attempts: int
+    deadline_s: int
+    estimated_cost_micros: int | None
+    webhook_url: str | None
+    metadata: Mapping[str, JsonValue]
+
+
+async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJob]:
+    """
+    Write *jobs* and their `created` events in one statement; those whose idempotency key is
+    taken are left out.
+
+    The answer is in the order of *jobs*.
+    """
+    rows = await connection.fetch(
+        """
+        WITH created AS (
+            INSERT INTO video_jobs (
+                id, provider, model, prompt, parameters, fingerprint, scene_id, user_id,
+                idempotency_key, priority, due_at, max_attempts, deadline_s,
+                estimated_cost_micros, webhook_url, metadata
+            )
+            SELECT n.id, n.provider, n.model, n.prompt, n.parameters, n.fingerprint, n.scene_id,
+                   n.user_id, n.idempotency_key, n.priority, coalesce(n.run_at, now()),
+                   n.max_attempts, n.deadline_s, n.estimated_cost_micros, n.webhook_url, n.metadata
+            FROM unnest(
+                $1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
+                $8::text[], $9::text[], $10::smallint[], $11::timestamptz[], $12::integer[],
+                $13::integer[], $14::bigint[], $15::text[], $16::jsonb[]
+            ) AS n (
+                id, provider, model, prompt, parameters, fingerprint, scene_id,
+                user_id, idempotency_key, priority, run_at, max_attempts,
+                deadline_s, estimated_cost_micros, webhook_url, metadata
+            )
+            ON CONFLICT DO NOTHING
+            RETURNING *
+        ), event AS (
+            INSERT INTO job_events (job_id, type, status, stage, attempt, progress)
+            SELECT id, 'created', status, stage, attempt, progress FROM created
+        )
+        SELECT * FROM created ORDER BY id
+        """,
+        *zip(*(_values(job) for job in jobs), strict=True),
+    )
+    position = {job.id: number for number, job in enumerate(jobs)}
+    return sorted((job_of(row) for row in rows), key=lambda job: position[job.id])
+
+
+def _values(job: NewJob) -> tuple[object, ...]:
+    return (
+        job.id,
+        job.provider,
+        job.model,
+        job.prompt,
+        json_of(job.parameters),
+        job.fingerprint,
+        job.scene_id,
+        job.user_id,
+        job.idempotency_key,
+        job.priority,
+        job.run_at,
+        job.max_attempts,
+        job.deadline_s,
+        job.estimated_cost_micros,
+        job.webhook_url,
+        json_of(job.metadata),
+    )
+
+
+async def by_idempotency_key(
+    connection: Connection, user_id: str | None, key: str
+) -> tuple[VideoJob, str] | None:
+    """The job that used *key* first, and the fingerprint of its request."""
+    row = await connection.fetchrow(
+        """
+        SELECT * FROM video_jobs
+        WHERE coalesce(user_id, '') = coalesce($1, '') AND idempotency_key = $2
+        """,
+        user_id,
+        key,
+    )
+    return None if row is None else (job_of(row), row["fingerprint"])
+
+
+async def apply(
+    connection: Connection,
+    job_id: UUID,
+    change: Transition,
+    *,
+    lease: Lease | None = None,
+    worker_id: UUID | None = None,
+) -> VideoJob:
+    """
+    Write *change* and its event in one statement, if its guard holds, and return the job as it
+    is then.
+
+    Args:
+        lease: What proves that we hold the job, for transitions that need it.
+        worker_id: Who takes the job, for the claim; who acts, for the event.
+
+    Raises:
+        LeaseLostError: The row has another holder, epoch, status, stage or attempt; nothing
+            was written.
+    """
+    row = await connection.fetchrow(
+        """
+        WITH changed AS (
+            UPDATE video_jobs AS job SET
+                status = coalesce($8, job.status),
+                stage = coalesce($9, job.stage),
+                worker_id = CASE $10 WHEN 'take' THEN $7 WHEN 'keep' THEN job.worker_id END,
+                lease_epoch = job.lease_epoch + ($10 = 'take')::integer,
+                due_at = CASE
+                    WHEN ($10 = 'free' OR ($10 = 'keep' AND job.worker_id IS NULL))
+                         AND coalesce($8, job.status) IN ('pending', 'processing')
+                    THEN now() + make_interval(secs => $11)
+                END,
+                started_at = CASE $1
+                    WHEN 'claimed' THEN coalesce(job.started_at, now())
+                    ELSE job.started_at
+                END,
+                submitted_at = CASE $1 WHEN 'submitted' THEN now() ELSE job.submitted_at END,
+                generated_at = CASE $1 WHEN 'generated' THEN now() ELSE job.generated_at END,
+                completed_at = CASE
+                    WHEN coalesce($8, job.status) IN ('completed', 'failed', 'cancelled') THEN now()
+                END,
+                cancel_requested_at = CASE $1
+                    WHEN 'cancel_requested' THEN coalesce(job.cancel_requested_at, now())
+                    WHEN 'retried' THEN NULL
+                    ELSE job.cancel_requested_at
+                END,
+                -- The deadline covers all stages and starts with the first of them. Waiting for a
+                -- turn is no stage; a retry by hand of a later stage gets a fresh one at its claim.
+                deadline_at = CASE
+                    WHEN $1 = 'retried' THEN NULL
+                    WHEN $1 = 'submitting' OR ($1 = 'claimed' AND job.stage <> 'queued')
+                    THEN coalesce(job.deadline_at, now() + make_interval(secs => job.deadline_s))
+                    ELSE job.deadline_at
+                END,
+                (
+                    attempt, max_attempts, failures, operation, progress, error_code, error_message,
+                    storage_key, size_bytes, sha256, content_type, duration_s, width, height,
+                    thumbnail_key, spritesheet_key, actual_cost_micros, slot_at, result_expires_at
+                ) = (
+                    SELECT next.attempt, next.max_attempts, next.failures, next.operation,
+                           next.progress, next.error_code, next.error_message, next.storage_key,
+                           next.size_bytes, next.sha256, next.content_type, next.duration_s,
+                           next.width, next.height, next.thumbnail_key, next.spritesheet_key,
+                           next.actual_cost_micros, next.slot_at, next.result_expires_at
+                    FROM jsonb_populate_record(job, $12::jsonb) AS next
+                )
+            WHERE job.id = $2
+              AND job.status = ANY($3::text[])
+              AND job.stage = ANY($4::text[])
+              AND CASE $5
+                  WHEN 'lease' THEN job.worker_id = $13 AND job.lease_epoch = $14
+                  WHEN 'nobody' THEN job.worker_id IS NULL
+                  ELSE true
+              END
+              AND ($6::integer IS NULL OR job.attempt = $6)
+              -- Redis and the database do not share a clock: a dispatch may come a little early.
+              AND (NOT $15::boolean OR job.due_at <= now() + interval '1 second')
+            RETURNING job.*
+        ), event AS (
+            INSERT INTO job_events (
+                job_id, type, status, stage, attempt, progress, worker_id, detail
+            )
+            SELECT id, $1, status, stage, attempt, progress, $7, $16 FROM changed
+        )
+        SELECT * FROM changed
+        """,
+        change.event,
+        job_id,
+        list(change.statuses),
+        list(change.stages),
+        change.holder,
+        change.attempt,
+        worker_id or (lease.worker_id if lease else None),
+        change.status,
+        change.stage,
+        change.hold,
+        change.due_in_s,
+        json_of(change.changes),
+        lease.worker_id if lease else None,
+        lease.epoch if lease else None,
+        change.only_due,
+        json_of(change.detail),
+    )
+    if row is None:
+        raise LeaseLostError(
+            f"job {job_id} cannot be {change.event} now: it was changed by somebody else"
+        )
+    return job_of(row)
+
+
+async def get(connection: Connection, job_id: UUID) -> VideoJob | None:
+    """The job with this id."""
+    row = await connection.fetchrow("SELECT * FROM video_jobs WHERE id = $1", job_id)
+    return None if row is None else job_of(row)
+
+
+async def recent(
+    connection: Connection,
+    *,
+    status: JobStatus | None = None,
+    provider: str | None = None,
+    user_id: str | None = None,
+    scene_id: str | None = None,
+    before: UUID | None = None,
+    limit: int = 50,
+) -> list[VideoJob]:
+    """
+    At most *limit* jobs, newest first, older than the job *before*; archived ones are not listed.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT * FROM video_jobs
+        WHERE ($1::text IS NULL OR status = $1)
+          AND ($2::text IS NULL OR provider = $2)
+          AND ($3::text IS NULL OR user_id = $3)
+          AND ($4::text IS NULL OR scene_id = $4)
+          AND ($5::uuid IS NULL OR id < $5)
+          AND archived_at IS NULL
+        ORDER BY id DESC
+        LIMIT $6
+        """,
+        status,
+        provider,
+        user_id,
+        scene_id,
+        before,
+        limit,
+    )
+    return [job_of(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many jobs are where, counted at one moment."""
+
+    waiting: int
+    active: int
+    completed: int
+    failed: int
+    delayed: int
+    cancelled: int
+
+    @property
+    def total(self) -> int:
+        """All jobs there are."""
+        return (
+            self.waiting
+            + self.active
+            + self.completed
+            + self.failed
+            + self.delayed
+            + self.cancelled
+        )
+
+
+async def counts(connection: Connection) -> Counts:
+    """Pending jobs that are due are waiting, those for later delayed, processing ones active."""
+    row = await connection.fetchrow(
+        """
+        SELECT
+            count(*) FILTER (WHERE status = 'pending' AND due_at <= now()) AS waiting,
+            count(*) FILTER (WHERE status = 'pending' AND due_at > now()) AS delayed,
+            count(*) FILTER (WHERE status = 'processing') AS active,
+            count(*) FILTER (WHERE status = 'completed') AS completed,
+            count(*) FILTER (WHERE status = 'failed' AND archived_at IS NULL) AS failed,
+            count(*) FILTER (WHERE status = 'cancelled' AND archived_at IS NULL) AS cancelled
+        FROM video_jobs
+        """
+    )
+    assert row is not None  # an aggregate always answers
+    return Counts(**row)
+
+
+async def oldest_due_s(connection: Connection) -> float:
+    """Seconds since the longest waiting job became due; 0 when none waits."""
+    age = await connection.fetchval(
+        "SELECT extract(epoch FROM now() - min(due_at)) FROM video_jobs"
+    )
+    return max(float(age or 0), 0.0)
+
+
+async def write_progress(
+    connection: Connection, worker_id: UUID, percents: Mapping[UUID, int]
+) -> None:
+    """Write the progress of many jobs in one statement; those we no longer hold are left alone."""
+    await connection.execute(
+        """
+        UPDATE video_jobs AS job SET progress = seen.percent
+        FROM unnest($2::uuid[], $3::smallint[]) AS seen (id, percent)
+        WHERE job.id = seen.id AND job.worker_id = $1 AND job.stage = 'generating'
+          AND job.progress < seen.percent
+        """,
+        worker_id,
+        list(percents),
+        list(percents.values()),
+    )
+
+
+async def orphaned(connection: Connection, ttl_s: float, limit: int) -> list[VideoJob]:
+    """Jobs whose worker gave no heartbeat for *ttl_s* seconds, or is not there at all."""
+    rows = await connection.fetch(
+        """
+        SELECT job.* FROM video_jobs AS job
+        WHERE job.worker_id IS NOT NULL
+          AND NOT EXISTS (
+              SELECT FROM workers
+              WHERE workers.id = job.worker_id
+                AND workers.heartbeat_at > now() - make_interval(secs => $1)
+          )
+        LIMIT $2
+        """,
+        ttl_s,
+        limit,
+    )
+    return [job_of(row) for row in rows]
+
+
+async def held_by(connection: Connection, worker_id: UUID) -> list[VideoJob]:
+    """Every job that *worker_id* holds by the books."""
+    rows = await connection.fetch("SELECT * FROM video_jobs WHERE worker_id = $1", worker_id)
+    return [job_of(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueJob:
+    """A job that waits for a dispatch."""
+
+    id: UUID
+    lease_epoch: int
+    priority: int
+    due_at: datetime
+
+
+async def due(
+    connection: Connection, *, overdue_s: float, after: DueJob | None, limit: int
+) -> list[DueJob]:
+    """
+    The next *limit* jobs that have been due for *overdue_s* seconds, longest first, behind
+    *after*.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT id, lease_epoch, priority, due_at FROM video_jobs
+        WHERE due_at <= now() - make_interval(secs => $1)
+          AND ($2::timestamptz IS NULL OR (due_at, id) > ($2, $3::uuid))
+        ORDER BY due_at, id
+        LIMIT $4
+        """,
+        overdue_s,
+        after.due_at if after else None,
+        after.id if after else None,
+        limit,
+    )
+    return [DueJob(**row) for row in rows]
+
+
+async def raise_epoch(connection: Connection, job_ids: Sequence[UUID]) -> list[DueJob]:
+    """
+    Give unheld jobs a new epoch, and with it the name of a new dispatch.
+
+    A worker that died between taking a dispatch and the claim leaves one behind that nobody can
+    take.
+    """
+    rows = await connection.fetch(
+        """
+        UPDATE video_jobs SET lease_epoch = lease_epoch + 1
+        WHERE id = ANY($1::uuid[]) AND due_at IS NOT NULL
+        RETURNING id, lease_epoch, priority, due_at
+        """,
+        job_ids,
+    )
+    return [DueJob(**row) for row in rows]
+
+
+async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> int:
+    """
+    Keep only a summary of failed and cancelled jobs that ended longer than *keep* ago; how many
+    it were.
+
+    Prompt, parameters, metadata, events and images go; reason, cost, ids and times stay.
+    """
+    archived: int = await connection.fetchval(
+        """
+        WITH archived AS (
+            UPDATE video_jobs
+            SET archived_at = now(), prompt = '', parameters = '{}', metadata = '{}',
+                webhook_url = NULL
+            WHERE id IN (
+                SELECT id FROM video_jobs
+                WHERE status IN ('failed', 'cancelled') AND archived_at IS NULL
+                  AND completed_at < now() - $1::interval
+                LIMIT $2
+            )
+            RETURNING id
+        ), events AS (
+            DELETE FROM job_events USING archived WHERE job_events.job_id = archived.id
+        ), inputs AS (
+            DELETE FROM job_inputs USING archived WHERE job_inputs.job_id = archived.id
+        )
+        SELECT count(*) FROM archived
+        """,
+        keep,
+        limit,
+    )
+    return archived

@@ -1,0 +1,21 @@
+"""
+Whose turn it is to do a periodic duty: decided in PostgreSQL, so that doubled ticks change
+nothing.
+"""
+
+from vidgen.store.pool import Connection
+
+
+async def take_turn(connection: Connection, duty: str, every_s: float) -> bool:
+    """True for one caller in *every_s* seconds over all processes."""
+    turn = await connection.fetchval(
+        """
+        INSERT INTO upkeep (duty, ran_at) VALUES ($1, now())
+        ON CONFLICT (duty) DO UPDATE SET ran_at = now()
+            WHERE upkeep.ran_at <= now() - make_interval(secs => $2)
+        RETURNING true
+        """,
+        duty,
+        every_s,
+    )
+    return bool(turn)
