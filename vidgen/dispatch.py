@@ -1,0 +1,275 @@
+"""
+Dispatches: arq's message that a job is due. Redis may lose all of them; the sweep sends them again.
+
+A dispatch is named after the job and the epoch of its lease, so a name is used once, and sending it
+twice changes nothing. Only this module and `worker.py` know arq.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import UUID
+
+import orjson
+from arq.connections import RedisSettings
+from arq.constants import in_progress_key_prefix, job_key_prefix
+from arq.jobs import serialize_job
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from vidgen.errors import DispatchError
+
+FUNCTION = "generate_video"
+EXPIRES_MS = 7 * 24 * 3600 * 1000  # arq's default of a day would lose what waits longer
+# Each step of priority is worth this much waiting time: higher ones go first, old low ones
+# overtake in the end.
+HEAD_START_MS = 10 * 60 * 1000
+CONNECT_TIMEOUT_S = 5
+COMMAND_TIMEOUT_S = 5
+CONNECTIONS = 32
+BATCH = 1000
+
+# arq's main loop ends at the first error that is not retried here: 60 tries of at most 10 s are
+# ten minutes.
+WORKER_RETRIES = 60
+WORKER_RETRY_CAP_S = 10
+# With Sentinel a fail-over is found by asking again soon, not by insisting on the old primary.
+SENTINEL_RETRIES = 4
+_PASSING = (RedisConnectionError, RedisTimeoutError, OSError)
+_AWAY = (RedisError, OSError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """
+    One message.
+
+    Attributes:
+        epoch: `lease_epoch` of the row it was sent for.
+        due_at: Not before this moment; None is at once.
+        looks: How often a worker has looked for the row in vain; its transaction may still be open.
+    """
+
+    job_id: UUID
+    epoch: int
+    priority: int = 0
+    due_at: datetime | None = None
+    looks: int = 0
+
+    @property
+    def id(self) -> str:
+        """Its name in Redis."""
+        return f"{self.job_id}.{self.epoch}" + (f".{self.looks}" if self.looks else "")
+
+
+@asynccontextmanager
+async def open_redis(url: str) -> AsyncIterator[Redis]:
+    """
+    Lend a client with a bounded pool that gives up soon; nothing vidgen keeps depends on Redis.
+
+    Args:
+        url: `redis://`, `rediss://`, `unix://`, or
+            `redis+sentinel://[:password@]host:port,host:port/service/db`.
+    """
+    redis = _client(url)
+    try:
+        yield redis
+    finally:
+        await redis.aclose(close_connection_pool=True)
+
+
+def _client(url: str) -> Redis:
+    settings = arq_settings(url)
+    retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), 2)
+    if settings.sentinel:
+        assert not isinstance(settings.host, str)  # Sentinel always comes with a list
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis 5 has no types here
+            settings.host,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            db=settings.database,
+            username=settings.username,
+            password=settings.password,
+            ssl=settings.ssl,
+        )
+        primary: Redis = sentinel.master_for(settings.sentinel_master)
+        return primary
+    keywords: dict[str, object] = {}
+    if not settings.unix_socket_path:
+        keywords |= {"socket_keepalive": True, "socket_connect_timeout": CONNECT_TIMEOUT_S}
+    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=CONNECTIONS,
+        timeout=COMMAND_TIMEOUT_S,
+        retry=retry,
+        retry_on_error=list(_PASSING),
+        **keywords,
+    )
+    return Redis(connection_pool=pool)
+
+
+def arq_settings(url: str) -> RedisSettings:
+    """What arq's worker needs to reach *url*, and to outlive minutes without it."""
+    parts = urlsplit(url)
+    if parts.scheme == "redis+sentinel":
+        return _sentinel_settings(url)
+    settings = RedisSettings.from_dsn(url)
+    query = parse_qs(parts.query)
+    settings.username = unquote(settings.username) if settings.username else None
+    settings.password = unquote(settings.password) if settings.password else None
+    if settings.ssl:
+        settings.ssl_cert_reqs = query.get("ssl_cert_reqs", ["required"])[0]
+        settings.ssl_ca_certs = query.get("ssl_ca_certs", [None])[0]
+        settings.ssl_check_hostname = settings.ssl_cert_reqs == "required"
+    settings.retry = Retry(ExponentialBackoff(cap=WORKER_RETRY_CAP_S, base=0.05), WORKER_RETRIES)
+    return _patient(settings)
+
+
+def _sentinel_settings(url: str) -> RedisSettings:
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    service, _, database = parts.path.strip("/").partition("/")
+    settings = RedisSettings(
+        host=[
+            (host or "localhost", int(port or 26379))
+            for host, _, port in (address.partition(":") for address in hosts.split(","))
+        ],
+        sentinel=True,
+        sentinel_master=service or "mymaster",
+        database=int(database or 0),
+        username=unquote(username) or None,
+        password=unquote(password) or None,
+        retry=Retry(ExponentialBackoff(cap=1, base=0.05), SENTINEL_RETRIES),
+    )
+    return _patient(settings)
+
+
+def _patient(settings: RedisSettings) -> RedisSettings:
+    settings.retry_on_error = list(_PASSING)
+    settings.conn_timeout = CONNECT_TIMEOUT_S
+    settings.conn_retries = 60
+    return settings
+
+
+class Dispatcher:
+    """Sends dispatches, and knows which ones are under way."""
+
+    def __init__(self, redis: Redis, queue_name: str) -> None:
+        """Use *redis*; *queue_name* is the key of arq's sorted set."""
+        self._redis = redis
+        self._queue_name = queue_name
+
+    async def send(self, dispatches: Iterable[Dispatch], *, now: datetime) -> None:
+        """
+        Send all in as few round trips as possible.
+
+        Raises:
+            DispatchError: Redis is away; the sweep sends them later.
+        """
+        dispatches = list(dispatches)
+        for start in range(0, len(dispatches), BATCH):
+            batch = dispatches[start : start + BATCH]
+            async with (
+                redis_errors("send dispatches"),
+                self._redis.pipeline(transaction=False) as pipe,
+            ):
+                scores = {dispatch.id: _score(dispatch, now) for dispatch in batch}
+                for dispatch in batch:
+                    pipe.psetex(job_key_prefix + dispatch.id, EXPIRES_MS, _message(dispatch, now))
+                pipe.zadd(self._queue_name, scores)
+                await pipe.execute()
+
+    async def take_off(self, dispatch_id: str) -> None:
+        """
+        Remove a dispatch whose job has been claimed: from here the lease carries the job.
+
+        arq keeps running ones in its sorted set and looks at each again on every poll: measured,
+        1,000 of them cost 7,900 commands a second.
+        """
+        async with (
+            redis_errors("take a dispatch off"),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
+            pipe.zrem(self._queue_name, dispatch_id)
+            pipe.delete(job_key_prefix + dispatch_id)
+            await pipe.execute()
+
+    async def sort(self, dispatches: Sequence[Dispatch]) -> tuple[list[Dispatch], list[Dispatch]]:
+        """
+        Tell which of *dispatches* are not in Redis at all, and which were taken and never
+        came back.
+
+        Call it for jobs that have been due and unheld for a while. One that is merely waiting for
+        a free slot is in neither list.
+        """
+        if not dispatches:
+            return [], []
+        async with (
+            redis_errors("look for dispatches"),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
+            for dispatch in dispatches:
+                pipe.zscore(self._queue_name, dispatch.id)
+                pipe.exists(job_key_prefix + dispatch.id)
+                pipe.exists(in_progress_key_prefix + dispatch.id)
+            answers = await pipe.execute()
+        lost, stuck = [], []
+        for dispatch, (score, message, in_progress) in zip(
+            dispatches, zip(answers[::3], answers[1::3], answers[2::3], strict=True), strict=True
+        ):
+            if in_progress:
+                stuck.append(dispatch)
+            elif score is None or not message:
+                lost.append(dispatch)
+        return lost, stuck
+
+    async def ping(self) -> float:
+        """Milliseconds Redis takes to answer."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        async with redis_errors("reach Redis"):
+            await self._redis.ping()
+        return (loop.time() - started) * 1000
+
+
+@asynccontextmanager
+async def redis_errors(deed: str) -> AsyncIterator[None]:
+    """
+    Do something with Redis within a few seconds.
+
+    Raises:
+        DispatchError: It did not answer, or not in time.
+    """
+    try:
+        async with asyncio.timeout(COMMAND_TIMEOUT_S):
+            yield
+    except _AWAY as error:
+        raise DispatchError(f"could not {deed}: {type(error).__name__}") from error
+
+
+def _score(dispatch: Dispatch, now: datetime) -> int:
+    now_ms = round(now.timestamp() * 1000)
+    if dispatch.due_at is not None:
+        due_ms = round(dispatch.due_at.timestamp() * 1000)
+        if due_ms > now_ms:
+            return due_ms  # arq runs what has a score in the past: no head start before it is due
+    return now_ms - dispatch.priority * HEAD_START_MS
+
+
+def _message(dispatch: Dispatch, now: datetime) -> bytes:
+    return serialize_job(
+        FUNCTION,
+        (str(dispatch.job_id), dispatch.epoch, dispatch.looks),
+        {},
+        None,
+        round(now.timestamp() * 1000),
+        serializer=orjson.dumps,
+    )

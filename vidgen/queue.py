@@ -1,0 +1,510 @@
+"""
+How other services ask for videos and follow them: `VideoQueue`.
+
+Light on purpose: it speaks to PostgreSQL and Redis only, and imports no provider, no storage client
+and no worker. What it writes to PostgreSQL is what counts; a dispatch that Redis loses is sent
+again by the workers' sweep.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Self
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import orjson
+from loguru import logger
+from redis.asyncio import Redis
+from uuid_utils.compat import uuid7
+
+from vidgen import catalog, image, lifecycle, live
+from vidgen.catalog import Endpoints
+from vidgen.dispatch import Dispatch, Dispatcher, open_redis
+from vidgen.errors import (
+    DispatchError,
+    IdempotencyConflictError,
+    InvalidRequestError,
+    InvalidStateError,
+    JobNotFoundError,
+    LeaseLostError,
+)
+from vidgen.job import EventType, JobEvent, JobStatus, JsonValue, VideoJob, VideoRequest
+from vidgen.settings import Settings
+from vidgen.store import events, inputs, jobs
+from vidgen.store.inputs import StoredInput
+from vidgen.store.jobs import Counts, NewJob
+from vidgen.store.pool import Connection, Database
+from vidgen.store.rows import parameters_of
+
+LOOK_INTERVAL_S = 1.0  # watchers read the truth at least so often, whether Redis speaks or not
+CANCEL_TRIES = 5  # a worker may take or give back the job between our look and our write
+MAX_TEXT = 500
+MAX_METADATA_BYTES = 16 * 1024
+# One statement carries so many rows; 10,000 prompts in one would be a very long message.
+INSERT_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What goes with a request and is the same for all of `enqueue_many`."""
+
+    idempotency_key: str | None
+    priority: int
+    run_at: datetime | None
+    webhook_url: str | None
+    metadata: Mapping[str, JsonValue]
+    scene_id: str | None
+    user_id: str | None
+    deadline_s: int | None
+
+
+class VideoQueue:
+    """
+    The door for services that want videos.
+
+    Use it as an async context manager; one instance serves any number of coroutines.
+
+        async with VideoQueue.from_env() as queue:
+            job = await queue.enqueue(VideoRequest(provider="sora", prompt="a tram in the rain"))
+            job = await queue.wait(job.id, timeout=1800)
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect to nothing yet."""
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._database: Database
+        self._redis: Redis
+        self._dispatcher: Dispatcher
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """
+        A queue for the servers that the environment names.
+
+        Raises:
+            SettingsError: The message lists every problem.
+        """
+        return cls(Settings.load())
+
+    @classmethod
+    def sharing(cls, settings: Settings, database: Database, redis: Redis) -> Self:
+        """A queue over connections that somebody else has open, and closes."""
+        queue = cls(settings)
+        queue._use(database, redis)
+        return queue
+
+    async def __aenter__(self) -> Self:
+        """
+        Connect to PostgreSQL; Redis is reached when it is needed.
+
+        Raises:
+            DatabaseError: PostgreSQL cannot be reached.
+        """
+        async with AsyncExitStack() as stack:
+            settings = self._settings
+            database = await stack.enter_async_context(
+                Database(
+                    settings.database_url,
+                    size=settings.database_pool_size,
+                    prepared_statements=settings.prepared_statements,
+                )
+            )
+            redis = await stack.enter_async_context(open_redis(settings.redis_url))
+            self._use(database, redis)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connections."""
+        await self._stack.aclose()
+
+    async def enqueue(
+        self,
+        request: VideoRequest,
+        *,
+        idempotency_key: str | None = None,
+        priority: int = 0,
+        run_at: datetime | None = None,
+        webhook_url: str | None = None,
+        metadata: Mapping[str, JsonValue] | None = None,
+        scene_id: str | None = None,
+        user_id: str | None = None,
+        deadline_s: int | None = None,
+        connection: Connection | None = None,
+    ) -> VideoJob:
+        """
+        Ask for one video, and return its job.
+
+        Args:
+            idempotency_key: Asking again with the same key (per user) returns the first job.
+            priority: 0 to 9; higher ones go first.
+            run_at: Not before this moment (aware).
+            webhook_url: Who is told when the job ends.
+            metadata: Yours; at most 16 KiB of JSON.
+            deadline_s: Seconds from the first attempt to the stored video; None takes the setting.
+            connection: An asyncpg connection: the job exists when your transaction commits.
+
+        Raises:
+            RequestError: The request cannot be done; the sentence says what is allowed.
+            ModelRetiredError: The model is switched off; the sentence says what still works.
+            IdempotencyConflictError: The key was used for another request.
+            DatabaseError: PostgreSQL cannot be reached: nothing was accepted.
+        """
+        wish = _Wish(
+            idempotency_key=idempotency_key,
+            priority=priority,
+            run_at=run_at,
+            webhook_url=webhook_url,
+            metadata=metadata or {},
+            scene_id=scene_id,
+            user_id=user_id,
+            deadline_s=deadline_s,
+        )
+        [job] = await self._enqueue([request], wish, connection)
+        return job
+
+    async def enqueue_many(
+        self,
+        requests: Sequence[VideoRequest],
+        *,
+        priority: int = 0,
+        run_at: datetime | None = None,
+        webhook_url: str | None = None,
+        metadata: Mapping[str, JsonValue] | None = None,
+        scene_id: str | None = None,
+        user_id: str | None = None,
+        deadline_s: int | None = None,
+        connection: Connection | None = None,
+    ) -> list[VideoJob]:
+        """
+        Ask for many videos at once, all or none; the jobs come in the order of *requests*.
+
+        Raises:
+            RequestError: One of them cannot be done (the sentence says which): none was accepted.
+        """
+        wish = _Wish(
+            idempotency_key=None,
+            priority=priority,
+            run_at=run_at,
+            webhook_url=webhook_url,
+            metadata=metadata or {},
+            scene_id=scene_id,
+            user_id=user_id,
+            deadline_s=deadline_s,
+        )
+        return await self._enqueue(requests, wish, connection)
+
+    async def get(self, job_id: UUID) -> VideoJob:
+        """
+        The job as it is now.
+
+        Raises:
+            JobNotFoundError: There is none with this id.
+        """
+        async with self._database.connection() as connection:
+            job = await jobs.get(connection, job_id)
+        if job is None:
+            raise JobNotFoundError(f"there is no job {job_id}")
+        return job
+
+    async def recent(
+        self,
+        *,
+        status: JobStatus | None = None,
+        provider: str | None = None,
+        user_id: str | None = None,
+        scene_id: str | None = None,
+        before: UUID | None = None,
+        limit: int = 50,
+    ) -> list[VideoJob]:
+        """At most *limit* jobs, newest first; *before* is the last one of the page before."""
+        async with self._database.connection() as connection:
+            return await jobs.recent(
+                connection,
+                status=status,
+                provider=provider,
+                user_id=user_id,
+                scene_id=scene_id,
+                before=before,
+                limit=limit,
+            )
+
+    async def history(self, job_id: UUID) -> list[JobEvent]:
+        """Everything that happened to a job so far, in order."""
+        async with self._database.connection() as connection:
+            return await events.of_job(connection, job_id)
+
+    async def events(self, job_id: UUID, *, after: int = 0) -> AsyncIterator[JobEvent]:
+        """
+        Everything that happens to a job, in order, until it is final; progress comes in
+        between, live.
+
+        Args:
+            after: Number of the last event already seen.
+
+        Raises:
+            JobNotFoundError: There is none with this id.
+        """
+        job = await self.get(job_id)
+        async with live.watch(self._redis, job_id) as watch:
+            while True:
+                async with self._database.connection() as connection:
+                    happened = await events.of_job(connection, job_id, after)
+                    job = await jobs.get(connection, job_id) or job
+                for event in happened:
+                    after = event.seq or after
+                    yield event
+                if job.is_final:
+                    return
+                notice = await watch.next(LOOK_INTERVAL_S)
+                while notice is not None and notice.percent is not None:
+                    yield _progressed(job, notice.percent)
+                    notice = await watch.next(LOOK_INTERVAL_S)
+
+    async def wait(self, job_id: UUID, *, timeout: float | None = None) -> VideoJob:  # noqa: ASYNC109  part of the public face
+        """
+        The job once it is final.
+
+        Args:
+            timeout: Seconds to wait at most, None for ever.
+
+        Raises:
+            TimeoutError: It is not final yet; it goes on all the same.
+            JobNotFoundError: There is none with this id.
+        """
+        async with asyncio.timeout(timeout):
+            async for _ in self.events(job_id):
+                pass
+            return await self.get(job_id)
+
+    async def cancel(self, job_id: UUID) -> VideoJob:
+        """
+        Ask for the end of a job, and return it as it is then.
+
+        One that no worker holds is cancelled at once, any other by its worker within seconds.
+        A final job is returned as it is.
+
+        Raises:
+            JobNotFoundError: There is none with this id.
+        """
+        for _ in range(CANCEL_TRIES):
+            job = await self.get(job_id)
+            if job.is_final or job.cancel_requested_at is not None:
+                return job
+            if job.worker_id is None:
+                change = lifecycle.cancelled(job, held=False, detail={"stage": job.stage})
+            else:
+                change = lifecycle.cancel_requested()
+            try:
+                return await self._apply(job_id, change)
+            except LeaseLostError:
+                continue
+        raise InvalidStateError(f"job {job_id} keeps changing hands; ask again")
+
+    async def retry(self, job_id: UUID) -> VideoJob:
+        """
+        Let a failed or cancelled job go on: from its paid result if that may still exist,
+            else anew.
+
+        Raises:
+            JobNotFoundError: There is none with this id.
+            InvalidStateError: It neither failed nor was cancelled, or is no longer kept.
+        """
+        job = await self.get(job_id)
+        change = lifecycle.retried(job, max_attempts=self._settings.max_attempts)
+        try:
+            job = await self._apply(job_id, change)
+        except LeaseLostError as error:
+            raise InvalidStateError(f"job {job_id} was changed meanwhile; look again") from error
+        await self._dispatch([job])
+        return job
+
+    async def stats(self) -> Counts:
+        """How many jobs are where."""
+        async with self._database.connection() as connection:
+            return await jobs.counts(connection)
+
+    def _use(self, database: Database, redis: Redis) -> None:
+        self._database = database
+        self._redis = redis
+        self._dispatcher = Dispatcher(redis, self._settings.queue_name)
+
+    async def _enqueue(
+        self, requests: Sequence[VideoRequest], wish: _Wish, connection: Connection | None
+    ) -> list[VideoJob]:
+        now = datetime.now(UTC)
+        _check_wish(wish)
+        prepared = [self._prepare(request, wish, now) for request in requests]
+        if connection is not None:
+            made = await self._insert(connection, prepared)
+        else:
+            async with self._database.connection() as own, own.transaction():
+                made = await self._insert(own, prepared)
+        await self._dispatch(made)
+        return made
+
+    def _prepare(
+        self, request: VideoRequest, wish: _Wish, now: datetime
+    ) -> tuple[NewJob, list[StoredInput]]:
+        settings = self._settings
+        quote = catalog.quote(
+            request,
+            today=now.date(),
+            endpoints=endpoints_of(settings),
+            allow_unknown_models=settings.allow_unknown_models,
+        )
+        checked = quote.request
+        assert checked.model is not None  # a quote names the model
+        job_id = uuid7()
+        stored = [
+            StoredInput(
+                job_id=job_id,
+                position=position,
+                content_type=image.recognise(item.data).content_type,
+                data=item.data,
+            )
+            for position, item in enumerate(checked.images)
+            if item.data is not None
+        ]
+        parameters = parameters_of(checked)
+        return (
+            NewJob(
+                id=job_id,
+                provider=checked.provider,
+                model=checked.model,
+                prompt=checked.prompt,
+                parameters=parameters,
+                fingerprint=_fingerprint(checked, parameters),
+                scene_id=wish.scene_id,
+                user_id=wish.user_id,
+                idempotency_key=wish.idempotency_key,
+                priority=wish.priority,
+                run_at=wish.run_at,
+                max_attempts=settings.max_attempts,
+                deadline_s=wish.deadline_s or settings.deadline_s,
+                estimated_cost_micros=quote.cost_micros,
+                webhook_url=wish.webhook_url,
+                metadata=wish.metadata,
+            ),
+            stored,
+        )
+
+    async def _insert(
+        self, connection: Connection, prepared: Sequence[tuple[NewJob, list[StoredInput]]]
+    ) -> list[VideoJob]:
+        made: list[VideoJob] = []
+        for start in range(0, len(prepared), INSERT_BATCH):
+            batch = prepared[start : start + INSERT_BATCH]
+            inserted = await jobs.insert(connection, [new for new, _ in batch])
+            if len(inserted) < len(batch):  # only a taken idempotency key is left out
+                return [await _first_job(connection, new) for new, _ in batch]
+            made += inserted
+        stored = [item for _, items in prepared for item in items]
+        if stored:
+            await inputs.insert(connection, stored)
+        return made
+
+    async def _dispatch(self, made: Sequence[VideoJob]) -> None:
+        # Inside the caller's transaction the row is not visible yet: a worker that is faster than
+        # the commit sends the dispatch to itself again.
+        try:
+            await self._dispatcher.send(
+                (
+                    Dispatch(
+                        job_id=job.id,
+                        epoch=job.lease_epoch,
+                        priority=job.priority,
+                        due_at=job.due_at,
+                    )
+                    for job in made
+                    if job.due_at is not None
+                ),
+                now=datetime.now(UTC),
+            )
+        except DispatchError as error:
+            logger.warning(
+                "jobs accepted, dispatch left to the sweep", jobs=len(made), code=error.code
+            )
+
+    async def _apply(self, job_id: UUID, change: lifecycle.Transition) -> VideoJob:
+        async with self._database.connection() as connection:
+            job = await jobs.apply(connection, job_id, change)
+        await live.tell(self._redis, job_id)
+        return job
+
+
+def endpoints_of(settings: Settings) -> Endpoints:
+    """What the catalog must know of where requests go, without secrets."""
+    return Endpoints.of(
+        openai_base_url=settings.openai_base_url,
+        gemini_base_url=settings.gemini_base_url,
+        gemini_configured=settings.gemini_api_key is not None,
+        vertex_configured=bool(settings.google_cloud_project_id),
+    )
+
+
+async def _first_job(connection: Connection, new: NewJob) -> VideoJob:
+    assert new.idempotency_key is not None  # nothing else can be taken
+    found = await jobs.by_idempotency_key(connection, new.user_id, new.idempotency_key)
+    if found is None or found[1] != new.fingerprint:
+        raise IdempotencyConflictError(
+            f"idempotency key {new.idempotency_key!r} was used before for another request"
+            + (f" (job {found[0].id})" if found else "")
+        )
+    return found[0]
+
+
+def _check_wish(wish: _Wish) -> None:
+    if not 0 <= wish.priority <= 9:
+        raise InvalidRequestError(f"priority must be 0 to 9, not {wish.priority}")
+    if wish.run_at is not None and wish.run_at.tzinfo is None:
+        raise InvalidRequestError("run_at must be an aware datetime, e.g. with tzinfo=UTC")
+    if wish.deadline_s is not None and wish.deadline_s < 1:
+        raise InvalidRequestError(f"deadline_s must be 1 or more, not {wish.deadline_s}")
+    for name in ("idempotency_key", "scene_id", "user_id"):
+        text: str | None = getattr(wish, name)
+        if text is not None and (not text or len(text) > MAX_TEXT or "\0" in text):
+            raise InvalidRequestError(
+                f"{name} must have 1 to {MAX_TEXT} characters, none of them NUL"
+            )
+    if wish.webhook_url is not None and urlsplit(wish.webhook_url).scheme not in {"http", "https"}:
+        raise InvalidRequestError("webhook_url must be an http or https address")
+    try:
+        size_bytes = len(orjson.dumps(dict(wish.metadata)))
+    except TypeError as error:
+        raise InvalidRequestError(f"metadata must be JSON: {error}") from error
+    if size_bytes > MAX_METADATA_BYTES:
+        raise InvalidRequestError(
+            f"metadata may have {MAX_METADATA_BYTES} bytes of JSON, not {size_bytes}"
+        )
+
+
+def _fingerprint(request: VideoRequest, parameters: Mapping[str, JsonValue]) -> str:
+    digest = hashlib.sha256(
+        orjson.dumps(
+            [request.provider, request.model, request.prompt, dict(parameters)],
+            option=orjson.OPT_SORT_KEYS,
+        )
+    )
+    for item in request.images:
+        digest.update(hashlib.sha256(item.data or b"").digest())
+    return digest.hexdigest()
+
+
+def _progressed(job: VideoJob, percent: int) -> JobEvent:
+    return JobEvent(
+        job_id=job.id,
+        seq=None,
+        type=EventType.PROGRESSED,
+        at=datetime.now(UTC),
+        status=job.status,
+        stage=job.stage,
+        attempt=job.attempt,
+        progress=percent,
+        detail={},
+    )
