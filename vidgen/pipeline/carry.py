@@ -1,0 +1,161 @@
+"""
+Carrying one job as far as it goes: from its dispatch through the stages, until it is final or
+given back.
+"""
+
+from contextlib import suppress
+from datetime import timedelta
+
+from loguru import logger
+
+from vidgen import lifecycle
+from vidgen.dispatch import Dispatch
+from vidgen.errors import (
+    DatabaseError,
+    DispatchError,
+    InternalError,
+    LeaseLostError,
+    ProviderError,
+    VidgenError,
+)
+from vidgen.job import Stage, VideoJob
+from vidgen.lifecycle import Backoff
+from vidgen.pipeline.leases import Held, InterruptedStageError, Interruption, Leases
+from vidgen.pipeline.poll import poll
+from vidgen.pipeline.progress import ProgressBoard
+from vidgen.pipeline.submit import submit
+from vidgen.pipeline.transfer import transfer
+from vidgen.providers.protocol import Asset, Progress
+from vidgen.resources import Resources
+from vidgen.store import jobs
+
+# A dispatch may overtake the commit of its row: 0.25, 0.5, 1, … 16 s later it is looked for again.
+MAX_LOOKS = 8
+FIRST_LOOK_S = 0.25
+
+
+async def carry(
+    resources: Resources, leases: Leases, board: ProgressBoard, dispatch: Dispatch
+) -> None:
+    """
+    Claim the job of *dispatch* and work on it; return at once if it is stale.
+
+    Raises:
+        DatabaseError: PostgreSQL stays away; the sweep sends the dispatch again.
+    """
+    async with leases.claim(dispatch.job_id) as held:
+        if held is None:
+            await _look_again_if_missing(resources, dispatch)
+            return
+        with suppress(DispatchError):
+            await resources.dispatcher.take_off(dispatch.id)
+        with logger.contextualize(**_context(held.job)):
+            try:
+                await _stages(resources, leases, board, held)
+            except LeaseLostError:
+                logger.warning("lease lost, stopping", stage=held.job.stage)
+            finally:
+                board.forget(dispatch.job_id)
+
+
+async def _stages(resources: Resources, leases: Leases, board: ProgressBoard, held: Held) -> None:
+    progress: Progress | None = None
+    assets: tuple[Asset, ...] = ()
+    try:
+        while held.is_ours:
+            _check_cancel(held)
+            match held.job.stage:
+                case Stage.QUEUED | Stage.SUBMITTING:
+                    progress = await submit(resources, leases, held)
+                case Stage.GENERATING:
+                    assets = await poll(resources, board, held, progress)
+                    progress = None
+                case Stage.TRANSFERRING:
+                    await transfer(resources, held, assets)
+    except InterruptedStageError as interrupted:
+        await _leave(resources, held, interrupted.why)
+    except (LeaseLostError, DatabaseError):
+        raise
+    except VidgenError as error:
+        await _give_up_for_now(resources, held, error)
+    except Exception as error:  # noqa: BLE001  the stage boundary: a defect of ours must not lose a job
+        logger.exception("stage ended with a defect")
+        await _give_up_for_now(
+            resources, held, InternalError(f"a defect of vidgen: {type(error).__name__}")
+        )
+
+
+def _check_cancel(held: Held) -> None:
+    if held.job.cancel_requested_at is not None:
+        raise InterruptedStageError(Interruption.CANCEL)
+
+
+async def _leave(resources: Resources, held: Held, why: Interruption) -> None:
+    match why:
+        case Interruption.LEASE_LOST:
+            raise LeaseLostError(f"job {held.job.id}: the lease could not be renewed")
+        case Interruption.HAND_OVER:
+            await held.apply(lifecycle.released(held.job, "hand_over"))
+            logger.info("job handed over", stage=held.job.stage)
+        case Interruption.CANCEL:
+            stopped = await _cancel_at_provider(resources, held.job)
+            detail = {"stage": held.job.stage.value, "stopped_at_provider": stopped}
+            await held.apply(lifecycle.cancelled(held.job, held=True, detail=detail))
+            logger.info("job cancelled", stage=held.job.stage, stopped_at_provider=stopped)
+
+
+async def _cancel_at_provider(resources: Resources, job: VideoJob) -> bool:
+    if job.stage is not Stage.GENERATING or job.operation is None:
+        return False
+    provider = resources.providers.get(job.provider)
+    try:
+        credential = resources.providers.credential(job.provider, job.model)
+        return await provider.cancel(job.operation, credential)
+    except ProviderError as error:
+        logger.warning("provider did not take the cancel", code=error.code, reason=error.message)
+        return False
+
+
+async def _give_up_for_now(resources: Resources, held: Held, error: VidgenError) -> None:
+    """Write what an error of the current stage means: later again, or the end."""
+    backoff = Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter())
+    change = lifecycle.errored(held.job, error, backoff=backoff, now=resources.clock.now())
+    told = {"stage": held.job.stage, "code": error.code, "reason": error.message}
+    job = await held.apply(change)
+    if job.is_final:
+        logger.info("job failed", **told, attempt=job.attempt)
+    else:
+        wait_s = change.detail["wait_s"]
+        logger.info("step will be tried again", **told, failures=job.failures, wait_s=wait_s)
+
+
+async def _look_again_if_missing(resources: Resources, dispatch: Dispatch) -> None:
+    """
+    A row that is not there may be in a transaction that still runs; one that is there is not due.
+    """
+    if dispatch.looks >= MAX_LOOKS:
+        return
+    async with resources.database.connection() as connection:
+        job = await jobs.get(connection, dispatch.job_id)
+    if job is not None:
+        return
+    now = resources.clock.now()
+    again = Dispatch(
+        job_id=dispatch.job_id,
+        epoch=dispatch.epoch,
+        priority=dispatch.priority,
+        due_at=now + timedelta(seconds=FIRST_LOOK_S * 2**dispatch.looks),
+        looks=dispatch.looks + 1,
+    )
+    with suppress(DispatchError):
+        await resources.dispatcher.send([again], now=now)
+
+
+def _context(job: VideoJob) -> dict[str, str]:
+    known = {
+        "jobId": str(job.id),
+        "provider": job.provider,
+        "sceneId": job.scene_id,
+        "userId": job.user_id,
+    }
+    return {name: value for name, value in known.items() if value is not None}

@@ -1,0 +1,383 @@
+"""
+The right to write jobs: one heartbeat per process, however many jobs it holds.
+
+Whoever could not renew for 0.8 of the ttl stops its own work before the sweep of a peer frees its
+jobs; `lease_epoch` in every write fences out whoever did not notice.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from enum import StrEnum
+from importlib.metadata import version
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from loguru import logger
+
+from vidgen import lifecycle, live
+from vidgen.dispatch import Dispatch
+from vidgen.errors import DatabaseError, DispatchError, LeaseLostError
+from vidgen.job import VideoJob
+from vidgen.lifecycle import Hold, Transition
+from vidgen.resources import Resources
+from vidgen.store import jobs, workers
+from vidgen.store.workers import Worker
+
+T = TypeVar("T")
+
+TRUST = 0.8  # of the ttl, counted from before the heartbeat was sent
+BEATS_PER_TTL = 10  # a cancel reaches the worker with the next beat: 1.5 s by default
+RECONCILE_BEATS = 10
+CLAIM_PATIENCE_S = 30.0
+RETRY_BASE_S = 0.1
+RETRY_CAP_S = 2.0
+
+
+class Interruption(StrEnum):
+    """Why a worker stops before the end of a job."""
+
+    HAND_OVER = "hand_over"
+    CANCEL = "cancel"
+    LEASE_LOST = "lease_lost"
+
+
+class InterruptedStageError(Exception):
+    """Leaves a stage at a place where it may be left; never an outcome of the job by itself."""
+
+    def __init__(self, why: Interruption) -> None:
+        """Tell why."""
+        super().__init__(why)
+        self.why = why
+
+
+class Held:
+    """
+    One job that this worker holds, and the only way to write it.
+
+    Attributes:
+        job: The row as we last wrote it.
+    """
+
+    def __init__(self, leases: "Leases", job: VideoJob) -> None:
+        """Made by `Leases.claim`."""
+        self._leases = leases
+        self._scopes: list[tuple[asyncio.Timeout, bool]] = []
+        self._why: Interruption | None = None
+        self._urgent = False
+        self._freed = False
+        self.job = job
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we still hold the job, as far as we know."""
+        return not self._freed and not self.job.is_final and self.job.worker_id == self._leases.id
+
+    async def apply(self, change: Transition) -> VideoJob:
+        """
+        Write *change* as long as we can trust our lease, tell watchers, and dispatch what
+        is due then.
+
+        Raises:
+            LeaseLostError: Somebody else holds the job, or may soon.
+        """
+        self.job = await self._leases.persist(self.job, change)
+        self._freed = change.hold is Hold.FREE
+        await self._leases.announce(self.job)
+        return self.job
+
+    @asynccontextmanager
+    async def interruptible(self, *, only_if_urgent: bool = False) -> AsyncIterator[None]:
+        """
+        Mark work that may be left at any await.
+
+        Args:
+            only_if_urgent: A hand-over lets this finish; the end of the grace time does not.
+
+        Raises:
+            InterruptedStageError: Somebody wanted it left.
+        """
+        scope = asyncio.timeout(None)
+        entry = (scope, only_if_urgent)
+        try:
+            async with scope:
+                self._scopes.append(entry)
+                try:
+                    self._cut(scope, only_if_urgent=only_if_urgent)
+                    yield
+                finally:
+                    self._scopes.remove(entry)
+        except TimeoutError:
+            if scope.expired() and self._why is not None:
+                raise InterruptedStageError(self._why) from None
+            raise
+
+    def interrupt(self, why: Interruption, *, urgent: bool) -> None:
+        """Have the job's work left: at once if *urgent*, else where waiting is all it does."""
+        if self._why is not Interruption.LEASE_LOST:
+            self._why = why
+        self._urgent = self._urgent or urgent
+        for scope, only_if_urgent in self._scopes:
+            self._cut(scope, only_if_urgent=only_if_urgent)
+
+    def _cut(self, scope: asyncio.Timeout, *, only_if_urgent: bool) -> None:
+        if self._why is not None and (self._urgent or not only_if_urgent):
+            scope.reschedule(asyncio.get_running_loop().time())
+
+
+class Leases:
+    """All jobs that this worker process holds, under one id."""
+
+    def __init__(self, resources: Resources, group: asyncio.TaskGroup) -> None:
+        """
+        Hold nothing yet; `run` keeps the heartbeat. *group* owns what must outlive a job's task.
+        """
+        settings = resources.settings
+        self._resources = resources
+        self._group = group
+        self._ttl_s = settings.lease_ttl_s
+        self._worker = Worker(
+            id=uuid4(),
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            version=version("vidgen"),
+            concurrency=settings.concurrency,
+        )
+        self._claiming: set[UUID] = set()
+        self._held: dict[UUID, Held] = {}
+        self._trusted_until = 0.0
+        self._handing_over: bool = False
+        self._urgent = False
+
+    @property
+    def id(self) -> UUID:
+        """This process, in `workers` and in every lease."""
+        return self._worker.id
+
+    @property
+    def count(self) -> int:
+        """How many jobs we hold."""
+        return len(self._held)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether no peer can have freed our jobs yet."""
+        return asyncio.get_running_loop().time() < self._trusted_until
+
+    @property
+    def handing_over(self) -> bool:
+        """Whether this process is on its way out."""
+        return self._handing_over
+
+    async def join(self) -> None:
+        """
+        Become known to the peers with the first heartbeat.
+
+        Raises:
+            DatabaseError: PostgreSQL is away.
+        """
+        await self._beat()
+
+    async def run(self) -> None:
+        """Renew until cancelled; when that fails for too long, stop our own work in time."""
+        beats = 0
+        while True:
+            await asyncio.sleep(self._ttl_s / BEATS_PER_TTL)
+            beats += 1
+            try:
+                async with asyncio.timeout(self._ttl_s / 3):
+                    await self._beat()
+                    if beats % RECONCILE_BEATS == 0:
+                        await self._reconcile()
+            except (DatabaseError, TimeoutError) as error:
+                logger.warning("heartbeat failed", reason=str(error) or "no answer in time")
+            if not self.trusted and self._held:
+                logger.error("leases can no longer be trusted, stopping own work", jobs=self.count)
+                self._interrupt_all(Interruption.LEASE_LOST, urgent=True)
+
+    async def leave(self) -> None:
+        """Tell the peers that we are gone; they need not wait for a ttl."""
+        with suppress(DatabaseError, TimeoutError):
+            async with (
+                asyncio.timeout(self._ttl_s / 3),
+                self._resources.database.connection() as connection,
+            ):
+                await workers.leave(connection, self.id)
+
+    def hand_over(self, *, urgent: bool) -> None:
+        """Give everything back: polls at once, transfers only if *urgent*."""
+        self._handing_over = True
+        self._urgent = self._urgent or urgent
+        self._interrupt_all(Interruption.HAND_OVER, urgent=urgent)
+
+    @asynccontextmanager
+    async def claim(self, job_id: UUID) -> AsyncIterator[Held | None]:
+        """
+        Hold a job for the length of the context; None when it is not due, or somebody else's.
+
+        What is still ours at the end, whatever happened, is given back.
+
+        Raises:
+            DatabaseError: PostgreSQL stays away.
+        """
+        if job_id in self._claiming or job_id in self._held:
+            yield None
+            return
+        self._claiming.add(job_id)
+        try:
+            job = await self._claim(job_id)
+            if job is None:
+                yield None
+                return
+            held = self._held[job_id] = Held(self, job)
+            try:
+                if self._handing_over:
+                    held.interrupt(Interruption.HAND_OVER, urgent=self._urgent)
+                yield held
+            finally:
+                await self._give_back(held)
+        finally:
+            self._held.pop(job_id, None)
+            self._claiming.discard(job_id)
+
+    async def persist(self, job: VideoJob, change: Transition) -> VideoJob:
+        """
+        Write *change* to a job we hold; PostgreSQL may be away as long as our lease can be trusted.
+
+        Raises:
+            LeaseLostError: The guard did not hold, or we must stop before it can be written.
+        """
+        tries = 0
+        while True:
+            try:
+                async with self._resources.database.connection() as connection:
+                    return await jobs.apply(connection, job.id, change, lease=job.lease)
+            except LeaseLostError:
+                written = await self._written(job, change) if tries else None
+                if written is None:
+                    raise
+                return written
+            except DatabaseError as error:
+                tries += 1
+                if not self.trusted:
+                    raise LeaseLostError(f"job {job.id}: the lease ran out unrenewed") from error
+                await self._pause(tries)
+
+    async def receive(self, job: VideoJob, change: Transition) -> VideoJob:
+        """
+        Store the receipt of a paid submit: whoever holds the job now, and however long it takes.
+
+        Raises:
+            LeaseLostError: The job is past that attempt.
+        """
+        tries = 0
+        while True:
+            try:
+                async with self._resources.database.connection() as connection:
+                    return await jobs.apply(
+                        connection, job.id, change, lease=job.lease, worker_id=self.id
+                    )
+            except LeaseLostError:
+                written = await self._written(job, change) if tries else None
+                if written is None:
+                    raise
+                return written
+            except DatabaseError as error:
+                tries += 1
+                logger.warning("receipt not stored yet", tries=tries, reason=error.message)
+                await self._pause(tries)
+
+    async def shielded(self, work: Coroutine[None, None, T]) -> T:
+        """The outcome of *work*, which goes on to its end even if the caller is cancelled."""
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._group.create_task(_settle(outcome, work))
+        return await asyncio.shield(outcome)
+
+    async def announce(self, job: VideoJob) -> None:
+        """Tell watchers, and send the dispatch if the job is due for somebody."""
+        await live.tell(self._resources.redis, job.id)
+        if job.due_at is None:
+            return
+        dispatch = Dispatch(
+            job_id=job.id, epoch=job.lease_epoch, priority=job.priority, due_at=job.due_at
+        )
+        with suppress(DispatchError):  # the sweep sends it again
+            await self._resources.dispatcher.send([dispatch], now=self._resources.clock.now())
+
+    async def _claim(self, job_id: UUID) -> VideoJob | None:
+        tries, until = 0, asyncio.get_running_loop().time() + CLAIM_PATIENCE_S
+        while True:
+            try:
+                async with self._resources.database.connection() as connection:
+                    return await jobs.apply(
+                        connection, job_id, lifecycle.claimed(), worker_id=self.id
+                    )
+            except LeaseLostError:
+                return None
+            except DatabaseError:
+                tries += 1
+                if asyncio.get_running_loop().time() > until or self._handing_over:
+                    raise
+                await self._pause(tries)
+
+    async def _give_back(self, held: Held) -> None:
+        if not held.is_ours:
+            return
+        with suppress(LeaseLostError):
+            await held.apply(lifecycle.released(held.job, "left"))
+
+    async def _written(self, job: VideoJob, change: Transition) -> VideoJob | None:
+        # The answer to an earlier try may have been lost after its commit.
+        async with self._resources.database.connection() as connection:
+            now = await jobs.get(connection, job.id)
+        if now is None or now.lease_epoch != job.lease_epoch:
+            return None
+        if change.stage is not None and now.stage is not change.stage:
+            return None
+        if change.status is not None and now.status is not change.status:
+            return None
+        freed = change.hold is Hold.FREE
+        return now if now.worker_id == (None if freed else self.id) else None
+
+    async def _beat(self) -> None:
+        # Counted from before the statement is sent, and short of the ttl: a slow round trip must
+        # not make us trust a lease that the database has already let go.
+        trusted_until = asyncio.get_running_loop().time() + self._ttl_s * TRUST
+        async with self._resources.database.connection() as connection:
+            beat = await workers.heartbeat(connection, self._worker)
+        self._trusted_until = trusted_until
+        self._resources.clock.set(beat.now)
+        for job_id in beat.cancels & self._held.keys():
+            self._held[job_id].interrupt(Interruption.CANCEL, urgent=True)
+
+    async def _reconcile(self) -> None:
+        """Give back what is ours by the books only: the answer to its claim never reached us."""
+        async with self._resources.database.connection() as connection:
+            forgotten = [
+                job
+                for job in await jobs.held_by(connection, self.id)
+                if job.id not in self._held and job.id not in self._claiming
+            ]
+        for job in forgotten:
+            with suppress(LeaseLostError):
+                await self.announce(await self.persist(job, lifecycle.released(job, "forgotten")))
+
+    def _interrupt_all(self, why: Interruption, *, urgent: bool) -> None:
+        for held in list(self._held.values()):
+            held.interrupt(why, urgent=urgent)
+
+    async def _pause(self, tries: int) -> None:
+        wait_s = min(RETRY_BASE_S * 2.0 ** min(tries, 10), RETRY_CAP_S)
+        await asyncio.sleep(wait_s * (0.5 + self._resources.jitter() / 2))
+
+
+async def _settle(outcome: asyncio.Future[T], work: Coroutine[None, None, T]) -> None:
+    try:
+        result = await work
+    except Exception as error:  # noqa: BLE001  carried over to whoever waits for the outcome
+        outcome.set_exception(error)
+        outcome.exception()  # nobody may be waiting any more; that is no mistake
+    else:
+        outcome.set_result(result)

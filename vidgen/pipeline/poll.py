@@ -1,0 +1,113 @@
+"""
+Following an operation: look, sleep, look. Thousands of these sleep side by side in one process.
+"""
+
+import asyncio
+from datetime import timedelta
+from typing import assert_never
+
+from loguru import logger
+
+from vidgen import lifecycle
+from vidgen.errors import AuthError, GenerationTimeoutError, OperationLostError, ProviderError
+from vidgen.job import VideoJob
+from vidgen.lifecycle import Backoff
+from vidgen.pipeline.leases import Held
+from vidgen.pipeline.progress import ProgressBoard
+from vidgen.providers.protocol import Asset, Failed, Progress, Running, Succeeded
+from vidgen.resources import Resources
+
+# So many looks in a row may fail before the job shows the error and goes back for a while.
+TOLERATED_ERRORS = 3
+MIN_WAIT_S = 0.01
+
+
+async def poll(
+    resources: Resources, board: ProgressBoard, held: Held, first: Progress | None
+) -> tuple[Asset, ...]:
+    """
+    Look until there is a verdict, and write it down; the assets if it is a video, else none.
+
+    Args:
+        first: What the receipt already said, or None.
+
+    Raises:
+        GenerationTimeoutError: A round of looks ended without a verdict.
+        ProviderError: Several looks in a row failed; the operation stays.
+        InterruptedStageError: A hand-over, a cancel, or a lost lease.
+    """
+    settings = resources.settings
+    errors = 0
+    for _ in range(settings.poll_max_attempts):
+        wish_s: float | None = None
+        try:
+            progress = first or await _look(resources, held)
+            errors = 0
+        except ProviderError as unseen:
+            errors += 1
+            if errors >= TOLERATED_ERRORS or not _is_passing(unseen):
+                raise
+            progress, wish_s = Running(), unseen.retry_after_s
+            logger.debug("look failed", code=unseen.code, reason=unseen.message)
+        first = None
+        match progress:
+            case Running(percent=percent, poll_after_s=poll_after_s):
+                if percent is not None:
+                    await board.note(held.job, percent)
+                await _sleep(resources, held, wish_s or poll_after_s)
+            case Succeeded(expires_at=expires_at, cost_micros=cost_micros, assets=assets):
+                await held.apply(
+                    lifecycle.generated(expires_at=expires_at, cost_micros=cost_micros)
+                )
+                logger.info("video generated", attempt=held.job.attempt)
+                return assets
+            case Failed(error=error, charged=charged):
+                await _judge(resources, held, error, charged=charged)
+                return ()
+            case _:
+                assert_never(progress)
+    raise GenerationTimeoutError(f"no verdict after {settings.poll_max_attempts} looks")
+
+
+async def look(resources: Resources, job: VideoJob) -> Progress:
+    """Ask the provider once."""
+    assert job.operation is not None  # CHECK promises it
+    provider = resources.providers.get(job.provider)
+    credential = resources.providers.credential(job.provider, job.model)
+    return await provider.poll(job.operation, credential)
+
+
+async def _look(resources: Resources, held: Held) -> Progress:
+    async with held.interruptible():
+        return await look(resources, held.job)
+
+
+def _is_passing(error: ProviderError) -> bool:
+    return error.retryable or isinstance(error, AuthError | OperationLostError)
+
+
+async def _judge(resources: Resources, held: Held, error: ProviderError, *, charged: bool) -> None:
+    job = held.job
+    provider = resources.providers.get(job.provider)
+    change = lifecycle.judged(
+        job,
+        error,
+        charged=charged or provider.charges_failures,
+        backoff=Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter()),
+    )
+    await held.apply(change)
+    logger.info("generation failed", code=error.code, reason=error.message, attempt=job.attempt)
+
+
+async def _sleep(resources: Resources, held: Held, wish_s: float | None) -> None:
+    """
+    Wait as the server wishes, else as the setting says, a little spread; never past the deadline.
+    """
+    wait_s = wish_s or resources.settings.poll_interval_s * (0.95 + resources.jitter() / 10)
+    deadline_at, now = held.job.deadline_at, resources.clock.now()
+    if deadline_at is not None:
+        if now >= deadline_at:
+            raise GenerationTimeoutError("the provider gave no verdict in time")
+        wait_s = min(wait_s, (deadline_at - now) / timedelta(seconds=1))
+    async with held.interruptible():
+        await asyncio.sleep(max(wait_s, MIN_WAIT_S))

@@ -1,0 +1,126 @@
+"""
+The paid call: a turn under the rate limit, the intent, the call, the receipt.
+
+What if the process dies between two of them? Before the intent: nothing was sent. Between intent
+and
+receipt: nobody knows, and nothing is sent again by itself. After the receipt: the operation is
+polled.
+"""
+
+import asyncio
+from datetime import timedelta
+
+from loguru import logger
+
+from vidgen import catalog, image, lifecycle
+from vidgen.errors import InvalidRequestError, LeaseLostError, SubmitUnknownError
+from vidgen.image import MAX_IMAGE_BYTES
+from vidgen.job import InputImage, Stage, VideoJob
+from vidgen.pipeline.leases import Held, Leases
+from vidgen.providers.protocol import ImageBytes, Progress, Running, Submission
+from vidgen.ratelimit import WINDOW_S
+from vidgen.resources import Resources
+from vidgen.store import inputs
+from vidgen.store.inputs import StoredInput
+from vidgen.store.rows import request_of
+
+# A turn so near is waited for with the job in hand; for a later one the job goes back, so that jobs
+# of other providers get the worker's place.
+HOLD_S = 1.0
+
+
+async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
+    """
+    Pay for one generation, and return what its receipt already says of it; or give the job back
+    until its turn.
+
+    Raises:
+        ProviderError: As the provider's `submit`.
+        SubmitUnknownError: An earlier holder died between intent and receipt.
+    """
+    if held.job.stage is Stage.SUBMITTING:
+        raise SubmitUnknownError(
+            "the worker was lost between the paid request and its receipt: "
+            "a video may have been started and billed"
+        )
+    job = held.job
+    credential = resources.providers.credential(job.provider, job.model)
+    submission = Submission(
+        job_id=job.id,
+        attempt=job.attempt + 1,
+        request=request_of(job),
+        images=await _images(resources, job),
+    )
+    if not await _has_turn(resources, held, credential.id):
+        return Running()
+    await held.apply(lifecycle.submitting(job))
+    logger.info("submitting video", attempt=held.job.attempt, model=job.model)
+
+    async def pay() -> Progress:
+        provider = resources.providers.get(job.provider)
+        receipt = await provider.submit(submission, credential)
+        change = lifecycle.submitted(submission.attempt, receipt.operation)
+        told = {"operation_id": receipt.operation.id, "attempt": submission.attempt}
+        try:
+            held.job = await leases.receive(held.job, change)
+        except LeaseLostError:
+            logger.error("receipt came too late: a paid operation belongs to no attempt", **told)
+            raise
+        logger.info("video submitted", **told)
+        await leases.announce(held.job)
+        return receipt.progress
+
+    # Whoever cancels us, the call goes on and its receipt is stored: it may already be paid for.
+    return await leases.shielded(pay())
+
+
+async def _has_turn(resources: Resources, held: Held, credential_id: str) -> bool:
+    """Wait for the turn if it is near; else put the job back until then."""
+    job, now = held.job, resources.clock.now()
+    if job.slot_at is not None and job.slot_at > now - timedelta(seconds=WINDOW_S):
+        wait_s = max((job.slot_at - now).total_seconds(), 0.0)
+    else:
+        turn = await resources.rate_limit.reserve(
+            job.provider,
+            credential_id,
+            job.id,
+            ahead=job.priority > 0 or job.failures > 0 or _came_back(job),
+        )
+        wait_s = turn.wait_s
+        if not turn.reserved or wait_s > HOLD_S:
+            slot_at = now + timedelta(seconds=wait_s) if turn.reserved else None
+            await held.apply(lifecycle.postponed(wait_s, slot_at))
+            return False
+    async with held.interruptible():
+        await asyncio.sleep(wait_s)
+    return True
+
+
+def _came_back(job: VideoJob) -> bool:
+    # The first claim sets `started_at` and epoch 1; a later epoch was here before.
+    return job.lease_epoch > 1
+
+
+async def _images(resources: Resources, job: VideoJob) -> tuple[ImageBytes, ...]:
+    request = request_of(job)
+    if not request.images:
+        return ()
+    async with resources.database.connection() as connection:
+        stored = await inputs.of_job(connection, job.id)
+    found: list[ImageBytes] = []
+    for position, wanted in enumerate(request.images):
+        data = await _data(resources, wanted, stored.get(position))
+        facts = image.recognise(data)
+        catalog.check_image(request, wanted.role, facts)
+        found.append(ImageBytes(role=wanted.role, content_type=facts.content_type, data=data))
+    return tuple(found)
+
+
+async def _data(resources: Resources, wanted: InputImage, stored: StoredInput | None) -> bytes:
+    if stored is not None:
+        return stored.data
+    if wanted.key is not None:
+        return await resources.storage.read(wanted.key, MAX_IMAGE_BYTES)
+    if wanted.url is not None:
+        return await resources.providers.http.fetch(wanted.url, max_bytes=MAX_IMAGE_BYTES)
+    raise InvalidRequestError(f"the bytes of the {wanted.role} image are no longer kept")

@@ -1,0 +1,132 @@
+"""
+What keeps the promise when something died: every few seconds one worker looks for jobs nobody
+carries on.
+
+Each duty may run twice, at once or late: the guards in PostgreSQL let only one of two writes
+through.
+"""
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+
+from loguru import logger
+
+from vidgen import lifecycle
+from vidgen.dispatch import Dispatch
+from vidgen.errors import DatabaseError, DispatchError, LeaseLostError
+from vidgen.pipeline.leases import Leases
+from vidgen.resources import Resources
+from vidgen.store import inputs, jobs, upkeep, workers
+from vidgen.store.jobs import DueJob
+
+BATCH = 500
+# A dispatch gets so long to be picked up before anybody asks Redis for it.
+OVERDUE_S = 2.0
+DEAD_WORKER_KEPT_S = 3600.0
+CLEANUP_EVERY_S = 1800.0
+# Cron ticks wait for a free place; if none came up for so long, the sweep cleans up itself.
+CLEANUP_OVERDUE_S = 2 * 3600.0
+# Older than any transfer that is still under way.
+ORPHANED_UPLOAD_AGE = timedelta(hours=6)
+RESULT_PREFIX = "videos/"
+
+
+async def run(resources: Resources, leases: Leases) -> None:
+    """Sweep until cancelled; over all workers one of them at a time."""
+    interval_s = resources.settings.sweep_interval_s
+    while True:
+        await asyncio.sleep(interval_s * (0.9 + resources.jitter() / 5))
+        try:
+            async with resources.database.connection() as connection:
+                turn = await upkeep.take_turn(connection, "sweep", interval_s * 0.8)
+            if turn:
+                await sweep(resources, leases)
+                await cleanup(resources, every_s=CLEANUP_OVERDUE_S)
+        except (DatabaseError, DispatchError) as error:
+            logger.warning("sweep put off", code=error.code, reason=error.message)
+
+
+async def sweep(resources: Resources, leases: Leases) -> None:
+    """
+    Free the jobs of dead workers, and dispatch what is due and has no dispatch.
+
+    Raises:
+        DatabaseError, DispatchError: PostgreSQL or Redis is away; the next sweep does it.
+    """
+    await _free_orphans(resources, leases)
+    await _dispatch_due(resources)
+
+
+async def _free_orphans(resources: Resources, leases: Leases) -> None:
+    ttl_s = resources.settings.lease_ttl_s
+    while True:
+        async with resources.database.connection() as connection:
+            orphans = await jobs.orphaned(connection, ttl_s, BATCH)
+        for job in orphans:
+            with suppress(LeaseLostError):  # its worker, or another sweep, was faster
+                async with resources.database.connection() as connection:
+                    freed = await jobs.apply(
+                        connection,
+                        job.id,
+                        lifecycle.released(job, "worker_lost"),
+                        lease=job.lease,
+                        worker_id=leases.id,
+                    )
+                logger.warning("job freed from a lost worker", jobId=str(job.id), stage=job.stage)
+                await leases.announce(freed)
+        if len(orphans) < BATCH:
+            return
+
+
+async def _dispatch_due(resources: Resources) -> None:
+    after: DueJob | None = None
+    while True:
+        async with resources.database.connection() as connection:
+            due = await jobs.due(connection, overdue_s=OVERDUE_S, after=after, limit=BATCH)
+        lost, stuck = await resources.dispatcher.sort([_dispatch(job) for job in due])
+        if stuck:
+            async with resources.database.connection() as connection:
+                raised = await jobs.raise_epoch(connection, [dispatch.job_id for dispatch in stuck])
+            lost += [_dispatch(job) for job in raised]
+        if lost:
+            await resources.dispatcher.send(lost, now=resources.clock.now())
+            logger.info("due jobs dispatched again", jobs=len(lost))
+        # A page that was wholly there means that the line is intact: a deep backlog only waits.
+        if len(due) < BATCH or not lost:
+            return
+        after = due[-1]
+
+
+async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> None:
+    """
+    Retention, images of completed jobs, rows of dead workers, uploads that nobody finished.
+
+    Args:
+        every_s: Do nothing if somebody did it less than so many seconds ago.
+
+    Raises:
+        DatabaseError: PostgreSQL is away.
+    """
+    keep = timedelta(hours=resources.settings.retention_hours)
+    async with resources.database.connection() as connection:
+        if not await upkeep.take_turn(connection, "cleanup", every_s):
+            return
+    archived = 0
+    while True:
+        async with resources.database.connection() as connection:
+            batch = await jobs.archive_ended(connection, keep, BATCH)
+        archived += batch
+        if batch < BATCH:
+            break
+    async with resources.database.connection() as connection:
+        await inputs.delete_of_ended(connection)
+        await workers.forget_dead(connection, DEAD_WORKER_KEPT_S)
+    aborted = await resources.storage.abort_uploads_older_than(
+        RESULT_PREFIX, ORPHANED_UPLOAD_AGE, resources.clock.now()
+    )
+    logger.info("cleaned up", archived=archived, uploads_aborted=aborted)
+
+
+def _dispatch(job: DueJob) -> Dispatch:
+    return Dispatch(job_id=job.id, epoch=job.lease_epoch, priority=job.priority, due_at=job.due_at)

@@ -1,0 +1,167 @@
+"""
+From the provider's stream into the bucket, with constant memory; only a whole video becomes an
+object.
+
+Whatever breaks here is downloaded again, never generated again.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+from loguru import logger
+
+from vidgen import lifecycle
+from vidgen.errors import (
+    NotReadyError,
+    ProviderError,
+    ResultInvalidError,
+    StorageError,
+    TransientError,
+)
+from vidgen.job import VideoJob
+from vidgen.lifecycle import StoredVideo
+from vidgen.mp4 import Mp4Inspector
+from vidgen.pipeline.leases import Held
+from vidgen.pipeline.poll import look
+from vidgen.providers.protocol import Asset, Failed, Running, Succeeded
+from vidgen.resources import Resources
+from vidgen.storage import Stored
+
+# One try gets at least so long, even if the deadline is near: the video has been paid for.
+MIN_TRY_S = 300.0
+PICTURE_TIMEOUT_S = 30.0
+MAX_PICTURE_BYTES = 32 * 1024 * 1024
+_PICTURES = {"image/webp": "webp", "image/jpeg": "jpg", "image/png": "png"}
+
+
+async def transfer(resources: Resources, held: Held, assets: tuple[Asset, ...]) -> None:
+    """
+    Bring the video into the bucket and complete the job.
+
+    Args:
+        assets: As the verdict named them; empty after a hand-over or an error, then we look again.
+
+    Raises:
+        ProviderError, StorageError: The stage may be tried again or not, as the error says.
+        InterruptedStageError: A cancel, a lost lease, or the end of the grace time.
+    """
+    async with held.interruptible():
+        if not assets:
+            assets = await _assets(resources, held.job)
+        await resources.transfers.acquire()
+    try:
+        async with held.interruptible(only_if_urgent=True):
+            video = await _store_all(resources, held.job, assets)
+    finally:
+        resources.transfers.release()
+    await held.apply(lifecycle.completed(held.job, video))
+    logger.info("video stored", storage_key=video.storage_key, size_bytes=video.size_bytes)
+
+
+async def _assets(resources: Resources, job: VideoJob) -> tuple[Asset, ...]:
+    match await look(resources, job):
+        case Succeeded(assets=assets):
+            return assets
+        case Failed(error=error):
+            raise error
+        case Running():
+            raise NotReadyError("the provider has taken back that the video is finished")
+
+
+async def _store_all(resources: Resources, job: VideoJob, assets: tuple[Asset, ...]) -> StoredVideo:
+    inspector = Mp4Inspector()
+    content_type = assets[0].content_type or "video/mp4"
+    try:
+        async with asyncio.timeout(_try_s(resources, job)):
+            stored = await _store_video(resources, job, assets[0], inspector, content_type)
+    except TimeoutError as error:
+        raise TransientError("the transfer did not end in time") from error
+    facts = inspector.finish()
+    pictures = {
+        asset.variant: await _store_picture(resources, job, asset)
+        for asset in assets[1:]
+        if asset.variant in {"thumbnail", "spritesheet"}
+    }
+    return StoredVideo(
+        storage_key=stored.key,
+        size_bytes=stored.size_bytes,
+        sha256=stored.sha256,
+        content_type=content_type,
+        duration_s=facts.duration_s,
+        width=facts.width,
+        height=facts.height,
+        thumbnail_key=pictures.get("thumbnail"),
+        spritesheet_key=pictures.get("spritesheet"),
+    )
+
+
+async def _store_video(
+    resources: Resources, job: VideoJob, asset: Asset, inspector: Mp4Inspector, content_type: str
+) -> Stored:
+    assert job.operation is not None  # CHECK promises it
+    provider = resources.providers.get(job.provider)
+    credential = resources.providers.credential(job.provider, job.model)
+    async with provider.open_result(job.operation, asset, credential) as stream:
+        return await resources.storage.upload(
+            f"{_folder(job)}.mp4",
+            stream.chunks,
+            content_type=content_type,
+            size_bytes=stream.size_bytes,
+            metadata=_marks(job),
+            inspector=inspector,
+        )
+
+
+async def _store_picture(resources: Resources, job: VideoJob, asset: Asset) -> str | None:
+    """The key of a thumbnail or spritesheet; None if it cannot be had: the video counts."""
+    assert job.operation is not None  # CHECK promises it
+    provider = resources.providers.get(job.provider)
+    credential = resources.providers.credential(job.provider, job.model)
+    try:
+        async with (
+            asyncio.timeout(PICTURE_TIMEOUT_S),
+            provider.open_result(job.operation, asset, credential) as stream,
+        ):
+            content_type = (stream.content_type or "").partition(";")[0].strip()
+            if content_type not in _PICTURES:
+                return None
+            stored = await resources.storage.upload(
+                f"{_folder(job)}-{asset.variant}.{_PICTURES[content_type]}",
+                _capped(stream.chunks, MAX_PICTURE_BYTES),
+                content_type=content_type,
+                size_bytes=stream.size_bytes,
+                metadata=_marks(job),
+            )
+    except (ProviderError, StorageError, TimeoutError) as error:
+        logger.warning("picture not stored", variant=asset.variant, reason=str(error) or "too slow")
+        return None
+    return stored.key
+
+
+async def _capped(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[bytes]:
+    seen = 0
+    async for chunk in chunks:
+        seen += len(chunk)
+        if seen > max_bytes:
+            raise ResultInvalidError(f"a picture has more than {max_bytes} bytes")
+        yield chunk
+
+
+def _folder(job: VideoJob) -> str:
+    return f"videos/{job.id}/{job.attempt}"
+
+
+def _marks(job: VideoJob) -> dict[str, str]:
+    return {
+        "job-id": str(job.id),
+        "attempt": str(job.attempt),
+        "provider": job.provider,
+        "model": job.model,
+    }
+
+
+def _try_s(resources: Resources, job: VideoJob) -> float:
+    assert job.deadline_at is not None  # set with the intent
+    left_s = (job.deadline_at - resources.clock.now()) / timedelta(seconds=1)
+    return max(left_s, MIN_TRY_S)

@@ -1,0 +1,122 @@
+"""Everything a worker or server holds open, opened in order and closed in reverse."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from redis.asyncio import Redis
+
+from vidgen.dispatch import Dispatcher, open_redis
+from vidgen.providers.registry import Providers, ProvidersConfig, build
+from vidgen.ratelimit import RateLimit
+from vidgen.settings import Settings
+from vidgen.storage import Bucket, Storage
+from vidgen.store.pool import Database
+
+
+@dataclass(slots=True)
+class Clock:
+    """The time of the database, carried on by our own clock between two heartbeats."""
+
+    ahead: timedelta = field(default_factory=timedelta)
+
+    def now(self) -> datetime:
+        """About what `now()` in PostgreSQL would say."""
+        return datetime.now(UTC) + self.ahead
+
+    def set(self, database_now: datetime) -> None:
+        """Learn how far the database is ahead of us."""
+        self.ahead = database_now - datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """
+    What the stages work with.
+
+    Attributes:
+        transfers: Bounds the transfers of this process.
+        jitter: Draws a number from 0 to 1.
+    """
+
+    settings: Settings
+    database: Database
+    redis: Redis
+    dispatcher: Dispatcher
+    rate_limit: RateLimit
+    storage: Storage
+    providers: Providers
+    transfers: asyncio.Semaphore
+    clock: Clock = field(default_factory=Clock)
+    jitter: Callable[[], float] = field(default_factory=lambda: random.Random().random)  # noqa: S311  spreads load, keeps no secret
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """
+    Open connections to everything the environment names.
+
+    Raises:
+        DatabaseError: PostgreSQL cannot be reached; Redis and S3 are reached when they are needed.
+    """
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(
+            Database(
+                settings.database_url,
+                size=settings.database_pool_size,
+                prepared_statements=settings.prepared_statements,
+            )
+        )
+        redis = await stack.enter_async_context(open_redis(settings.redis_url))
+        storage = await stack.enter_async_context(Storage.open(bucket_of(settings)))
+        providers = build(_providers_config(settings))
+        stack.push_async_callback(providers.aclose)
+        yield Resources(
+            settings=settings,
+            database=database,
+            redis=redis,
+            dispatcher=Dispatcher(redis, settings.queue_name),
+            rate_limit=RateLimit(redis, limit_per_min=settings.rate_limit_per_min),
+            storage=storage,
+            providers=providers,
+            transfers=asyncio.Semaphore(settings.transfer_concurrency),
+        )
+
+
+def bucket_of(settings: Settings) -> Bucket:
+    """The bucket that the settings name."""
+    secret = settings.aws_secret_access_key
+    return Bucket(
+        name=settings.s3_bucket,
+        endpoint_url=settings.s3_endpoint_url,
+        public_url=settings.s3_public_url,
+        access_key_id=settings.aws_access_key_id or None,
+        secret_access_key=secret.get_secret_value() if secret else None,
+        region=settings.aws_region,
+        addressing_style=settings.s3_addressing_style,
+        part_size_bytes=settings.part_size_bytes,
+        parts_in_flight=settings.parts_in_flight,
+        max_connections=settings.transfer_concurrency * (settings.parts_in_flight + 1) + 4,
+    )
+
+
+def _providers_config(settings: Settings) -> ProvidersConfig:
+    openai, gemini = settings.openai_api_key, settings.gemini_api_key
+    google = settings.google_application_credentials
+    return ProvidersConfig(
+        openai_base_url=settings.openai_base_url,
+        openai_auth_style=settings.openai_auth_style,
+        openai_api_key=openai.get_secret_value() if openai else None,
+        gemini_base_url=settings.gemini_base_url,
+        gemini_api_key=gemini.get_secret_value() if gemini else None,
+        vertex_project=settings.google_cloud_project_id or None,
+        vertex_location=settings.google_cloud_location,
+        vertex_base_url=settings.vertex_base_url,
+        vertex_credentials=google.get_secret_value() if google else None,
+        vertex_storage_uri=settings.veo_storage_uri or None,
+        gcs_base_url=settings.gcs_base_url,
+        allow_private_addresses=settings.allow_private_addresses,
+    )

@@ -1,0 +1,1 @@
+"""The small server: health and queue, in each worker and alone."""

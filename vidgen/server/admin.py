@@ -1,0 +1,106 @@
+"""What is in the queue, what failed, and another try for it."""
+
+from datetime import datetime
+from uuid import UUID
+
+from aiohttp import web
+
+from vidgen.errors import DispatchError, InvalidRequestError
+from vidgen.job import JobStatus, JsonValue, VideoJob
+from vidgen.queue import VideoQueue
+from vidgen.resources import Resources
+from vidgen.server.health import timestamp
+from vidgen.server.keys import RESOURCES
+from vidgen.store import jobs, workers
+from vidgen.store.jobs import Counts
+
+FAILED_LISTED = 50
+WAITING_TOO_LONG_S = 900.0
+
+routes = web.RouteTableDef()
+
+
+@routes.get("/api/admin/queue")
+async def queue(request: web.Request) -> web.Response:
+    """Counts, what looks wrong, and the newest failed jobs."""
+    resources = request.app[RESOURCES]
+    async with resources.database.connection() as connection:
+        counts = await jobs.counts(connection)
+        oldest_s = await jobs.oldest_due_s(connection)
+        active = await workers.alive(connection, resources.settings.lease_ttl_s)
+        failed = await jobs.recent(connection, status=JobStatus.FAILED, limit=FAILED_LISTED)
+    issues = await _issues(resources, counts, oldest_s, active)
+    return web.json_response(
+        {
+            "stats": {
+                "waiting": counts.waiting,
+                "active": counts.active,
+                "completed": counts.completed,
+                "failed": counts.failed,
+                "delayed": counts.delayed,
+                "total": counts.total,
+            },
+            "health": {"status": "degraded" if issues else "healthy", "issues": issues},
+            "failedJobs": [_failed(job) for job in failed],
+            "timestamp": timestamp(),
+        }
+    )
+
+
+@routes.post("/api/admin/queue/retry/{id}")
+async def retry(request: web.Request) -> web.Response:
+    """Let a failed job go on, from its paid result if that still exists."""
+    job_id = _job_id(request)
+    resources = request.app[RESOURCES]
+    queue = VideoQueue.sharing(resources.settings, resources.database, resources.redis)
+    job = await queue.retry(job_id)
+    how = "goes on with its paid result" if job.operation else "starts anew and will be paid again"
+    return web.json_response(
+        {"success": True, "message": f"job {job_id} {how}", "jobId": str(job_id)}
+    )
+
+
+async def _issues(
+    resources: Resources, counts: Counts, oldest_s: float, active: int
+) -> list[JsonValue]:
+    issues: list[JsonValue] = []
+    if active == 0:
+        issues.append("no worker is alive")
+    if oldest_s > WAITING_TOO_LONG_S:
+        issues.append(f"the oldest job has waited for {oldest_s:.0f} s")
+    if counts.failed:
+        issues.append(f"{counts.failed} jobs failed and can be retried")
+    try:
+        await resources.dispatcher.ping()
+    except DispatchError as error:
+        issues.append(error.message)
+    return issues
+
+
+def _failed(job: VideoJob) -> dict[str, JsonValue]:
+    return {
+        "id": str(job.id),
+        "provider": job.provider,
+        "model": job.model,
+        "sceneId": job.scene_id,
+        "userId": job.user_id,
+        "stage": job.stage.value,
+        "code": job.error_code,
+        "failedReason": job.error_message,
+        "attemptsMade": job.attempt,
+        "operationId": job.operation.id if job.operation else None,
+        "createdAt": _iso(job.created_at),
+        "failedAt": _iso(job.completed_at),
+    }
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
+
+
+def _job_id(request: web.Request) -> UUID:
+    text = request.match_info["id"]
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"a job id is a UUID, not {text[:50]!r}") from error

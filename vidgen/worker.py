@@ -1,0 +1,285 @@
+"""
+The worker: `arq vidgen.worker.WorkerSettings`.
+
+arq delivers dispatches and runs cron; everything that must survive arq, Redis or this process is in
+`vidgen.pipeline`. `WorkerSettings` is made when it is asked for, so that importing this module
+needs no environment.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import orjson
+from arq import cron, func
+from loguru import logger
+
+from vidgen import logs
+from vidgen.dispatch import FUNCTION, Dispatch, arq_settings
+from vidgen.errors import DatabaseError, DispatchError, StorageUnavailableError, VidgenError
+from vidgen.pipeline import sweep
+from vidgen.pipeline.carry import carry
+from vidgen.pipeline.leases import Leases
+from vidgen.pipeline.progress import ProgressBoard
+from vidgen.resources import Resources, open_resources
+from vidgen.server.app import serving
+from vidgen.settings import Settings
+from vidgen.store.migrate import migrate
+
+POLL_DELAY_S = 0.1
+# arq ends a job that runs longer, for good: far above any deadline, which is ours.
+DISPATCH_TIMEOUT_S = 8 * 24 * 3600
+# arq 0.28 counts a delivery cut by a deploy as a try, and stops at the last one; attempts are in
+# PostgreSQL.
+MAX_TRIES = 10**6
+CRON_TIMEOUT_S = 600
+# Longer than any stall: with a shorter one a late worker runs the same tick a second time.
+CRON_KEEP_RESULT_S = 3600
+START_PATIENCE_S = 30.0
+STOP_TIMEOUT_S = 10.0
+
+
+class House:
+    """
+    What lives as long as the worker process: connections, heartbeat, sweep, progress, server.
+
+    arq starts and stops us in different tasks, so one task of our own opens and closes it all.
+    """
+
+    def __init__(self, settings: Settings, main: "asyncio.Task[Any]") -> None:
+        """Open nothing yet; *main* is arq's loop."""
+        self._settings = settings
+        self._main = main
+        self._ready: asyncio.Future[tuple[Resources, Leases, ProgressBoard]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._stop = asyncio.Event()
+        self._life: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """
+        Be ready for dispatches.
+
+        Raises:
+            VidgenError: Something that we cannot do without is missing; the sentence says what.
+        """
+        self._life = asyncio.create_task(self._live())  # noqa: TID251  arq offers no task to live in; `close` awaits it
+        self._life.add_done_callback(self._life_ended)
+        await self._ready
+        self._main.add_done_callback(self._main_ended)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._signalled, number)
+
+    async def close(self) -> None:
+        """Close everything; arq has waited for all jobs before it calls this."""
+        self._stop.set()
+        if self._life is not None:
+            await self._life
+
+    async def carry(self, dispatch: Dispatch) -> None:
+        """Work on the job of *dispatch*."""
+        resources, leases, board = self._ready.result()
+        try:
+            await carry(resources, leases, board, dispatch)
+        except DatabaseError as error:
+            logger.warning("dispatch left to the sweep", reason=error.message)
+
+    async def cleanup(self) -> None:
+        """Do what is due of retention and orphans."""
+        resources, _, _ = self._ready.result()
+        try:
+            await sweep.cleanup(resources)
+        except VidgenError as error:
+            logger.warning("cleanup put off", code=error.code, reason=error.message)
+
+    async def sweep(self) -> None:
+        """Look for jobs that nobody carries on, should the sweep's own loop be late."""
+        resources, leases, _ = self._ready.result()
+        try:
+            await sweep.sweep(resources, leases)
+        except (DatabaseError, DispatchError) as error:
+            logger.warning("sweep put off", code=error.code, reason=error.message)
+
+    async def _live(self) -> None:
+        settings = self._settings
+        await _patiently(lambda: migrate(settings.database_url))
+        async with open_resources(settings) as resources:
+            await _check_bucket(resources)
+            async with asyncio.TaskGroup() as group:
+                leases = Leases(resources, group)
+                await leases.join()
+                board = ProgressBoard(resources, leases.id)
+                loops = [
+                    group.create_task(leases.run()),
+                    group.create_task(board.run()),
+                    group.create_task(sweep.run(resources, leases)),
+                ]
+                async with serving(resources):
+                    self._ready.set_result((resources, leases, board))
+                    logger.info(
+                        "worker ready", workerId=str(leases.id), concurrency=settings.concurrency
+                    )
+                    await self._stop.wait()
+                for loop in loops:
+                    loop.cancel()
+            await leases.leave()
+        logger.info("worker stopped")
+
+    def _signalled(self, number: int) -> None:
+        _, leases, _ = self._ready.result()
+        if leases.handing_over:
+            logger.warning("second signal: giving everything back now", signal=number)
+            leases.hand_over(urgent=True)
+            return
+        logger.info("stopping: giving polls back, finishing transfers", jobs=leases.count)
+        self._hand_over(leases)
+        self._main.cancel()
+
+    def _life_ended(self, life: "asyncio.Task[None]") -> None:
+        error = None if life.cancelled() else life.exception()
+        if not self._ready.done():
+            self._ready.set_exception(error or asyncio.CancelledError())
+        elif error is not None:
+            # Without heartbeat and sweep nothing here can be trusted: end, and be started afresh.
+            logger.opt(exception=error).critical("the worker's upkeep ended with a defect")
+            self._main.cancel()
+
+    def _main_ended(self, main: "asyncio.Task[Any]") -> None:
+        _, leases, _ = self._ready.result()
+        if leases.handing_over or main.cancelled():
+            return
+        # arq would stay as it is until its jobs end, and pick up nothing: let a fresh process do
+        # it.
+        logger.error("the dispatch loop ended, giving jobs back", reason=repr(main.exception()))
+        self._hand_over(leases)
+
+    def _hand_over(self, leases: Leases) -> None:
+        leases.hand_over(urgent=False)
+        asyncio.get_running_loop().call_later(
+            self._settings.shutdown_grace_s, lambda: leases.hand_over(urgent=True)
+        )
+
+
+async def generate_video(ctx: dict[str, Any], job_id: str, epoch: int, looks: int) -> None:
+    """Work on one job: claim, submit, poll, transfer, as far as it goes."""
+    house: House = ctx["house"]
+    await house.carry(Dispatch(job_id=UUID(job_id), epoch=epoch, looks=looks))
+
+
+async def cleanup(ctx: dict[str, Any]) -> None:
+    """Archive what failed long ago; forget images, dead workers and unfinished uploads."""
+    house: House = ctx["house"]
+    await house.cleanup()
+
+
+async def dispatch_due(ctx: dict[str, Any]) -> None:
+    """Dispatch jobs that are due and have no dispatch; free those of dead workers."""
+    house: House = ctx["house"]
+    await house.sweep()
+
+
+async def startup(ctx: dict[str, Any]) -> None:
+    """Open everything, or end the process with a sentence that says what is missing."""
+    settings: Settings = ctx["settings"]
+    logs.configure(settings.log_level, settings.log_format)
+    # A line per dispatch costs 200 µs; our own lines tell the same with more.
+    logging.getLogger("arq").setLevel(logging.WARNING)
+    main = asyncio.current_task()
+    assert main is not None  # arq calls this in its main task
+    house = House(settings, main)
+    try:
+        await house.open()
+    except VidgenError as error:
+        logger.error("worker cannot start", code=error.code, reason=error.message)
+        raise SystemExit(1) from error
+    ctx["house"] = house
+
+
+async def shutdown(ctx: dict[str, Any]) -> None:
+    """Close everything that `startup` opened."""
+    house: House | None = ctx.get("house")
+    if house is not None:
+        await house.close()
+
+
+def worker_settings(settings: Settings) -> type:
+    """The class that arq reads: every attribute on the class itself, where arq looks for it."""
+
+    class WorkerSettings:
+        """What `arq vidgen.worker.WorkerSettings` runs."""
+
+        functions = (
+            func(
+                generate_video,
+                name=FUNCTION,
+                timeout=DISPATCH_TIMEOUT_S,
+                keep_result=0,
+                max_tries=MAX_TRIES,
+            ),
+        )
+        cron_jobs = (
+            cron(
+                cleanup,
+                minute={7, 37},
+                timeout=CRON_TIMEOUT_S,
+                keep_result=CRON_KEEP_RESULT_S,
+                max_tries=1,
+            ),
+            cron(
+                dispatch_due,
+                second=30,
+                timeout=CRON_TIMEOUT_S,
+                keep_result=CRON_KEEP_RESULT_S,
+                max_tries=1,
+            ),
+        )
+        queue_name = settings.queue_name
+        redis_settings = arq_settings(settings.redis_url)
+        on_startup = startup
+        on_shutdown = shutdown
+        max_jobs = settings.concurrency
+        poll_delay = POLL_DELAY_S
+        queue_read_limit = max(200, min(settings.concurrency, 1000))
+        job_timeout = DISPATCH_TIMEOUT_S
+        keep_result = 0
+        max_tries = MAX_TRIES
+        health_check_interval = 60
+        log_results = False
+        job_serializer = orjson.dumps
+        job_deserializer = orjson.loads
+        ctx = {"settings": settings}  # noqa: RUF012  arq wants a dict
+
+    return WorkerSettings
+
+
+async def _patiently(step: "Callable[[], Any]") -> None:
+    """Do *step*; PostgreSQL may still be starting beside us."""
+    loop = asyncio.get_running_loop()
+    until, wait_s = loop.time() + START_PATIENCE_S, 0.2
+    while True:
+        try:
+            await step()
+        except DatabaseError as error:
+            if loop.time() + wait_s > until:
+                raise
+            logger.warning("database not there yet", reason=error.message)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, 5.0)
+        else:
+            return
+
+
+async def _check_bucket(resources: Resources) -> None:
+    try:
+        await resources.storage.check()
+    except StorageUnavailableError as error:
+        logger.warning("bucket not there yet, transfers will wait", reason=error.message)
+
+
+def __getattr__(name: str) -> object:
+    if name == "WorkerSettings":
+        return worker_settings(Settings.load_or_exit())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
