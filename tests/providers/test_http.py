@@ -1,0 +1,253 @@
+"""How vidgen speaks HTTP: addresses, redirects, hints, and what may be repeated of an answer."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from aiohttp import web
+
+from vidgen.errors import (
+    InputRejectedError,
+    ProtocolError,
+    ProviderError,
+    SubmitUnknownError,
+    TransientError,
+)
+from vidgen.providers.answer import Answer, poll_hint, scrubbed, wait_hint
+from vidgen.providers.http import ProviderHttp, same_origin
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def listening(handler: Handler) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[ProviderHttp]:
+    found = ProviderHttp()
+    yield found
+    await found.aclose()
+
+
+async def refusal(answer: Answer) -> ProviderError:
+    return ProviderError(f"refused with {answer.status}")
+
+
+async def test_a_name_that_leads_to_a_private_address_is_refused(http: ProviderHttp) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        raise AssertionError("never reached")
+
+    async with listening(handler) as url:
+        address = url.replace("127.0.0.1", "localhost")
+        with pytest.raises(InputRejectedError, match="private address"):
+            await http.fetch(address, max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "169.254.169.254",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+        "0.0.0.0",
+        "[fd00::1]",
+        "224.0.0.1",
+        "2130706433",
+        "127.1",
+        "0x7f.1",
+    ],
+)
+async def test_no_way_of_writing_a_private_address_gets_through(
+    http: ProviderHttp, host: str
+) -> None:
+    with pytest.raises(InputRejectedError):
+        await http.fetch(f"http://{host}:9/x", max_bytes=100)
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "http://", "http://u:p@h/", "x", "http://[/"]
+)
+async def test_an_address_nobody_should_follow_is_refused(http: ProviderHttp, url: str) -> None:
+    with pytest.raises(InputRejectedError):
+        await http.fetch(url, max_bytes=100)
+
+
+async def test_an_input_image_is_fetched_up_to_its_limit() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=b"x" * int(request.query["n"]))
+
+    http = ProviderHttp(allow_private_addresses=True)
+    async with listening(handler) as url:
+        assert await http.fetch(f"{url}/?n=1000", max_bytes=1000) == b"x" * 1000
+        with pytest.raises(InputRejectedError, match="more than 1000 bytes"):
+            await http.fetch(f"{url}/?n=1001", max_bytes=1000)
+    await http.aclose()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(404, InputRejectedError), (503, TransientError), (429, TransientError)]
+)
+async def test_an_input_image_that_is_refused_has_its_class(
+    status: int, kind: type[ProviderError]
+) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    http = ProviderHttp(allow_private_addresses=True)
+    async with listening(handler) as url:
+        with pytest.raises(kind):
+            await http.fetch(url, max_bytes=100)
+    await http.aclose()
+
+
+async def test_each_submit_takes_a_fresh_connection_and_looks_share_one(
+    http: ProviderHttp,
+) -> None:
+    ports: list[int] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        ports.append(request.transport.get_extra_info("peername")[1])
+        return web.Response(body=b"{}")
+
+    async with listening(handler) as url:
+        for _ in range(2):
+            await http.exchange("submit", "POST", url, headers={}, json=b"{}")
+            await http.exchange("poll", "GET", url, headers={})
+
+    assert ports[0] != ports[2]
+    assert ports[1] == ports[3]
+
+
+async def test_a_redirected_submit_is_not_followed(http: ProviderHttp) -> None:
+    paths: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        paths.append(request.path)
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    async with listening(handler) as url:
+        answer = await http.exchange("submit", "POST", f"{url}/a", headers={}, json=b"{}")
+
+    assert (answer.status, paths) == (307, ["/a"])
+
+
+async def test_a_refusal_is_one_even_if_its_text_is_cut_or_endless(http: ProviderHttp) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=400)
+        response.content_length = 10**9
+        await response.prepare(request)
+        await response.write(b"x" * 100_000)
+        if request.path == "/cut":
+            assert request.transport is not None
+            request.transport.close()
+        else:
+            await asyncio.Event().wait()
+        return response
+
+    async with listening(handler) as url:
+        for path in ("cut", "endless"):
+            answer = await http.exchange("submit", "POST", f"{url}/{path}", headers={}, json=b"{}")
+            assert answer.status == 400
+            assert len(answer.body) <= 65536
+
+
+async def test_an_accepted_submit_whose_answer_is_cut_is_unknown(http: ProviderHttp) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_length = 100
+        await response.prepare(request)
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async with listening(handler) as url:
+        with pytest.raises(SubmitUnknownError):
+            await http.exchange("submit", "POST", url, headers={}, json=b"{}")
+
+
+async def test_a_download_does_not_fall_back_from_https(http: ProviderHttp) -> None:
+    # Nothing listens: reaching for it would be another error than the one expected.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": f"ftp://127.0.0.1:{port}/"})
+
+    async with listening(handler) as url:
+        with pytest.raises(ProtocolError, match="no plain http"):
+            async with http.download(url, home=url, credential={}, refusal=refusal):
+                pass
+
+
+async def test_a_compressed_answer_does_not_announce_its_length(http: ProviderHttp) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        assert request.headers["Accept-Encoding"] == "identity"
+        response = web.Response(body=b"x" * 10_000)
+        response.enable_compression(web.ContentCoding.gzip)
+        response._compression_force = web.ContentCoding.gzip
+        return response
+
+    async with (
+        listening(handler) as url,
+        http.download(url, home=url, credential={}, refusal=refusal) as stream,
+    ):
+        data = b"".join([chunk async for chunk in stream.chunks])
+
+    assert data == b"x" * 10_000
+    assert stream.size_bytes is None
+
+
+def test_hints_are_read_in_every_form() -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+
+    assert wait_hint({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
+    assert wait_hint({"retry-after": "9"}) == 9
+    assert wait_hint({"retry-after": soon}) == pytest.approx(20, abs=2)
+    assert wait_hint({"retry-after": "999999999"}) == 3600
+    assert poll_hint({"openai-poll-after-ms": "250"}) == 1
+    assert poll_hint({"openai-poll-after-ms": "5000"}) == 5
+
+
+@pytest.mark.parametrize("value", ["", "soon", "-5", "0", "nan", "inf", "Thu, 99 Foo 2026"])
+def test_hints_that_mean_nothing_are_none(value: str) -> None:
+    assert wait_hint({"retry-after": value}) is None
+    assert poll_hint({"openai-poll-after-ms": value}) in {None, 1.0}
+
+
+def test_what_a_provider_says_is_repeated_without_secrets() -> None:
+    prompt = "a red kite over a grey sea in the evening"
+
+    said = scrubbed(
+        "Wrong key sk-abc123 or AIzaXYZ (my-own-secret) at https://h/p?sig=1#x for "
+        "'a red kite over a grey sea in the eve…'",
+        secret="my-own-secret",
+        prompt=prompt,
+    )
+
+    assert said == "Wrong key … or … (…) at https://h/p for '……'"
+
+
+def test_origins_are_compared_with_their_ports() -> None:
+    assert same_origin("https://a.example/v1", "https://A.example:443/v2")
+    assert not same_origin("https://a.example", "http://a.example")
+    assert not same_origin("https://a.example", "https://a.example:8443")
+    assert not same_origin("https://a.example", "https://a.example.evil.com")

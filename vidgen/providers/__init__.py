@@ -1,0 +1,1 @@
+"""The providers behind one small protocol: one module per wire format."""

@@ -1,0 +1,176 @@
+"""
+What came back from a provider, and what can be read off it: status, hints, words fit for a user.
+
+Nothing here goes out; `http.py` does that.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+
+import orjson
+
+from vidgen.errors import (
+    AuthError,
+    InputRejectedError,
+    ModelRetiredError,
+    OperationLostError,
+    ProtocolError,
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitedError,
+    TransientError,
+)
+
+Deed = Literal["submit", "poll", "list", "cancel", "download"]
+
+MAX_WAIT_S = 3600.0
+
+# Answers of a gateway in front of the provider: 521, 522 and 523 mean that it did not get through.
+TRANSIENT_STATUSES = frozenset({408, 425, 500, 503, 521, 522, 523, 529})
+_SCRUBBED = re.compile(r"\b(?:sk-|AIza|ya29\.)[\w.*…-]+|\bBearer\s+\S+", re.IGNORECASE)
+_URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One whole answer; *body* is capped."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Accepted: 2xx."""
+        return 200 <= self.status < 300
+
+    @property
+    def request_id(self) -> str | None:
+        """What the provider's support asks for."""
+        return self.headers.get("x-request-id")
+
+    def json(self) -> dict[str, Any]:
+        """
+        Read the body as one JSON object.
+
+        Raises:
+            ProtocolError: It is something else.
+        """
+        try:
+            value = orjson.loads(self.body)
+        except orjson.JSONDecodeError as error:
+            raise ProtocolError(
+                f"The provider answered {self.status} with something that is no JSON.",
+                http_status=self.status,
+                request_id=self.request_id,
+            ) from error
+        if not isinstance(value, dict):
+            raise ProtocolError(
+                f"The provider answered {self.status} with JSON that is no object.",
+                http_status=self.status,
+                request_id=self.request_id,
+            )
+        return value
+
+    def lenient_json(self) -> Any:
+        """Read the body as JSON if it is that; None otherwise. For error bodies."""
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(self.body)
+        return None
+
+
+def by_status(
+    answer: Answer, deed: Deed, sentence: str, *, code: str | None = None, wait_s: float | None
+) -> ProviderError:
+    """Map a refusal that only its status explains; *sentence* says who refused what."""
+    kind = _kind_by_status(answer.status, deed)
+    return kind(
+        sentence,
+        retry_after_s=wait_s if kind in {TransientError, RateLimitedError} else None,
+        provider_code=code,
+        request_id=answer.request_id,
+        http_status=answer.status,
+    )
+
+
+def _kind_by_status(status: int, deed: Deed) -> type[ProviderError]:
+    is_submit = deed == "submit"
+    match status:
+        case 401 | 403:
+            return AuthError
+        case 402:
+            return QuotaExhaustedError
+        case 404 | 410:
+            return ModelRetiredError if is_submit else OperationLostError
+        case 429:
+            return RateLimitedError
+        case 409:
+            return InputRejectedError if is_submit else TransientError
+        case _ if status in TRANSIENT_STATUSES or (status > 501 and not is_submit):
+            return TransientError
+        case _:
+            return InputRejectedError if is_submit else ProtocolError
+
+
+def wait_hint(headers: Mapping[str, str]) -> float | None:
+    """Seconds the other side wants us to wait: `retry-after-ms`, or `retry-after` in both forms."""
+    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+        return bounded_wait(milliseconds / 1000)
+    text = headers.get("retry-after")
+    if (seconds := _number(text)) is not None:
+        return bounded_wait(seconds)
+    with suppress(ValueError, TypeError, OverflowError):
+        at = parsedate_to_datetime(text or "")
+        aware = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        return bounded_wait((aware - datetime.now(UTC)).total_seconds())
+    return None
+
+
+def poll_hint(headers: Mapping[str, str]) -> float | None:
+    """Seconds until the next look as `openai-poll-after-ms` wants it, 1 to 60."""
+    milliseconds = _number(headers.get("openai-poll-after-ms"))
+    return None if milliseconds is None else min(60.0, max(1.0, milliseconds / 1000))
+
+
+def bounded_wait(seconds: float) -> float | None:
+    """A wish worth honouring, at most an hour; None for one that is over or no number."""
+    return min(seconds, MAX_WAIT_S) if seconds > 0 else None
+
+
+def scrubbed(text: object, *, secret: str = "", prompt: str = "") -> str:
+    """Quote what a provider said in one short line, without keys, queries, or the prompt."""
+    line = " ".join(text.split()) if isinstance(text, str) else ""
+    if len(secret) >= 4:
+        line = line.replace(secret, "…")
+    line = _URL_QUERY.sub(r"\1", _SCRUBBED.sub("…", line[:1000]))
+    return _without(line, " ".join(prompt.split()))[:300].strip()
+
+
+def _without(line: str, prompt: str, window: int = 20) -> str:
+    """Drop every stretch of *line* that stands in *prompt* too; also when it was cut."""
+    if prompt and len(prompt) < window:
+        return line.replace(prompt, "…")
+    kept, at = [], 0
+    while at < len(line):
+        if at + window <= len(line) and line[at : at + window] in prompt:
+            end = at + window
+            while end < len(line) and line[at : end + 1] in prompt:
+                end += 1
+            kept.append("…")
+            at = end
+        else:
+            kept.append(line[at])
+            at += 1
+    return "".join(kept)
+
+
+def _number(text: str | None) -> float | None:
+    with suppress(ValueError):
+        number = float(text or "")
+        return number if -1e12 < number < 1e12 else None
+    return None

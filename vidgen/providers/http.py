@@ -1,0 +1,378 @@
+"""
+Our one way to speak HTTP with providers: bounded, timed, silent, and careful with keys and money.
+
+A submit is paid, so its failures are told apart by one question: could the request have arrived?
+
+    connection refused, no address, connect timeout    no       TransientError
+    408, 425, 429, 500, 503                            refused  TransientError, RateLimitedError
+    read timeout, cut, 502, 504, unreadable 2xx        maybe    SubmitUnknownError
+
+Everything else may simply be asked again: TransientError. Credentials go only to the configured
+origin: redirects are followed by hand, and whatever a provider's answer points to elsewhere gets no
+key and, unless allowed, no private address.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Literal
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from vidgen.errors import (
+    InputRejectedError,
+    ProtocolError,
+    ProviderError,
+    ResultInvalidError,
+    SubmitUnknownError,
+    TransientError,
+)
+from vidgen.providers.answer import TRANSIENT_STATUSES, Answer, Deed
+from vidgen.providers.protocol import ResultStream
+
+MAX_ANSWER_BYTES = 1024 * 1024
+MAX_ERROR_BYTES = 64 * 1024
+MAX_HOPS = 5
+MAX_CONNECTIONS = 256
+FETCH_TIMEOUT_S = 60.0
+READ_BUFFER_BYTES = 128 * 1024
+
+_Origin = tuple[str, str | None, int | None]
+_CONNECT_S = 10.0
+_SUBMIT = aiohttp.ClientTimeout(total=300, connect=_CONNECT_S, sock_read=120)
+_ASK = aiohttp.ClientTimeout(total=60, connect=_CONNECT_S, sock_read=30)
+# As long as it takes, but never a minute of silence.
+_DOWNLOAD = aiohttp.ClientTimeout(total=None, connect=_CONNECT_S, sock_read=60)
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class ProviderHttp:
+    """
+    Connections to providers, opened when first needed.
+
+    Three pools: kept-alive ones to configured origins; a fresh connection for each submit, since a
+    kept one that the peer is just closing would make a paid call ambiguous; and a guarded one to
+    foreign origins, which connects to public addresses only.
+    """
+
+    def __init__(self, *, allow_private_addresses: bool = False) -> None:
+        """Open nothing yet."""
+        self._allow_private = allow_private_addresses
+        self._sessions: dict[Literal["kept", "fresh", "guarded"], aiohttp.ClientSession] = {}
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.close()
+
+    async def exchange(
+        self,
+        deed: Deed,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        json: bytes | None = None,
+        form: aiohttp.FormData | None = None,
+    ) -> Answer:
+        """
+        Ask once, and give the answer whatever its status; *form* is used up by it.
+
+        Raises:
+            TransientError: Never arrived; or, unless it was a submit, no answer came.
+            SubmitUnknownError: A submit that may have arrived.
+            ProtocolError: An answer of more than 1 MiB.
+        """
+        sent = {**headers, "Content-Type": "application/json"} if json is not None else headers
+        with _transport(deed, _host(url)):
+            async with self._session("fresh" if deed == "submit" else "kept").request(
+                method,
+                URL(url, encoded=True),
+                headers=sent,
+                data=json if form is None else form,
+                allow_redirects=False,
+                timeout=_SUBMIT if deed == "submit" else _ASK,
+            ) as response:
+                answer = await _read(response)
+        if deed == "submit" and answer.status > 501 and answer.status not in TRANSIENT_STATUSES:
+            raise SubmitUnknownError(
+                f"{_host(url)} answered {answer.status} to the submit: the request may have"
+                " arrived behind its gateway.",
+                http_status=answer.status,
+                request_id=answer.request_id,
+            )
+        return answer
+
+    @asynccontextmanager
+    async def download(
+        self,
+        url: str,
+        *,
+        home: str,
+        credential: Mapping[str, str],
+        refusal: Callable[[Answer], Awaitable[ProviderError]],
+        post: bytes | None = None,
+    ) -> AsyncIterator[ResultStream]:
+        """
+        Open the bytes at *url*; *credential* headers go to the origin of *home* and nowhere else.
+
+        Args:
+            refusal: Maps an answer that is not 200 to an error.
+            post: Send this JSON instead of a plain GET; redirects are then not followed.
+
+        Raises:
+            TransientError: Not reached.
+            ProtocolError: An address or a redirect nobody should follow.
+        """
+        response = await self._follow(_parse(url), _origin(_parse(home)), credential, post)
+        try:
+            if response.status != 200:
+                with _transport("download", _host(url)):
+                    answer = await _read(response, MAX_ERROR_BYTES)
+                raise await refusal(answer)
+            encoded = "Content-Encoding" in response.headers
+            yield ResultStream(
+                chunks=_chunks(response),
+                content_type=response.headers.get("Content-Type"),
+                size_bytes=None if encoded else response.content_length,
+            )
+        finally:
+            response.close()
+
+    async def fetch(self, url: str, *, max_bytes: int) -> bytes:
+        """
+        Get a whole small file that a customer named, as from a foreign origin: without any key.
+
+        Raises:
+            TransientError: Not reached, or a passing refusal.
+            InputRejectedError: Not there, too big, or at an address that is not allowed.
+        """
+
+        async def refusal(answer: Answer) -> ProviderError:
+            if answer.status in TRANSIENT_STATUSES or answer.status in {429, 502, 504}:
+                return TransientError(f"{_host(url)} answered {answer.status} for an input image.")
+            return InputRejectedError(
+                f"{_host(url)} answered {answer.status} for an input image.",
+                http_status=answer.status,
+            )
+
+        data = bytearray()
+        try:
+            async with (
+                asyncio.timeout(FETCH_TIMEOUT_S),
+                self.download(
+                    url, home="https://none.invalid", credential={}, refusal=refusal
+                ) as stream,
+            ):
+                async for chunk in stream.chunks:
+                    data += chunk
+                    if len(data) > max_bytes:
+                        raise InputRejectedError(
+                            f"The input image at {_host(url)} has more than {max_bytes} bytes."
+                        )
+        except TimeoutError as error:
+            raise TransientError(f"{_host(url)} took too long with an input image.") from error
+        except ProtocolError as error:
+            raise InputRejectedError(
+                f"An input image cannot be fetched: {error.message}"
+            ) from error
+        except ResultInvalidError as error:
+            raise TransientError(f"An input image came only in part: {error.message}") from error
+        return bytes(data)
+
+    async def _follow(
+        self, url: URL, home: _Origin, credential: Mapping[str, str], post: bytes | None
+    ) -> aiohttp.ClientResponse:
+        at_home = True
+        for _ in range(MAX_HOPS + 1):
+            # Once away, always away: a way back could be laid by whoever we were sent to.
+            at_home = at_home and _origin(url) == home
+            response = await self._open(url, credential, post, at_home=at_home)
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or location is None or post is not None:
+                return response
+            response.close()
+            target = _parse(location, base=url)
+            if target.scheme not in {"https", url.scheme}:
+                raise ProtocolError(f"{url.host} redirects from {url.scheme} to {target.scheme}.")
+            url = target
+        raise ProtocolError(f"The result is behind more than {MAX_HOPS} redirects.")
+
+    async def _open(
+        self, url: URL, credential: Mapping[str, str], post: bytes | None, *, at_home: bool
+    ) -> aiohttp.ClientResponse:
+        guarded = not at_home and not self._allow_private
+        # A compressed body would not have the length that was announced for the video.
+        headers = {"Accept-Encoding": "identity", **(credential if at_home else {})}
+        if post is not None:
+            headers["Content-Type"] = "application/json"
+        with _transport("download", url.host or ""):
+            if guarded and _is_address(url.host) and not _is_public(url.host or ""):
+                raise _ForbiddenAddressError(url.host)
+            return await self._session("guarded" if guarded else "kept").request(
+                "GET" if post is None else "POST",
+                url,
+                headers=headers,
+                data=post,
+                allow_redirects=False,
+                timeout=_DOWNLOAD,
+            )
+
+    def _session(self, kind: Literal["kept", "fresh", "guarded"]) -> aiohttp.ClientSession:
+        session = self._sessions.get(kind)
+        if session is None:
+            connector = aiohttp.TCPConnector(
+                limit=MAX_CONNECTIONS,
+                force_close=kind == "fresh",
+                resolver=_PublicResolver() if kind == "guarded" else None,
+            )
+            session = self._sessions[kind] = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": "vidgen"},
+                read_bufsize=READ_BUFFER_BYTES,
+            )
+        return session
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether both addresses have the same scheme, host and port."""
+    return _origin(_parse(one)) == _origin(_parse(other))
+
+
+class _ForbiddenAddressError(OSError):
+    """A foreign origin at a private address; an OSError, so that aiohttp lets it through whole."""
+
+
+class _PublicResolver(AbstractResolver):
+    """
+    Resolves to public addresses only.
+
+    The connector connects to exactly what this returns, so that a name cannot change its address
+    between the check and the connection. A subclass because aiohttp asks for one.
+    """
+
+    def __init__(self) -> None:
+        self._inner = aiohttp.DefaultResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        public = [address for address in found if _is_public(address["host"])]
+        if found and not public:
+            raise _ForbiddenAddressError(host)
+        return public
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def _is_address(host: str | None) -> bool:
+    with suppress(ValueError):
+        ipaddress.ip_address(host or "")
+        return True
+    return False
+
+
+def _is_public(host: str) -> bool:
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        # Addresses that only carry an IPv4 one are as private as what they carry.
+        if address in ipaddress.ip_network("64:ff9b::/96"):
+            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        else:
+            address = address.ipv4_mapped or address.sixtofour or address
+    return address.is_global and not address.is_multicast
+
+
+@contextmanager
+def _transport(deed: Deed, host: str) -> Iterator[None]:
+    """Map what aiohttp raises to our errors, by whether the request may have arrived."""
+    try:
+        yield
+    except _ForbiddenAddressError as error:
+        raise _forbidden(host) from error
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        if isinstance(getattr(error, "os_error", None), _ForbiddenAddressError):
+            raise _forbidden(host) from error
+        raise TransientError(f"{host} could not be reached ({type(error).__name__}).") from error
+    except aiohttp.InvalidURL as error:
+        raise ProtocolError(f"{host}: an address that cannot be used.") from error
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        if deed == "submit":
+            raise SubmitUnknownError(
+                f"{host} gave no answer to the submit ({type(error).__name__}): it may have"
+                " arrived."
+            ) from error
+        raise TransientError(f"{host} gave no answer ({type(error).__name__}).") from error
+    except ProtocolError as error:
+        if deed == "submit":
+            raise SubmitUnknownError(f"The submit may have arrived: {error.message}") from error
+        raise
+
+
+def _forbidden(host: str) -> ProtocolError:
+    return ProtocolError(
+        f"{host}, or where it points, is a private address; VIDGEN_ALLOW_PRIVATE_ADDRESSES=true"
+        " allows them."
+    )
+
+
+async def _read(response: aiohttp.ClientResponse, cap: int = MAX_ANSWER_BYTES) -> Answer:
+    refused = response.status >= 300
+    cap = min(cap, MAX_ERROR_BYTES) if refused else cap
+    body = bytearray()
+    try:
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > cap:
+                response.close()
+                break
+    except (aiohttp.ClientError, TimeoutError):
+        if not refused:  # a refusal is one by its status, even if its text is cut
+            raise
+    if len(body) > cap and not refused:
+        raise ProtocolError(f"An answer of more than {cap} bytes came.", http_status=200)
+    headers: CIMultiDictProxy[str] = response.headers
+    return Answer(status=response.status, headers=headers, body=bytes(body[:cap]))
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    received = 0
+    try:
+        async for chunk in response.content.iter_any():
+            received += len(chunk)
+            yield chunk
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise ResultInvalidError(
+            f"The download broke off after {received} bytes ({type(error).__name__})."
+        ) from error
+
+
+def _parse(url: str, base: URL | None = None) -> URL:
+    try:
+        parsed = URL(url) if base is None else base.join(URL(url))
+        usable = parsed.scheme in {"http", "https"} and bool(parsed.host) and not parsed.user
+    except ValueError as error:
+        raise ProtocolError("The provider names an address nobody can read.") from error
+    if not usable:
+        raise ProtocolError("The provider names an address that is no plain http(s) one.")
+    return parsed
+
+
+def _origin(url: URL) -> _Origin:
+    # Not yarl's own: it tells an explicit default port from an implicit one.
+    return url.scheme, url.host, url.port
+
+
+def _host(url: str) -> str:
+    with suppress(ValueError):
+        return URL(url).host or "the provider"
+    return "the provider"

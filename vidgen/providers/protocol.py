@@ -1,0 +1,194 @@
+"""
+What vidgen asks of a provider: five deeds, one HTTP exchange each, no loops, no sleeps, no retries.
+
+The pipeline owns time and money: it decides when to submit, look, wait and give up. A provider turns
+one wire format into these values and maps every answer to one class of `vidgen.errors`.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol
+from uuid import UUID
+
+from vidgen.errors import ProviderError
+from vidgen.job import ImageRole, Operation, VideoRequest
+
+Variant = Literal["video", "thumbnail", "spritesheet"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """
+    What opens a provider for one call.
+
+    Attributes:
+        id: Names it in rate limits, operations and logs: `server`, or the id of a stored key.
+        secret: The API key. For Vertex AI the path or JSON of a service account; empty means
+            application default credentials.
+    """
+
+    id: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageBytes:
+    """One input image, fetched and recognised."""
+
+    role: ImageRole
+    content_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """
+    One paid try: the checked request with every default filled in, and its images as bytes.
+
+    Attributes:
+        request: `model` and every parameter that the model needs are set; `images` is ignored.
+    """
+
+    job_id: UUID
+    attempt: int
+    request: VideoRequest
+    images: tuple[ImageBytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """
+    One thing the provider will hand out, in the provider's own address.
+
+    Attributes:
+        uri: Opaque outside of the provider; may be a signed URL, so it is never logged.
+    """
+
+    variant: Variant
+    uri: str = field(repr=False)
+    content_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """
+    No verdict yet. A word nobody knows is also this: it runs until the deadline.
+
+    Attributes:
+        percent: 0 to 100 if the provider tells, else None.
+        poll_after_s: When the provider wants to be asked again, None if it does not say.
+    """
+
+    percent: int | None = None
+    poll_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeeded:
+    """
+    The video exists. The first asset is the video.
+
+    Attributes:
+        expires_at: Until when the provider keeps it, None if it does not say.
+        cost_micros: What the provider says it charged, in micro-dollars.
+    """
+
+    assets: tuple[Asset, ...]
+    expires_at: datetime | None = None
+    cost_micros: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """
+    The provider's verdict: this attempt will never deliver.
+
+    Attributes:
+        charged: False when the provider is known not to bill this failure.
+    """
+
+    error: ProviderError
+    charged: bool = False
+
+
+Progress = Running | Succeeded | Failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """The receipt of a paid submit; *progress* may already be final (synchronous providers)."""
+
+    operation: Operation
+    progress: Progress = field(default_factory=Running)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultStream:
+    """
+    The bytes of one asset as they arrive.
+
+    Attributes:
+        chunks: Ends with `ResultInvalidError` when the connection breaks before the end.
+        size_bytes: As announced, None when the provider does not say.
+    """
+
+    chunks: AsyncIterator[bytes]
+    content_type: str | None
+    size_bytes: int | None
+
+
+class Provider(Protocol):
+    """One wire format. Safe for any number of concurrent calls; holds no credential."""
+
+    @property
+    def name(self) -> str:
+        """The word in `VideoRequest.provider`."""
+        ...
+
+    @property
+    def charges_failures(self) -> bool:
+        """Whether a generation that the provider reports as failed is billed all the same."""
+        ...
+
+    async def submit(self, submission: Submission, credential: Credential) -> Submitted:
+        """
+        Start one paid generation, once.
+
+        Raises:
+            TransientError, RateLimitedError: Provably not accepted.
+            SubmitUnknownError: The request may have arrived.
+            ProviderError: Refused for good (see `vidgen.errors`).
+        """
+        ...
+
+    async def poll(self, operation: Operation, credential: Credential) -> Progress:
+        """
+        Look once.
+
+        Raises:
+            TransientError, RateLimitedError, ProtocolError: Look again later.
+            AuthError, OperationLostError: The operation cannot be seen with this credential.
+        """
+        ...
+
+    def open_result(
+        self, operation: Operation, asset: Asset, credential: Credential
+    ) -> AbstractAsyncContextManager[ResultStream]:
+        """
+        Open the bytes of *asset*; leaving the context closes the connection.
+
+        Raises:
+            NotReadyError, TransientError, RateLimitedError: Try again later.
+            ResultExpiredError: Gone for good, unless a fresh look gives a new address.
+        """
+        ...
+
+    async def cancel(self, operation: Operation, credential: Credential) -> bool:
+        """Stop it at the provider where that is possible; False where the wire format has no cancel."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        ...

@@ -1,0 +1,151 @@
+"""Which providers there are, and what opens them: built once from settings, closed at the end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol, runtime_checkable
+
+from vidgen import catalog
+from vidgen.errors import ProviderNotConfiguredError, UnknownProviderError
+from vidgen.job import Operation
+from vidgen.providers.google import GoogleTokens
+from vidgen.providers.http import ProviderHttp
+from vidgen.providers.protocol import Credential, Provider, Submission
+from vidgen.providers.sora import AuthStyle, SoraProvider
+from vidgen.providers.veo import VeoEndpoints, VeoProvider
+
+SERVER_CREDENTIAL = "server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvidersConfig:
+    """
+    The part of the settings that providers need.
+
+    Attributes:
+        vertex_project: None means that Vertex AI is not configured.
+        vertex_base_url: None means the vendor's own host of *vertex_location*.
+        vertex_credentials: Path or JSON of a service account; None for application default ones.
+        vertex_storage_uri: `gs://bucket/prefix/`; None means that videos come inside the answer.
+        allow_private_addresses: Whether what a provider points to may be in a private network.
+    """
+
+    openai_base_url: str = f"{catalog.OPENAI_ORIGIN}/v1"
+    openai_auth_style: AuthStyle = "bearer"
+    openai_api_key: str | None = field(default=None, repr=False)
+    gemini_base_url: str = f"{catalog.GEMINI_ORIGIN}/v1beta"
+    gemini_api_key: str | None = field(default=None, repr=False)
+    vertex_project: str | None = None
+    vertex_location: str = "us-central1"
+    vertex_base_url: str | None = None
+    vertex_credentials: str | None = field(default=None, repr=False)
+    vertex_storage_uri: str | None = None
+    gcs_base_url: str = "https://storage.googleapis.com"
+    allow_private_addresses: bool = False
+
+    @property
+    def endpoints(self) -> catalog.Endpoints:
+        """What the catalog asks about it."""
+        return catalog.Endpoints.of(
+            openai_base_url=self.openai_base_url,
+            gemini_base_url=self.gemini_base_url,
+            gemini_configured=self.gemini_api_key is not None,
+            vertex_configured=self.vertex_project is not None,
+        )
+
+
+@runtime_checkable
+class FindsRecent(Protocol):
+    """A provider that can list what was started, so that an ambiguous submit can be cleared up."""
+
+    async def find_recent(
+        self, submission: Submission, since: datetime, credential: Credential
+    ) -> tuple[Operation, ...]:
+        """
+        Every operation since *since* that may have come from *submission*, the newest first.
+
+        Raises:
+            SubmitUnknownError: This server cannot list, so nothing is proven.
+            TransientError, RateLimitedError, ProtocolError: Ask again later.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Providers:
+    """Every provider by its name, and the server's own credentials."""
+
+    config: ProvidersConfig
+    http: ProviderHttp
+    by_name: Mapping[str, Provider]
+
+    def get(self, name: str) -> Provider:
+        """
+        Look up one provider.
+
+        Raises:
+            UnknownProviderError: The message names the known ones.
+        """
+        found = self.by_name.get(name)
+        if found is None:
+            known = ", ".join(self.by_name)
+            raise UnknownProviderError(f"There is no provider {name!r}; known are {known}.")
+        return found
+
+    def finder(self, name: str) -> FindsRecent | None:
+        """The provider as one that can list, None if it cannot."""
+        found = self.get(name)
+        return found if isinstance(found, FindsRecent) else None
+
+    def credential(self, name: str, model: str) -> Credential:
+        """
+        Get the server's own credential for *model* of provider *name*.
+
+        Raises:
+            UnknownProviderError: The message names the known ones.
+            ProviderNotConfiguredError: The message says which variable to set.
+        """
+        self.get(name)
+        config = self.config
+        if name == "sora":
+            at_vendor = config.endpoints.sora_is_vendor
+            return _key(config.openai_api_key, "OPENAI_API_KEY", name, at_vendor)
+        on_vertex = config.vertex_project is not None
+        if catalog.veo_api(model, vertex_configured=on_vertex) == "gemini":
+            at_vendor = config.endpoints.gemini_is_vendor
+            return _key(config.gemini_api_key, "GEMINI_API_KEY", name, at_vendor)
+        if not on_vertex:
+            raise ProviderNotConfiguredError(
+                f"{model} is on Vertex AI; set GOOGLE_CLOUD_PROJECT_ID, and"
+                " GOOGLE_APPLICATION_CREDENTIALS outside of Google Cloud."
+            )
+        return Credential(id=SERVER_CREDENTIAL, secret=config.vertex_credentials or "")
+
+    async def aclose(self) -> None:
+        """Close every provider and all connections."""
+        for provider in self.by_name.values():
+            await provider.aclose()
+        await self.http.aclose()
+
+
+def build(config: ProvidersConfig) -> Providers:
+    """Make every provider; nothing is connected yet."""
+    http = ProviderHttp(allow_private_addresses=config.allow_private_addresses)
+    endpoints = VeoEndpoints(
+        gemini_base_url=config.gemini_base_url,
+        vertex_project=config.vertex_project,
+        vertex_location=config.vertex_location,
+        vertex_base_url=config.vertex_base_url,
+        vertex_storage_uri=config.vertex_storage_uri,
+        gcs_base_url=config.gcs_base_url,
+    )
+    sora = SoraProvider(config.openai_base_url, config.openai_auth_style, http)
+    veo = VeoProvider(endpoints, http, GoogleTokens())
+    return Providers(config=config, http=http, by_name={"sora": sora, "veo": veo})
+
+
+def _key(key: str | None, variable: str, provider: str, at_vendor: bool) -> Credential:
+    # A server of one's own may want no key; the vendor always does.
+    if key is None and at_vendor:
+        raise ProviderNotConfiguredError(f"The provider {provider} has no key: set {variable}.")
+    return Credential(id=SERVER_CREDENTIAL, secret=key or "")

@@ -1,0 +1,517 @@
+"""
+The OpenAI Videos protocol, as `sora`: OpenAI's own, and the many servers that speak it since.
+
+OpenAI switched its own endpoint off on 2026-09-24; the protocol lives on in model servers and
+gateways. So nothing but an id and a status is expected of an answer, errors come in four shapes,
+and a status that nobody knows means that the video is still being made.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
+from urllib.parse import quote, urljoin
+
+import orjson
+from aiohttp import FormData
+
+from vidgen import catalog
+from vidgen.errors import (
+    AuthError,
+    ContentBlockedError,
+    GenerationFailedError,
+    InputRejectedError,
+    InvalidRequestError,
+    ModelRetiredError,
+    NotReadyError,
+    OperationLostError,
+    ProtocolError,
+    ProviderError,
+    QuotaExhaustedError,
+    ResultExpiredError,
+    ResultInvalidError,
+    SubmitUnknownError,
+)
+from vidgen.image import recognise
+from vidgen.job import JsonValue, Operation
+from vidgen.providers.answer import Answer, Deed, by_status, poll_hint, scrubbed, wait_hint
+from vidgen.providers.http import ProviderHttp, same_origin
+from vidgen.providers.protocol import (
+    Asset,
+    Credential,
+    Failed,
+    Progress,
+    ResultStream,
+    Running,
+    Submission,
+    Submitted,
+    Succeeded,
+    Variant,
+)
+
+AuthStyle = Literal["bearer", "api-key"]
+
+# How long after completion a refused download only means "not yet".
+SETTLING = timedelta(minutes=2)
+PAGE_LENGTH = 100
+MAX_PAGES = 50
+
+_SUCCEEDED = frozenset({"completed", "complete", "succeeded", "success", "done"})
+_FAILED = frozenset({"failed", "failure", "error", "cancelled", "canceled", "rejected"})
+_MONEY_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "project_usage_limit_exceeded",
+        "billing_hard_limit_reached",
+    }
+)
+_MODERATION_WORDS = ("moderation", "content_policy", "safety", "sensitive")
+_NOT_READY_CODES = frozenset({"video_not_ready", "not_ready", "video_processing"})
+_VARIANTS: tuple[Variant, ...] = ("video", "thumbnail", "spritesheet")
+_EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+
+
+class SoraProvider:
+    """Videos by the OpenAI protocol at *base_url*, e.g. `https://api.openai.com/v1`."""
+
+    name = "sora"
+    charges_failures = False
+
+    def __init__(self, base_url: str, auth_style: AuthStyle, http: ProviderHttp) -> None:
+        """Remember where; connections are *http*'s."""
+        self._base_url = base_url.rstrip("/")
+        self._auth_style = auth_style
+        self._http = http
+        self._wants_forms = False  # learnt from a server that refuses JSON
+
+    async def submit(self, submission: Submission, credential: Credential) -> Submitted:
+        """Start one paid generation, once; see `Provider.submit`."""
+        _check_first_frame(submission)
+        answer = await self._post(submission, credential)
+        if not answer.ok:
+            prompt = submission.request.prompt
+            raise refusal(answer, "submit", secret=credential.secret, prompt=prompt)
+        try:
+            video = answer.json()
+            operation = self._operation(video, submission, credential)
+        except ProtocolError as error:
+            raise SubmitUnknownError(
+                "The submit was accepted, but the answer names no video; it may be running.",
+                http_status=answer.status,
+                request_id=answer.request_id,
+            ) from error
+        return Submitted(operation=operation, progress=parse_video(video, answer.headers))
+
+    async def poll(self, operation: Operation, credential: Credential) -> Progress:
+        """Look once; see `Provider.poll`."""
+        answer = await self._look(operation, credential)
+        if not answer.ok:
+            raise refusal(answer, "poll", secret=credential.secret)
+        video = answer.json()
+        if "status" not in video:
+            raise ProtocolError("The provider's answer about the video has no status.")
+        return parse_video(video, answer.headers)
+
+    @asynccontextmanager
+    async def open_result(
+        self, operation: Operation, asset: Asset, credential: Credential
+    ) -> AsyncIterator[ResultStream]:
+        """Open the bytes of *asset*; see `Provider.open_result`."""
+        self._check_home(operation)
+        if asset.uri in _VARIANTS:
+            suffix = "" if asset.uri == "video" else f"?variant={asset.uri}"
+            url = f"{self._address(operation)}/content{suffix}"
+        else:
+            url = urljoin(f"{operation.endpoint}/", asset.uri)
+
+        async def refused(answer: Answer) -> ProviderError:
+            return await self._unavailable(answer, operation, credential)
+
+        opened: AbstractAsyncContextManager[ResultStream] = self._http.download(
+            url, home=self._base_url, credential=self._headers(credential), refusal=refused
+        )
+        async with opened as stream:
+            is_image = (stream.content_type or "").startswith("image/")
+            if asset.variant != "video" and not is_image:  # some servers ignore the variant
+                raise ResultInvalidError(f"The provider sent no image as {asset.variant}.")
+            yield stream
+
+    async def cancel(self, operation: Operation, credential: Credential) -> bool:
+        """Delete the video; False if the server does not do that (now)."""
+        self._check_home(operation)
+        answer = await self._http.exchange(
+            "cancel", "DELETE", self._address(operation), headers=self._headers(credential)
+        )
+        if answer.ok:
+            return True
+        if answer.status in {400, 404, 405, 409, 501}:
+            return False
+        raise refusal(answer, "cancel", secret=credential.secret)
+
+    async def find_recent(
+        self, submission: Submission, since: datetime, credential: Credential
+    ) -> tuple[Operation, ...]:
+        """
+        Every operation since *since* that may have come from *submission*, the newest first.
+
+        Raises:
+            SubmitUnknownError: This server cannot list, so nothing is proven.
+            ProtocolError: A list that proves nothing.
+        """
+        found: list[tuple[int, Operation]] = []
+        after: str | None = None
+        for _ in range(MAX_PAGES):
+            page = await self._page(after, credential)
+            videos = [video for video in page.get("data") or () if isinstance(video, dict)]
+            for video in videos:
+                created = _number(video.get("created_at"))
+                # The list tells whole seconds; the cut must not lose a video of the same second.
+                if created is not None and created < int(since.timestamp()):
+                    continue
+                if _matches(video, submission):
+                    operation = self._operation(video, submission, credential)
+                    found.append((int(created or 0), operation))
+            ages = [_number(video.get("created_at")) for video in videos]
+            are_old = all(age is not None and age < int(since.timestamp()) for age in ages)
+            last = str(videos[-1].get("id")) if videos else None
+            if page.get("has_more") is not True or last in {None, after} or are_old:
+                found.sort(key=lambda each: each[0], reverse=True)
+                return tuple(operation for _, operation in found)
+            after = last
+        raise ProtocolError(f"The list of videos has more than {MAX_PAGES} pages.")
+
+    async def aclose(self) -> None:
+        """Nothing of its own to close: the connections belong to the registry."""
+
+    async def _post(self, submission: Submission, credential: Credential) -> Answer:
+        fields = build_fields(submission)
+        headers = self._headers(credential)
+        url = f"{self._base_url}/videos"
+        if not submission.images and not self._wants_forms:
+            body = orjson.dumps(fields)
+            answer = await self._http.exchange("submit", "POST", url, headers=headers, json=body)
+            if not _wants_form(answer):
+                return answer
+        form = _form(fields, submission)
+        answer = await self._http.exchange("submit", "POST", url, headers=headers, form=form)
+        self._wants_forms = self._wants_forms or (answer.ok and not submission.images)
+        return answer
+
+    async def _look(self, operation: Operation, credential: Credential) -> Answer:
+        self._check_home(operation)
+        url = self._address(operation)
+        polling_url = operation.extra.get("polling_url")
+        if isinstance(polling_url, str) and same_origin(polling_url, self._base_url):
+            url = polling_url
+        return await self._http.exchange("poll", "GET", url, headers=self._headers(credential))
+
+    async def _unavailable(
+        self, answer: Answer, operation: Operation, credential: Credential
+    ) -> ProviderError:
+        """Tell "not yet" from "gone": by the code, or else by when the video was completed."""
+        if answer.status not in {202, 204, 400, 404, 409, 410, 425}:
+            return refusal(answer, "download", secret=credential.secret)
+        code, _ = _error_of(answer.lenient_json())
+        not_yet = NotReadyError(
+            "The provider calls the video finished but does not hand it out yet.",
+            retry_after_s=wait_hint(answer.headers),
+            http_status=answer.status,
+        )
+        if code in _NOT_READY_CODES or answer.status in {202, 204, 425}:
+            return not_yet
+        gone = ResultExpiredError(
+            f"The provider no longer has the video ({answer.status}).", http_status=answer.status
+        )
+        if answer.status == 410:
+            return gone
+        look = await self._look(operation, credential)
+        if look.status in {404, 410}:
+            return gone
+        if not look.ok:
+            return refusal(look, "poll", secret=credential.secret)
+        return gone if _is_settled(look.json(), datetime.now(UTC)) else not_yet
+
+    async def _page(self, after: str | None, credential: Credential) -> dict[str, Any]:
+        query = f"?limit={PAGE_LENGTH}&order=desc" + (f"&after={quote(after)}" if after else "")
+        answer = await self._http.exchange(
+            "list", "GET", f"{self._base_url}/videos{query}", headers=self._headers(credential)
+        )
+        if answer.status in {404, 405, 501}:
+            raise SubmitUnknownError("This server does not list its videos; nobody can tell.")
+        if not answer.ok:
+            raise refusal(answer, "list", secret=credential.secret)
+        page = answer.json()
+        if not isinstance(page.get("data"), list):
+            raise ProtocolError("The provider's list of videos has no data.")
+        return page
+
+    def _operation(
+        self, video: Mapping[str, Any], submission: Submission, credential: Credential
+    ) -> Operation:
+        found = video.get("id") or video.get("task_id")
+        if not isinstance(found, str | int) or isinstance(found, bool) or not str(found).strip():
+            raise ProtocolError("The provider's answer has no id.")
+        model = submission.request.model
+        assert model is not None  # a submission has every default filled in
+        extra: dict[str, JsonValue] = {}
+        polling_url = video.get("polling_url")
+        # Only at home and without a query, which could carry a secret. A bad one loses no receipt.
+        with suppress(ProtocolError, ValueError):
+            if isinstance(polling_url, str) and polling_url and "?" not in polling_url:
+                address = urljoin(f"{self._base_url}/", polling_url)
+                if same_origin(address, self._base_url):
+                    extra["polling_url"] = address
+        return Operation(
+            provider=self.name,
+            id=str(found),
+            endpoint=self._base_url,
+            model=model,
+            credential_id=credential.id,
+            extra=extra,
+        )
+
+    def _address(self, operation: Operation) -> str:
+        return f"{operation.endpoint}/videos/{quote(operation.id, safe='')}"
+
+    def _headers(self, credential: Credential) -> dict[str, str]:
+        if not credential.secret:  # a server of one's own may want no key
+            return {}
+        if self._auth_style == "api-key":
+            return {"api-key": credential.secret}
+        return {"Authorization": f"Bearer {credential.secret}"}
+
+    def _check_home(self, operation: Operation) -> None:
+        if not same_origin(operation.endpoint, self._base_url):
+            raise OperationLostError(
+                "The video was started at another base URL than OPENAI_BASE_URL names now; the key"
+                " is not sent there. Set it back and retry the job."
+            )
+
+
+def build_fields(submission: Submission) -> dict[str, JsonValue]:
+    """The fields of `POST /videos` as JSON has them; seconds is a string in this protocol."""
+    request = submission.request
+    is_known = catalog.find("sora", request.model or "") is not None
+    optional: dict[str, JsonValue] = {
+        "seconds": None if request.seconds is None else str(request.seconds),
+        "size": request.size,
+        # Not OpenAI's: only models the catalog does not know get this far with them.
+        "aspect_ratio": request.aspect_ratio,
+        "resolution": request.resolution,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "generate_audio": None if is_known else request.audio,
+    }
+    fields: dict[str, JsonValue] = {"model": request.model, "prompt": request.prompt}
+    fields.update((name, value) for name, value in optional.items() if value is not None)
+    fields.update(request.extra)
+    return fields
+
+
+def parse_video(video: Mapping[str, Any], headers: Mapping[str, str]) -> Progress:
+    """Turn a video object into progress; only `status` is expected to be there."""
+    word = str(video.get("status") or "").lower()
+    if word in _SUCCEEDED:
+        return Succeeded(
+            assets=_assets(video),
+            expires_at=_time(video.get("expires_at")),
+            cost_micros=_cost(video.get("usage")),
+        )
+    if word in _FAILED or word in {"expired", "deleted"}:
+        return Failed(error=_verdict(word, video))
+    return Running(percent=_percent(video.get("progress")), poll_after_s=poll_hint(headers))
+
+
+def refusal(answer: Answer, deed: Deed, *, secret: str = "", prompt: str = "") -> ProviderError:
+    """Map an answer that is not 2xx to one class, by its code first and its status second."""
+    body = answer.lenient_json()
+    code, message = _error_of(body)
+    said = scrubbed(message, secret=secret, prompt=prompt)
+    named = f" {code}" if code and code != str(answer.status) else ""
+    sentence = f"The provider refused the {deed} ({answer.status}{named})"
+    sentence = f"{sentence}: {said}" if said else f"{sentence}."
+    if deed == "submit" and answer.status in {404, 410}:
+        sentence += " The model is switched off or unknown there, or OPENAI_BASE_URL is wrong."
+    kind = _kind_by_code(code or "", message.lower(), answer.status, deed)
+    if kind is None:
+        wait_s = wait_hint(answer.headers)
+        return by_status(answer, deed, sentence, code=code, wait_s=wait_s)
+    return kind(
+        sentence, provider_code=code, request_id=answer.request_id, http_status=answer.status
+    )
+
+
+def _kind_by_code(code: str, lower: str, status: int, deed: Deed) -> type[ProviderError] | None:
+    if code in _MONEY_CODES:
+        return QuotaExhaustedError
+    if code == "invalid_api_key":
+        return AuthError
+    if status in {400, 403, 422} and any(word in code for word in _MODERATION_WORDS):
+        return ContentBlockedError
+    is_gone = code == "model_not_found" or "no longer available" in lower
+    if deed == "submit" and 400 <= status < 500 and is_gone:
+        return ModelRetiredError
+    return None
+
+
+def _error_of(body: object) -> tuple[str | None, str]:
+    """Code and message in any known shape: an object, a text, FastAPI's `detail`, `{code, msg}`."""
+    if not isinstance(body, dict):
+        return None, ""
+    error = body.get("error") or body.get("detail") or body
+    if isinstance(error, str):
+        return _word(body.get("code")), error
+    if isinstance(error, list):  # FastAPI's list of what is wrong with which field
+        texts = [str(item.get("msg")) for item in error if isinstance(item, dict)]
+        return None, "; ".join(texts)
+    if not isinstance(error, dict):
+        return None, ""
+    code, kind = _word(error.get("code")), _word(error.get("type"))
+    if kind in _MONEY_CODES and code not in _MONEY_CODES:
+        code = kind
+    message = error.get("message") or error.get("msg") or ""
+    return code or kind, message if isinstance(message, str) else ""
+
+
+def _verdict(word: str, video: Mapping[str, Any]) -> ProviderError:
+    if word == "deleted":
+        return OperationLostError("The video was deleted at the provider.")
+    if word == "expired":
+        return ResultExpiredError("The provider no longer keeps the video.")
+    raw = video.get("error")
+    code, message = _error_of({"error": raw} if raw else {})
+    prompt = video.get("prompt")
+    said = scrubbed(message, prompt=prompt if isinstance(prompt, str) else "")
+    if any(term in (code or "").lower() for term in _MODERATION_WORDS):
+        return ContentBlockedError(
+            "The provider's moderation blocked the video; change the prompt or the image.",
+            provider_code=code,
+        )
+    if word in {"cancelled", "canceled"}:
+        return GenerationFailedError("The video was cancelled at the provider.", provider_code=code)
+    sentence = f"The generation failed at the provider{f' ({code})' if code else ''}"
+    return GenerationFailedError(
+        f"{sentence}: {said}" if said else f"{sentence}.", provider_code=code
+    )
+
+
+def _assets(video: Mapping[str, Any]) -> tuple[Asset, ...]:
+    urls = video.get("unsigned_urls")
+    first = urls[0] if isinstance(urls, list) and urls else video.get("video_url")
+    if isinstance(first, str) and first:
+        return (Asset(variant="video", uri=first, content_type="video/mp4"),)
+    # Only OpenAI's own models come with pictures; other servers send the video for any variant.
+    has_pictures = str(video.get("model") or "").startswith("sora-2")
+    types: Mapping[Variant, str] = {"thumbnail": "image/webp", "spritesheet": "image/jpeg"}
+    return tuple(
+        Asset(variant=variant, uri=variant, content_type=types.get(variant, "video/mp4"))
+        for variant in (_VARIANTS if has_pictures else _VARIANTS[:1])
+    )
+
+
+def _matches(video: Mapping[str, Any], submission: Submission) -> bool:
+    """Whether the listed video may be the submitted one; silence does not speak against it."""
+    request = submission.request
+    model = video.get("model")
+    told = {"size": request.size, "seconds": request.seconds}
+    if isinstance(model, str) and not model.startswith(request.model or ""):
+        return False
+    for name, wanted in told.items():
+        value = video.get(name)
+        if value is not None and wanted is not None and str(value) != str(wanted):
+            return False
+    if not isinstance(video.get("prompt"), str):
+        raise ProtocolError("The list of videos tells no prompts, so it proves nothing.")
+    return bool(video["prompt"].strip() == request.prompt.strip())
+
+
+def _is_settled(video: Mapping[str, Any], now: datetime) -> bool:
+    """Whether the video was completed so long ago that it will not turn up any more."""
+    expires_at = _time(video.get("expires_at"))
+    completed_at = _time(video.get("completed_at"))
+    if expires_at is not None and now > expires_at:
+        return True
+    return completed_at is not None and now - completed_at > SETTLING
+
+
+def _check_first_frame(submission: Submission) -> None:
+    """Refuse here what the vendor would refuse after the upload."""
+    if any(image.role != "first_frame" for image in submission.images):
+        raise InputRejectedError("This provider takes a first_frame image only.")
+    if len(submission.images) > 1:
+        raise InputRejectedError("This provider takes one image only.")
+    for image in submission.images:
+        try:
+            catalog.check_image(submission.request, image.role, recognise(image.data))
+        except InvalidRequestError as error:
+            raise InputRejectedError(error.message) from error
+
+
+def _form(fields: Mapping[str, JsonValue], submission: Submission) -> FormData:
+    # A form is used up by one request, so each gets its own.
+    form = FormData(default_to_multipart=True)
+    for name, value in fields.items():
+        text = value if isinstance(value, str) else orjson.dumps(value).decode()
+        form.add_field(name, text)
+    for image in submission.images:
+        form.add_field(
+            "input_reference",
+            image.data,
+            content_type=image.content_type,
+            filename=f"{image.role}.{_EXTENSIONS.get(image.content_type, 'bin')}",
+        )
+    return form
+
+
+def _wants_form(answer: Answer) -> bool:
+    """Whether JSON was refused unread, by a server that takes forms only: nothing was started."""
+    if answer.status != 422:
+        return answer.status == 415
+    body = answer.lenient_json()
+    if "multipart" in _error_of(body)[1]:
+        return True
+    detail = body.get("detail") if isinstance(body, dict) else None
+    # FastAPI does not see a form, and so misses its first field.
+    places = [item.get("loc") for item in _list(detail) if isinstance(item, dict)]
+    return any(isinstance(place, list) and "prompt" in place for place in places)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _word(value: object) -> str | None:
+    """A code, which some servers send as a number."""
+    return str(value) if isinstance(value, str | int) and value != "" else None
+
+
+def _number(value: object) -> float | None:
+    with suppress(ValueError):
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            return float(str(value).removesuffix("%"))
+    return None
+
+
+def _percent(value: object) -> int | None:
+    number = _number(value)
+    return None if number is None or number != number else int(min(100.0, max(0.0, number)))
+
+
+def _time(value: object) -> datetime | None:
+    number = _number(value)
+    with suppress(ValueError, OverflowError, OSError):
+        return None if number is None or number <= 0 else datetime.fromtimestamp(number, UTC)
+    return None
+
+
+def _cost(usage: object) -> int | None:
+    cost = usage.get("cost") if isinstance(usage, dict) else None
+    if isinstance(cost, int | float | str) and not isinstance(cost, bool):
+        with suppress(InvalidOperation, ValueError, OverflowError):
+            return int((Decimal(str(cost)) * 1_000_000).to_integral_value())
+    return None

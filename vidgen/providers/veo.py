@@ -1,0 +1,429 @@
+"""
+Google's Veo 3.1, as `veo`: one request builder and one reader of operations for two interfaces.
+
+    gemini   key in x-goog-api-key   GET  {operation}                     files with the same key
+    vertex   bearer token            POST {model}:fetchPredictOperation   gs:// with the same token,
+                                                                          or base64 in the answer
+
+The model decides which interface serves a request, the operation remembers it. Google ignores
+parameters that it does not know and charges for the default, so each one is sent only where the
+interface is documented to take it. Whether Vertex charges for a filtered video is not documented:
+such a failure counts as charged.
+"""
+
+import asyncio
+import re
+from base64 import b64encode
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote, urljoin
+
+import orjson
+
+from vidgen import catalog
+from vidgen.errors import (
+    AuthError,
+    GenerationFailedError,
+    InputRejectedError,
+    NotReadyError,
+    OperationLostError,
+    ProtocolError,
+    ProviderError,
+    ResultExpiredError,
+    ResultInvalidError,
+    SubmitUnknownError,
+    TransientError,
+)
+from vidgen.job import JsonValue, Operation
+from vidgen.providers import google, inline
+from vidgen.providers.answer import Answer, scrubbed
+from vidgen.providers.google import GoogleTokens
+from vidgen.providers.http import ProviderHttp, same_origin
+from vidgen.providers.protocol import (
+    Asset,
+    Credential,
+    Failed,
+    ImageBytes,
+    Progress,
+    ResultStream,
+    Running,
+    Submission,
+    Submitted,
+    Succeeded,
+)
+
+Api = Literal["gemini", "vertex"]
+
+INLINE = "inline:"
+POLL_TIMEOUT_S = 300.0  # an answer with the video inside takes a while
+_GEMINI_NAME = re.compile(r"(?:models/[\w.-]+/)?operations/[\w.~-]+", re.ASCII)
+_VERTEX_NAME = re.compile(
+    r"(projects/[\w.:-]+/locations/([a-z0-9-]+)/[\w./-]+)/operations/[\w.~-]+", re.ASCII
+)
+_TOP_LEVEL = frozenset({"labels"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VeoEndpoints:
+    """
+    Where Google is, as configured.
+
+    Attributes:
+        vertex_base_url: None means the vendor's own host of the location.
+        vertex_storage_uri: `gs://bucket/prefix/` the videos are written to; None means that they
+            come inside the answer.
+    """
+
+    gemini_base_url: str
+    vertex_project: str | None
+    vertex_location: str
+    vertex_base_url: str | None
+    vertex_storage_uri: str | None
+    gcs_base_url: str
+
+    def vertex_home(self, location: str) -> str:
+        """The base URL of Vertex AI in *location*."""
+        if self.vertex_base_url is not None:
+            return self.vertex_base_url.rstrip("/")
+        match location:
+            case "global":
+                host = "aiplatform.googleapis.com"
+            case "us" | "eu":
+                host = f"aiplatform.{location}.rep.googleapis.com"
+            case _:
+                host = f"{location}-aiplatform.googleapis.com"
+        return f"https://{host}/v1"
+
+
+class VeoProvider:
+    """Veo videos by the Gemini API or Vertex AI, as the model wants it."""
+
+    name = "veo"
+    charges_failures = False
+
+    def __init__(self, endpoints: VeoEndpoints, http: ProviderHttp, tokens: GoogleTokens) -> None:
+        """Remember where; connections are *http*'s, tokens are *tokens*'."""
+        self._at = endpoints
+        self._http = http
+        self._tokens = tokens
+
+    async def submit(self, submission: Submission, credential: Credential) -> Submitted:
+        """Start one paid generation, once; see `Provider.submit`."""
+        model = submission.request.model
+        assert model is not None  # a submission has every default filled in
+        api = catalog.veo_api(model, vertex_configured=self._at.vertex_project is not None)
+        home, path = self._submit_address(api, model)
+        storage_uri = self._at.vertex_storage_uri if api == "vertex" else None
+        # Up to four images of 20 MiB become base64: too long for the loop.
+        body = await asyncio.to_thread(_encoded, submission, api, storage_uri)
+        answer = await self._call("submit", f"{home}/{path}", api, credential, body)
+        if not answer.ok:
+            prompt = submission.request.prompt
+            raise google.refusal(answer, "submit", secret=credential.secret, prompt=prompt)
+        try:
+            name = _operation_name(answer.json(), api)
+        except ProtocolError as error:
+            raise SubmitUnknownError(
+                "The submit was accepted, but the answer names no operation; it may be running.",
+                http_status=answer.status,
+            ) from error
+        return Submitted(
+            operation=Operation(
+                provider=self.name,
+                id=name,
+                endpoint=home,
+                model=model,
+                credential_id=credential.id,
+                extra={"api": api},
+            )
+        )
+
+    async def poll(self, operation: Operation, credential: Credential) -> Progress:
+        """Look once; see `Provider.poll`."""
+        api = self._checked_api(operation)
+        if api == "gemini":
+            url = f"{operation.endpoint}/{operation.id}"
+            answer = await self._call("poll", url, api, credential, None)
+            if not answer.ok:
+                raise google.refusal(answer, "poll", secret=credential.secret)
+            return parse_operation(answer.json(), api)
+        # The answer may carry the whole video: read it through the scanner, not into memory.
+        try:
+            async with (
+                asyncio.timeout(POLL_TIMEOUT_S),
+                self._fetched(operation, credential) as stream,
+            ):
+                body = await inline.shrink(stream.chunks)
+        except TimeoutError as error:
+            raise TransientError("Google's answer about the video took too long.") from error
+        except ResultInvalidError as error:
+            raise TransientError(f"Google's answer was cut: {error.message}") from error
+        return parse_operation(Answer(status=200, headers={}, body=body).json(), api)
+
+    @asynccontextmanager
+    async def open_result(
+        self, operation: Operation, asset: Asset, credential: Credential
+    ) -> AsyncIterator[ResultStream]:
+        """Open the bytes of *asset*; see `Provider.open_result`."""
+        api = self._checked_api(operation)
+        if asset.uri.startswith(INLINE):
+            async with self._fetched(operation, credential) as stream:
+                index = int(asset.uri.removeprefix(INLINE))
+                yield ResultStream(
+                    chunks=inline.decoded(stream.chunks, index),
+                    content_type=asset.content_type,
+                    size_bytes=None,
+                )
+            return
+        if asset.uri.startswith("gs://"):
+            home, url = self._at.gcs_base_url, _gcs_url(self._at.gcs_base_url, asset.uri)
+        else:
+            home, url = operation.endpoint, urljoin(f"{operation.endpoint}/", asset.uri)
+        async with self._opened(url, home, api, credential) as stream:
+            yield stream
+
+    async def cancel(self, operation: Operation, credential: Credential) -> bool:
+        """Veo has no documented cancel: always False."""
+        return False
+
+    async def aclose(self) -> None:
+        """Nothing of its own to close: the connections belong to the registry."""
+
+    def _submit_address(self, api: Api, model: str) -> tuple[str, str]:
+        named = f"models/{quote(model, safe='')}:predictLongRunning"
+        if api == "gemini":
+            return self._at.gemini_base_url.rstrip("/"), named
+        if self._at.vertex_project is None:
+            raise InputRejectedError(f"{model} is on Vertex AI: set GOOGLE_CLOUD_PROJECT_ID.")
+        project = quote(self._at.vertex_project, safe=":")
+        location = self._at.vertex_location
+        path = f"projects/{project}/locations/{location}/publishers/google/{named}"
+        return self._at.vertex_home(location), path
+
+    async def _call(
+        self,
+        deed: Literal["submit", "poll"],
+        url: str,
+        api: Api,
+        credential: Credential,
+        body: bytes | None,
+    ) -> Answer:
+        """One exchange; a token answered by 401 is replaced once, for nothing was accepted."""
+        method = "GET" if body is None else "POST"
+        headers = await self._headers(api, credential)
+        answer = await self._http.exchange(deed, method, url, headers=headers, json=body)
+        if answer.status == 401 and api == "vertex":
+            headers = await self._headers(api, credential, rejected=headers)
+            answer = await self._http.exchange(deed, method, url, headers=headers, json=body)
+        return answer
+
+    @asynccontextmanager
+    async def _fetched(
+        self, operation: Operation, credential: Credential
+    ) -> AsyncIterator[ResultStream]:
+        """The answer of fetchPredictOperation as it arrives."""
+        found = _VERTEX_NAME.fullmatch(operation.id)
+        assert found is not None  # checked with the endpoint
+        url = f"{operation.endpoint}/{found[1]}:fetchPredictOperation"
+        post = orjson.dumps({"operationName": operation.id})
+        async with self._opened(url, operation.endpoint, "vertex", credential, post=post) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def _opened(
+        self, url: str, home: str, api: Api, credential: Credential, *, post: bytes | None = None
+    ) -> AsyncIterator[ResultStream]:
+        """A stream from *url*; as with `_call`, a token answered by 401 is replaced once."""
+
+        async def refused(answer: Answer) -> ProviderError:
+            if post is not None:
+                return google.refusal(answer, "poll", secret=credential.secret)
+            return _unavailable(answer, api, credential)
+
+        async with AsyncExitStack() as stack:
+
+            async def opened(headers: Mapping[str, str]) -> ResultStream:
+                return await stack.enter_async_context(
+                    self._http.download(
+                        url, home=home, credential=headers, refusal=refused, post=post
+                    )
+                )
+
+            headers = await self._headers(api, credential)
+            try:
+                stream = await opened(headers)
+            except AuthError as error:
+                if error.http_status != 401 or api != "vertex":
+                    raise
+                stream = await opened(await self._headers(api, credential, rejected=headers))
+            yield stream
+
+    async def _headers(
+        self, api: Api, credential: Credential, *, rejected: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        if api == "gemini":
+            return {"x-goog-api-key": credential.secret} if credential.secret else {}
+        old = None if rejected is None else rejected["Authorization"].removeprefix("Bearer ")
+        token = await self._tokens.token(credential, rejected=old)
+        return {"Authorization": f"Bearer {token}"}
+
+    def _checked_api(self, operation: Operation) -> Api:
+        """Which interface has *operation*; its endpoint must be one that may see the credential."""
+        if operation.extra.get("api") == "gemini":
+            home, variable = self._at.gemini_base_url, "GEMINI_BASE_URL"
+            found = _GEMINI_NAME.fullmatch(operation.id)
+        else:
+            found = _VERTEX_NAME.fullmatch(operation.id)
+            home = self._at.vertex_home(found[2] if found else self._at.vertex_location)
+            variable = "VERTEX_BASE_URL"
+        if found is None:
+            raise OperationLostError("The stored operation has no name that Google could know.")
+        if not same_origin(operation.endpoint, home):
+            raise OperationLostError(
+                f"The video was started at another base URL than {variable} names now; the key is"
+                " not sent there. Set it back and retry the job."
+            )
+        return "gemini" if operation.extra.get("api") == "gemini" else "vertex"
+
+
+def build_body(submission: Submission, api: Api, storage_uri: str | None) -> dict[str, JsonValue]:
+    """The body of `predictLongRunning`, each parameter only where *api* takes it."""
+    request = submission.request
+    instance: dict[str, JsonValue] = {"prompt": request.prompt}
+    references: list[JsonValue] = []
+    for image in submission.images:
+        match image.role:
+            case "first_frame":
+                instance["image"] = _image(image)
+            case "last_frame":
+                instance["lastFrame"] = _image(image)
+            case "reference":
+                references.append({"image": _image(image), "referenceType": "asset"})
+    if references:
+        instance["referenceImages"] = references
+    parameters: dict[str, JsonValue] = {
+        "sampleCount": 1,
+        "durationSeconds": request.seconds,
+        "aspectRatio": request.aspect_ratio,
+        "resolution": request.resolution,
+        "negativePrompt": request.negative_prompt,
+    }
+    if api == "vertex":
+        parameters["seed"] = request.seed
+        parameters["generateAudio"] = request.audio
+        parameters["storageUri"] = storage_uri
+    parameters.update(
+        (name, value) for name, value in request.extra.items() if name not in _TOP_LEVEL
+    )
+    body: dict[str, JsonValue] = {
+        "instances": [instance],
+        "parameters": {name: value for name, value in parameters.items() if value is not None},
+    }
+    body.update((name, request.extra[name]) for name in _TOP_LEVEL if name in request.extra)
+    return body
+
+
+def parse_operation(data: Mapping[str, Any], api: Api) -> Progress:
+    """Turn an operation into progress; the order error, filtered, empty, good is Google's own."""
+    if data.get("done") is not True:
+        return Running()
+    error = data.get("error")
+    if isinstance(error, dict):
+        return Failed(error=_in_band(error))
+    response = data.get("response")
+    response = response if isinstance(response, dict) else {}
+    inner = response.get("generateVideoResponse")
+    result = inner if isinstance(inner, dict) else response
+    assets = _assets(result)
+    if not assets:
+        return _without_video(result, api)
+    return Succeeded(assets=assets)
+
+
+def _in_band(error: Mapping[str, Any]) -> ProviderError:
+    code = error.get("code")
+    message = error.get("message")
+    text = message if isinstance(message, str) else ""
+    if code == 3:
+        if google.family(text) is not None:
+            return google.blocked(text)
+        return InputRejectedError(
+            f"Google rejected the request: {scrubbed(text) or 'no reason given'}", provider_code="3"
+        )
+    return GenerationFailedError(
+        f"The generation failed at Google (code {code}): {scrubbed(text) or 'no reason given'}",
+        provider_code=str(code),
+    )
+
+
+def _without_video(result: Mapping[str, Any], api: Api) -> Failed:
+    reasons = result.get("raiMediaFilteredReasons")
+    filtered = result.get("raiMediaFilteredCount")
+    if reasons or (isinstance(filtered, int) and filtered > 0):
+        text = " ".join(map(str, reasons)) if isinstance(reasons, list) else ""
+        return Failed(error=google.blocked(text), charged=api == "vertex")
+    return Failed(error=GenerationFailedError("Google finished the operation without a video."))
+
+
+def _assets(result: Mapping[str, Any]) -> tuple[Asset, ...]:
+    """The first video that has an address or bytes; one is asked for, so one is taken."""
+    items = result.get("generatedSamples") or result.get("videos") or ()
+    inline_count = 0  # as the scanner counts
+    for item in items if isinstance(items, list) else ():
+        if not isinstance(item, dict):
+            continue
+        nested = item.get("video")
+        video = nested if isinstance(nested, dict) else item
+        content_type = str(video.get("mimeType") or "video/mp4")
+        uri = video.get("uri") or video.get("gcsUri")
+        if isinstance(uri, str) and uri:
+            return (Asset(variant="video", uri=uri, content_type=content_type),)
+        if video.get("bytesBase64Encoded"):
+            uri = f"{INLINE}{inline_count}"
+            return (Asset(variant="video", uri=uri, content_type=content_type),)
+        inline_count += "bytesBase64Encoded" in video
+    return ()
+
+
+def _unavailable(answer: Answer, api: Api, credential: Credential) -> ProviderError:
+    # A file of the Gemini API is bound to its project: when gone it may also answer 403.
+    if answer.status in {404, 410} or (api == "gemini" and answer.status == 403):
+        return ResultExpiredError(
+            f"Google no longer has the video ({answer.status}).", http_status=answer.status
+        )
+    refused = google.refusal(answer, "download", secret=credential.secret)
+    if refused.provider_code == "FAILED_PRECONDITION" or answer.status in {409, 425}:
+        return NotReadyError(
+            "Google calls the video finished but does not hand it out yet.",
+            retry_after_s=refused.retry_after_s,
+            http_status=answer.status,
+        )
+    return refused
+
+
+def _operation_name(data: Mapping[str, Any], api: Api) -> str:
+    name = data.get("name")
+    pattern = _GEMINI_NAME if api == "gemini" else _VERTEX_NAME
+    if not isinstance(name, str) or pattern.fullmatch(name) is None or ".." in name:
+        raise ProtocolError("Google's answer has no operation name.")
+    return name
+
+
+def _gcs_url(base_url: str, uri: str) -> str:
+    bucket, _, name = uri.removeprefix("gs://").partition("/")
+    path = f"storage/v1/b/{quote(bucket, safe='')}/o/{quote(name, safe='')}"
+    return f"{base_url.rstrip('/')}/{path}?alt=media"
+
+
+def _image(image: ImageBytes) -> dict[str, JsonValue]:
+    # The documentation's `inlineData` is answered by 400; this is what the SDK sends.
+    return {
+        "bytesBase64Encoded": b64encode(image.data).decode("ascii"),
+        "mimeType": image.content_type,
+    }
+
+
+def _encoded(submission: Submission, api: Api, storage_uri: str | None) -> bytes:
+    return orjson.dumps(build_body(submission, api, storage_uri))
