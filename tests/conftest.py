@@ -1,0 +1,355 @@
+"""Real servers for the tests, one each per run, and a check that no test leaves anything behind."""
+
+import asyncio
+import gc
+import inspect
+import itertools
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import asyncpg
+import psutil
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from vidgen.dev.child import Child
+from vidgen.dev.servers import (
+    NOBODY,
+    PostgresServer,
+    ValkeyServer,
+    find_valkey,
+    valkey_is_ready,
+)
+from vidgen.settings import Settings
+
+if TYPE_CHECKING:  # the heavy ones are imported by the fixtures that need them
+    from vidgen.simulator.s3 import S3Server
+    from vidgen.simulator.server import SimulatorServer
+
+S3_ACCESS_KEY = "test-access-key"
+S3_SECRET_KEY = "test-secret-key"
+BUCKET = "videos"
+TEMPLATE = "vidgen_template"
+LEAK_TIMEOUT_S = 2  # the other end of a closed connection notices a moment later
+
+_CHILDREN = pytest.StashKey[set[psutil.Process]]()
+
+_numbers = itertools.count(1)
+
+
+def pytest_collection_finish() -> None:
+    """Take what every test shares out of the collector's sight: it runs after each one."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Note who runs by now: servers of the whole run may have been started for this very test."""
+    item.stash[_CHILDREN] = _children()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a task, a child process or an open socket behind."""
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("no_task_left")
+    yield
+    left = _children() - request.node.stash.get(_CHILDREN, _children())
+    assert not left, f"child processes left: {[_command_line(child) for child in left]}"
+    gc.collect()  # what was not closed warns now, and warnings are errors
+
+
+@pytest.fixture
+async def no_task_left() -> AsyncIterator[None]:
+    """Fail a test whose tasks go on after it and its fixtures have ended."""
+    before = asyncio.all_tasks()
+    yield
+    if left := asyncio.all_tasks() - before - {asyncio.current_task()}:
+        _, left = await asyncio.wait(left, timeout=LEAK_TIMEOUT_S)
+    assert not left, f"tasks left: {left}"
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """A folder for servers that other users can reach: pytest's own are closed to them."""
+    folder = Path(tempfile.mkdtemp(prefix="vidgen-tests-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_folder: Path) -> Iterator[PostgresServer]:
+    """The PostgreSQL of this run."""
+    with PostgresServer(server_folder / "postgres", durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server(server_folder: Path) -> Iterator[ValkeyServer]:
+    """The Redis of this run."""
+    with ValkeyServer(server_folder / "valkey") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: PostgresServer) -> str:
+    """The name of a database that has been migrated and is only copied."""
+    from vidgen.store.migrate import migrate
+
+    async def make() -> None:
+        await _execute(postgres_server, f"CREATE DATABASE {TEMPLATE}")
+        await migrate(_in_database(postgres_server.url, TEMPLATE))
+
+    asyncio.run(make())
+    return TEMPLATE
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """A database of the test's own without any table."""
+    async with _database(postgres_server, "template0") as url:
+        yield url
+
+
+@pytest.fixture
+async def database_url(
+    postgres_server: PostgresServer, migrated_template: str
+) -> AsyncIterator[str]:
+    """A migrated database of the test's own; connections it leaves open fail the test."""
+    async with _database(postgres_server, migrated_template) as url:
+        yield url
+
+
+@pytest.fixture
+async def redis_url(valkey_server: ValkeyServer) -> AsyncIterator[str]:
+    """An empty Redis; connections the test leaves open fail it."""
+    async with Redis.from_url(valkey_server.url) as redis:
+        await redis.flushall()
+        before = {client["id"] for client in await redis.client_list()}
+        yield valkey_server.url
+
+        async def connections() -> list[dict[str, str]]:
+            return [client for client in await redis.client_list() if client["id"] not in before]
+
+        await _none_left("connections to Redis", connections)
+
+
+@pytest.fixture
+def sentinel_url(redis_url: str, tmp_path: Path) -> Iterator[str]:
+    """The empty Redis as a Sentinel of the test's own announces it."""
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor main 127.0.0.1 {urlsplit(redis_url).port} 1\n")
+    pid_file = tmp_path / "sentinel.pid"
+    child = Child("sentinel", tmp_path, pid_file=pid_file, stop_signal=signal.SIGTERM)
+
+    def command(port: int) -> list[str]:
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--pidfile", str(pid_file)]
+        return [str(find_valkey()), str(config), "--sentinel", *options]
+
+    with child.held():
+        child.start(command, valkey_is_ready)
+    with _ending(child):
+        yield f"redis+sentinel://127.0.0.1:{child.port}/main/0"
+
+
+@pytest.fixture
+def pgbouncer_url(database_url: str, server_folder: Path) -> Iterator[str]:
+    """The test's database behind a pooler in transaction mode."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        assert "CI" not in os.environ, "pgbouncer is missing; .ci/run installs it on Debian"
+        pytest.skip("pgbouncer is not installed (apt-get install pgbouncer)")
+    folder = Path(tempfile.mkdtemp(dir=server_folder))
+    user = NOBODY if os.geteuid() == 0 else None  # like postgres, it does not run as root
+    if user is not None:
+        os.chown(folder, user, user)
+    child = Child(
+        "pgbouncer",
+        folder,
+        pid_file=folder / "pgbouncer.pid",
+        stop_signal=signal.SIGINT,
+        user=user,
+    )
+    with child.held():
+        child.start(partial(_pgbouncer, program, folder, database_url), _takes_connections)
+    with _ending(child):
+        parts = urlsplit(database_url)
+        yield parts._replace(netloc=f"vidgen@127.0.0.1:{child.port}").geturl()
+
+
+@pytest.fixture
+async def s3(tmp_path: Path) -> AsyncIterator["S3Server"]:
+    """An S3 server of the test's own with the bucket `videos`."""
+    import aiobotocore.session
+
+    from vidgen.simulator.s3 import S3Server
+
+    server = S3Server(tmp_path / "s3", access_key=S3_ACCESS_KEY, secret_key=S3_SECRET_KEY)
+    await server.start()
+    try:
+        async with aiobotocore.session.get_session().create_client(
+            "s3",
+            endpoint_url=server.url,
+            region_name="us-east-1",
+            aws_access_key_id=S3_ACCESS_KEY,
+            aws_secret_access_key=S3_SECRET_KEY,
+        ) as client:
+            await client.create_bucket(Bucket=BUCKET)
+        yield server
+    finally:
+        await server.stop()
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator["SimulatorServer"]:
+    """Providers of the test's own, at the wire."""
+    from vidgen.simulator.server import SimulatorServer
+
+    async with SimulatorServer() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(
+    database_url: str, redis_url: str, s3: "S3Server", simulator: "SimulatorServer"
+) -> Settings:
+    """Everything of the test's own, and short waits."""
+    return Settings(
+        database_url=database_url,
+        redis_url=redis_url,
+        admin_token=SecretStr("a-token-for-the-tests"),
+        s3_bucket=BUCKET,
+        s3_endpoint_url=s3.url,
+        s3_addressing_style="path",
+        aws_access_key_id=S3_ACCESS_KEY,
+        aws_secret_access_key=SecretStr(S3_SECRET_KEY),
+        openai_api_key=SecretStr("sk-simulated"),
+        openai_base_url=simulator.sora.url,
+        gemini_api_key=SecretStr("gemini-simulated"),
+        gemini_base_url=simulator.veo.gemini_url,
+        vertex_base_url=simulator.veo.vertex_url,
+        gcs_base_url=simulator.veo.gcs_url,
+        allow_private_addresses=True,
+        concurrency=50,
+        rate_limit_per_min=100_000,
+        backoff_s=0.05,
+        poll_interval_s=0.05,
+        lease_ttl_s=3,
+        shutdown_grace_s=2,
+        progress_interval_s=0.05,
+        sweep_interval_s=0.2,
+        http_host="127.0.0.1",
+        http_port=0,
+    )
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """*settings* as a child process reads them, beside what it needs to run at all."""
+    environment = {
+        name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ
+    }
+    for field, info in Settings.model_fields.items():
+        value = getattr(settings, field)
+        if value != info.default:
+            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            environment[str(info.validation_alias)] = text
+    return environment
+
+
+def _children() -> set[psutil.Process]:
+    # multiprocessing keeps a helper of its own for as long as Python runs.
+    return {
+        child
+        for child in psutil.Process().children()
+        if not any("resource_tracker" in word for word in _command_line(child))
+    }
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it ended meanwhile
+        return []
+
+
+async def _none_left(what: str, found: Callable[[], Awaitable[Sequence[object]]]) -> None:
+    """Fail unless *found* finds nothing soon."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + LEAK_TIMEOUT_S
+    while left := await found():
+        assert loop.time() < deadline, f"{what} left: {left}"
+        await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def _database(server: PostgresServer, template: str) -> AsyncIterator[str]:
+    name = f"test_{next(_numbers)}"
+    # Copying files beats writing them through the log: 18 instead of 28 ms.
+    await _execute(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+    try:
+        yield _in_database(server.url, name)
+
+        async def connections() -> list[asyncpg.Record]:
+            statement = """
+                SELECT pid, query FROM pg_stat_activity
+                WHERE datname = $1 AND backend_type = 'client backend'
+            """
+            return await _execute(server, statement, name)
+
+        await _none_left("connections to PostgreSQL", connections)
+    finally:
+        await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _execute(server: PostgresServer, statement: str, *values: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(server.url, timeout=10)
+    try:
+        return await connection.fetch(statement, *values, timeout=30)
+    finally:
+        await connection.close(timeout=10)
+
+
+def _in_database(url: str, name: str) -> str:
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+@contextmanager
+def _ending(child: Child) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        child.stop()
+
+
+def _pgbouncer(program: str, folder: Path, database_url: str, port: int) -> list[str]:
+    """The command of a pooler on *port*, after writing what it reads."""
+    target = urlsplit(database_url)
+    (folder / "users.txt").write_text('"vidgen" ""\n')
+    config = folder / "pgbouncer.ini"
+    config.write_text(
+        "[databases]\n"
+        f"* = host=127.0.0.1 port={target.port}\n"
+        "[pgbouncer]\n"
+        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = trust\nauth_file = {folder / 'users.txt'}\n"
+        "pool_mode = transaction\ndefault_pool_size = 5\nmax_client_conn = 500\n"
+        f"pidfile = {folder / 'pgbouncer.pid'}\n"
+    )
+    return [program, str(config)]
+
+
+def _takes_connections(child: Child) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", child.port)) == 0

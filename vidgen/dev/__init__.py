@@ -1,0 +1,1 @@
+"""Dev mode: everything a video needs on this machine alone, started and stopped by us."""

@@ -1,0 +1,705 @@
+"""
+What the environment says, read once, checked as a whole, frozen. Nothing else reads it.
+
+`Settings.load()` is for programs: it looks at `.env` and at the environment, which wins, and tells
+every problem at once. `Settings(...)` is for code and tests: values given are all there is.
+"""
+
+import base64
+import binascii
+import difflib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from annotated_types import Ge, Le
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from vidgen.errors import SettingsError
+
+Need = Literal["database", "redis"]
+LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical"]
+LogFormat = Literal["auto", "json", "pretty"]
+
+EVERYTHING: frozenset[Need] = frozenset({"database", "redis"})
+OWN_PREFIX = "VIDGEN_"
+POOLER_PORT = 6543  # where Supabase and its like offer PostgreSQL in transaction mode
+KEY_BYTES = 32  # of a nacl SecretBox
+
+_DATABASE_WANTED = "postgresql://user:password@host:5432/name, special characters as %XX"
+_REDIS_WANTED = (
+    "redis://, rediss:// or unix:// with an address, "
+    "or redis+sentinel://host1:26379,host2:26379/service/0"
+)
+_ENV_FILE = Path(".env")
+
+_SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
+# Said by other clients (Prisma, libpq, Neon, Supabase); asyncpg would send them to the server as
+# settings, and the server refuses the connection.
+_NOT_FOR_ASYNCPG = {
+    "pgbouncer",
+    "connection_limit",
+    "pool_timeout",
+    "connect_timeout",
+    "channel_binding",
+    "gssencmode",
+    "supa",
+}
+
+
+def _wanted(sentence: str) -> PydanticCustomError:
+    # `{` has a meaning in the template, so the sentence goes in as context.
+    return PydanticCustomError("wanted", "{wanted}", {"wanted": sentence})
+
+
+def _http_url(text: str) -> str:
+    wanted = _wanted("http://host or https://host, without user, query or fragment")
+    parts = _split(text, wanted)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise wanted
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise wanted
+    return text.rstrip("/")
+
+
+def _split(text: str, wanted: PydanticCustomError) -> SplitResult:
+    """Parse *text*, with a port that is a number if there is one host only."""
+    try:
+        parts = urlsplit(text)
+        if "," not in parts.netloc:
+            _ = parts.port  # raises on a port that is none
+    except ValueError:
+        raise wanted from None  # the message would repeat the password
+    return parts
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+class Settings(BaseSettings):
+    """
+    Every setting of vidgen, by the name the environment has for it, with its default.
+
+    A text that is empty here is not set. Secrets never show in a repr, a log or an error.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        case_sensitive=True,
+        extra="forbid",
+        validate_by_name=True,
+        validate_by_alias=True,
+        hide_input_in_errors=True,
+    )
+
+    # --- servers ---
+    database_url: str = Field(
+        "",
+        validation_alias="DATABASE_URL",
+        repr=False,
+        description="PostgreSQL, the truth: postgresql://user:password@host:5432/name?sslmode=require.",
+    )
+    database_pool_size: int = Field(
+        10,
+        validation_alias="VIDGEN_DATABASE_POOL_SIZE",
+        ge=1,
+        le=500,
+        description="Connections to PostgreSQL a process opens at most.",
+    )
+    prepared_statements_mode: Literal["auto", "on", "off"] = Field(
+        "auto",
+        validation_alias="VIDGEN_PREPARED_STATEMENTS",
+        description="auto: off behind a transaction pooler (port 6543, pgbouncer=true), else on.",
+    )
+    redis_url: str = Field(
+        "",
+        validation_alias="REDIS_URL",
+        repr=False,
+        description="Redis, disposable: redis://, rediss://, unix:// or "
+        "redis+sentinel://h1:26379,h2:26379/service/0.",
+    )
+    queue_name: str = Field(
+        "vidgen:queue",
+        validation_alias="VIDGEN_QUEUE_NAME",
+        min_length=1,
+        max_length=200,
+        description="Key of the dispatches in Redis; one per installation that shares a Redis.",
+    )
+
+    # --- keys of our own ---
+    encryption_key: SecretStr | None = Field(
+        None,
+        validation_alias="ENCRYPTION_KEY",
+        description="Seals stored provider keys: base64 of 32 random bytes.",
+    )
+    encryption_keys: SecretStr | None = Field(
+        None,
+        validation_alias="ENCRYPTION_KEYS",
+        description="The same for rotation, comma separated: the first seals, all of them open.",
+    )
+    admin_token: SecretStr | None = Field(
+        None,
+        validation_alias="ADMIN_TOKEN",
+        description="Opens the admin endpoints as a Bearer token; at least 16 characters.",
+    )
+
+    # --- logs ---
+    log_level: Annotated[LogLevel, BeforeValidator(lambda text: str(text).lower())] = Field(
+        "info", validation_alias="LOG_LEVEL", description="The least important level written."
+    )
+    log_format: LogFormat = Field(
+        "auto",
+        validation_alias="LOG_FORMAT",
+        description="json or pretty; auto is json, but pretty on a terminal.",
+    )
+
+    # --- providers ---
+    openai_api_key: SecretStr | None = Field(
+        None, validation_alias="OPENAI_API_KEY", description="Key for the provider sora."
+    )
+    openai_base_url: HttpUrl = Field(
+        "https://api.openai.com/v1",
+        validation_alias="OPENAI_BASE_URL",
+        description="Where the OpenAI Videos protocol is spoken; a gateway or compatible server.",
+    )
+    openai_auth_style: Literal["bearer", "api-key"] = Field(
+        "bearer",
+        validation_alias="OPENAI_AUTH_STYLE",
+        description="Header of the key: bearer (Authorization) or api-key (Azure).",
+    )
+    gemini_api_key: SecretStr | None = Field(
+        None, validation_alias="GEMINI_API_KEY", description="Key for veo on the Gemini API."
+    )
+    gemini_base_url: HttpUrl = Field(
+        "https://generativelanguage.googleapis.com/v1beta",
+        validation_alias="GEMINI_BASE_URL",
+        description="Where the Gemini API is spoken.",
+    )
+    google_cloud_project_id: str = Field(
+        "",
+        validation_alias="GOOGLE_CLOUD_PROJECT_ID",
+        description="Project for veo on Vertex AI; set, it turns Vertex AI on.",
+    )
+    google_cloud_location: str = Field(
+        "us-central1",
+        validation_alias="GOOGLE_CLOUD_LOCATION",
+        pattern=r"^[a-z0-9-]+$",
+        description="Region of Vertex AI, or global.",
+    )
+    google_application_credentials: SecretStr | None = Field(
+        None,
+        validation_alias="GOOGLE_APPLICATION_CREDENTIALS",
+        description="Path or JSON of a service account; empty: what the machine itself offers.",
+    )
+    vertex_base_url: HttpUrl | None = Field(
+        None,
+        validation_alias="VERTEX_BASE_URL",
+        description="Where Vertex AI is spoken, with its version; empty: the location's own host.",
+    )
+    gcs_base_url: HttpUrl = Field(
+        "https://storage.googleapis.com",
+        validation_alias="GCS_BASE_URL",
+        description="Where videos that Vertex AI writes to Cloud Storage are read.",
+    )
+    veo_storage_uri: str = Field(
+        "",
+        validation_alias="VIDGEN_VEO_STORAGE_URI",
+        description="gs://bucket/prefix Vertex AI writes to; empty: it answers inline.",
+    )
+
+    # --- storage ---
+    s3_bucket: str = Field(
+        "videos", validation_alias="S3_BUCKET", min_length=1, description="Bucket of the results."
+    )
+    s3_endpoint_url: HttpUrl | None = Field(
+        None, validation_alias="S3_ENDPOINT_URL", description="S3 endpoint; empty: AWS itself."
+    )
+    s3_public_url: HttpUrl | None = Field(
+        None,
+        validation_alias="S3_PUBLIC_URL",
+        description="Address under which the bucket's keys are public; empty: presigned URLs.",
+    )
+    s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
+        "auto",
+        validation_alias="S3_ADDRESSING_STYLE",
+        description="Bucket in the path or in the host name.",
+    )
+    aws_access_key_id: str = Field(
+        "",
+        validation_alias="AWS_ACCESS_KEY_ID",
+        description="S3 access key; empty: what the machine itself offers.",
+    )
+    aws_secret_access_key: SecretStr | None = Field(
+        None, validation_alias="AWS_SECRET_ACCESS_KEY", description="Secret of the access key."
+    )
+    aws_session_token: SecretStr | None = Field(
+        None, validation_alias="AWS_SESSION_TOKEN", description="Goes with temporary access keys."
+    )
+    aws_region: str = Field(
+        "us-east-1",
+        validation_alias="AWS_REGION",
+        min_length=1,
+        description="Region requests are signed for; auto for R2.",
+    )
+    presigned_url_expires_s: int = Field(
+        3600,
+        validation_alias="VIDGEN_PRESIGNED_URL_EXPIRES_S",
+        ge=1,
+        le=604_800,  # what S3 signs for at most
+        description="How long a presigned URL of a result works.",
+    )
+    part_size_mb: int = Field(
+        8,
+        validation_alias="VIDGEN_PART_SIZE_MB",
+        ge=5,  # S3 refuses smaller parts
+        le=512,
+        description="Part of a multipart upload, held in memory.",
+    )
+    parts_in_flight: int = Field(
+        3,
+        validation_alias="VIDGEN_PARTS_IN_FLIGHT",
+        ge=1,
+        le=32,
+        description="Parts one transfer uploads at once.",
+    )
+
+    # --- the way of a video ---
+    concurrency: int = Field(
+        2,
+        validation_alias="VIDGEN_CONCURRENCY",
+        ge=1,
+        le=20_000,
+        description="Videos one worker process has in flight.",
+    )
+    rate_limit_per_min: int = Field(
+        10,
+        validation_alias="VIDGEN_RATE_LIMIT_PER_MIN",
+        ge=1,
+        le=1_000_000,
+        description="Submits a minute over all workers, per provider and credential.",
+    )
+    max_attempts: int = Field(
+        3,
+        validation_alias="VIDGEN_MAX_ATTEMPTS",
+        ge=1,
+        le=20,
+        description="Paid submits one job may cost.",
+    )
+    backoff_s: float = Field(
+        2,
+        validation_alias="VIDGEN_BACKOFF_S",
+        ge=0,
+        le=600,
+        description="First wait after an error; doubles, with jitter.",
+    )
+    poll_interval_s: float = Field(
+        5,
+        validation_alias="VIDGEN_POLL_INTERVAL_S",
+        ge=0.01,
+        le=600,
+        description="Between two looks at a provider that does not say when to look.",
+    )
+    poll_max_attempts: int = Field(
+        120,
+        validation_alias="VIDGEN_POLL_MAX_ATTEMPTS",
+        ge=1,
+        le=100_000,
+        description="Looks of one polling round.",
+    )
+    deadline_s: int = Field(
+        1800,
+        validation_alias="VIDGEN_DEADLINE_S",
+        ge=1,
+        le=604_800,
+        description="The one deadline of a job over all stages, from its first attempt.",
+    )
+    transfer_concurrency: int = Field(
+        4,
+        validation_alias="VIDGEN_TRANSFER_CONCURRENCY",
+        ge=1,
+        le=1000,
+        description="Videos one worker process moves into storage at once.",
+    )
+    lease_ttl_s: float = Field(
+        15,
+        validation_alias="VIDGEN_LEASE_TTL_S",
+        ge=3,
+        le=3600,
+        description="A worker silent for so long is dead; its jobs go to others.",
+    )
+    shutdown_grace_s: float = Field(
+        20,
+        validation_alias="VIDGEN_SHUTDOWN_GRACE_S",
+        ge=0,
+        le=3600,
+        description="How long transfers may finish after SIGTERM.",
+    )
+    progress_interval_s: float = Field(
+        2,
+        validation_alias="VIDGEN_PROGRESS_INTERVAL_S",
+        ge=0.01,
+        le=300,
+        description="Between two writes of progress to PostgreSQL, for all jobs of a process.",
+    )
+    sweep_interval_s: float = Field(
+        5,
+        validation_alias="VIDGEN_SWEEP_INTERVAL_S",
+        ge=0.05,
+        le=3600,
+        description="Between two searches for jobs that nobody carries on.",
+    )
+    retention_hours: float = Field(
+        24,
+        validation_alias="VIDGEN_RETENTION_HOURS",
+        ge=0.01,
+        le=87_600,
+        description="How long failed and cancelled jobs are kept.",
+    )
+    allow_unknown_models: bool = Field(
+        False,
+        validation_alias="VIDGEN_ALLOW_UNKNOWN_MODELS",
+        description="Accept models the catalog does not know; they carry no price.",
+    )
+    allow_private_addresses: bool = Field(
+        False,
+        validation_alias="VIDGEN_ALLOW_PRIVATE_ADDRESSES",
+        description="Fetch images and results, and call webhooks, in private networks, too.",
+    )
+
+    # --- doors ---
+    http_host: str = Field(
+        "0.0.0.0",  # noqa: S104  health checks of an orchestrator come from outside
+        validation_alias="VIDGEN_HTTP_HOST",
+        min_length=1,
+        description="Address the worker's server listens on.",
+    )
+    http_port: int = Field(
+        3000,
+        validation_alias="VIDGEN_HTTP_PORT",
+        ge=0,
+        le=65_535,
+        description="Port of the worker's server; 0 turns it off.",
+    )
+    pg_bin: str = Field(
+        "",
+        validation_alias="VIDGEN_PG_BIN",
+        description="Folder of the PostgreSQL programs for dev mode and tests; empty: found.",
+    )
+
+    @classmethod
+    def load(
+        cls, *, needs: frozenset[Need] = EVERYTHING, env_file: Path | None = _ENV_FILE
+    ) -> Self:
+        """
+        Read `.env` and the environment, which wins.
+
+        Raises:
+            SettingsError: One line per problem: name, what came (secrets masked), what is wanted.
+        """
+        given = _given(env_file)
+        problems = [_unknown(name) for name in sorted(given) if _is_typo(name)]
+        known = {name: text for name, text in given.items() if name in _FIELDS}
+        settings: Self | None = None
+        try:
+            settings = cls.model_validate(known)
+        except ValidationError as error:
+            problems += [_problem(detail, known) for detail in error.errors()]
+        problems += [
+            f"{name}: nothing came; wanted: {wanted}"
+            for need, name, wanted in (
+                ("database", "DATABASE_URL", _DATABASE_WANTED),
+                ("redis", "REDIS_URL", _REDIS_WANTED),
+            )
+            if need in needs and name not in known
+        ]
+        problems += _disagreements(known)
+        if settings is None or problems:
+            raise SettingsError("The settings are not usable:\n  " + "\n  ".join(problems))
+        return settings
+
+    @classmethod
+    def load_or_exit(cls, *, needs: frozenset[Need] = EVERYTHING) -> Self:
+        """The settings, or the end of the process: every problem on stderr, exit code 2."""
+        try:
+            return cls.load(needs=needs)
+        except SettingsError as error:
+            sys.stderr.write(f"{error.message}\n")
+            raise SystemExit(2) from None
+
+    @property
+    def prepared_statements(self) -> bool:
+        """Whether a connection keeps its prepared statements: not behind a transaction pooler."""
+        if self.prepared_statements_mode == "auto":
+            hosts = urlsplit(self.database_url).netloc.rpartition("@")[2].split(",")
+            return not any(host.endswith(f":{POOLER_PORT}") for host in hosts)
+        return self.prepared_statements_mode == "on"
+
+    @property
+    def encryption_key_bytes(self) -> tuple[bytes, ...]:
+        """The keys that open what is sealed; the first one seals. Empty if none is set."""
+        secret = self.encryption_keys or self.encryption_key
+        return _keys(secret.get_secret_value()) if secret else ()
+
+    @property
+    def part_size_bytes(self) -> int:
+        """Bytes of one part of a multipart upload."""
+        return self.part_size_mb * 1024 * 1024
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Values given in code only: `load` is the one place that looks around."""
+        return (init_settings,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _heed_pgbouncer_flag(cls, given: Any) -> Any:
+        # The flag is taken out of the URL below, so its meaning is kept here.
+        names = ("VIDGEN_PREPARED_STATEMENTS", "prepared_statements_mode")
+        url = given.get("DATABASE_URL", given.get("database_url", ""))
+        if not any(name in given for name in names) and "pgbouncer=true" in str(url):
+            return {**given, names[1]: "off"}
+        return given
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, text: str) -> str:
+        return _database_url(text)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, text: str) -> str:
+        return _redis_url(text)
+
+    @field_validator("encryption_key", "encryption_keys")
+    @classmethod
+    def _check_keys(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            _keys(secret.get_secret_value())
+        return secret
+
+    @field_validator("admin_token")
+    @classmethod
+    def _check_token(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) < 16:
+            raise _wanted("at least 16 characters")
+        return secret
+
+    @field_validator("google_application_credentials")
+    @classmethod
+    def _check_credentials(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            text = secret.get_secret_value()
+            if not text.startswith("{") and not Path(text).is_file():
+                raise _wanted("the path of a file that exists, or the JSON of a service account")
+        return secret
+
+    @field_validator("veo_storage_uri")
+    @classmethod
+    def _check_storage_uri(cls, text: str) -> str:
+        if text and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+(/\S*)?", text):
+            raise _wanted("gs://bucket or gs://bucket/prefix")
+        return text.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One setting as documentation tells it; *default* is the text one would write, `` if none."""
+
+    name: str
+    default: str
+    sentence: str
+
+
+def describe() -> tuple[Setting, ...]:
+    """Every setting with its name in the environment, its default and its sentence, in order."""
+    return tuple(
+        Setting(
+            name=name,
+            default=_default(field.default),
+            sentence=field.description or "",
+        )
+        for name, field in _FIELDS.items()
+    )
+
+
+def postgres_bin() -> Path | None:
+    """The folder of the PostgreSQL programs if VIDGEN_PG_BIN names one; needs no other setting."""
+    text = _given(_ENV_FILE).get("VIDGEN_PG_BIN")
+    return Path(text) if text else None
+
+
+def mask_url(text: str) -> str:
+    """*text* without what opens a door: user and password before the host, secrets in the query."""
+    text = re.sub(r"(?is)^([a-z0-9+.-]*://)?.*@", r"\1***@", text)
+    return re.sub(r"(?i)((?:password|secret|token|key|sig\w*)=)[^&\s]*", r"\1***", text)
+
+
+def _default(value: object) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _given(env_file: Path | None) -> dict[str, str]:
+    """What is set and not empty, by name, without the white space that copying brings along."""
+    sources: tuple[Mapping[str, str | None], ...] = (
+        DotEnvSettingsSource(Settings, env_file=env_file).env_vars,
+        EnvSettingsSource(Settings).env_vars,
+    )
+    stripped = {
+        name: text.strip()
+        for source in sources
+        for name, text in source.items()
+        if text is not None
+    }
+    return {name: text for name, text in stripped.items() if text}
+
+
+def _is_typo(name: str) -> bool:
+    return name.startswith(OWN_PREFIX) and name not in _FIELDS
+
+
+def _unknown(name: str) -> str:
+    nearest = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0)
+    return f"{name}: vidgen has no such setting; did you mean {nearest[0]}?"
+
+
+def _problem(detail: ErrorDetails, given: Mapping[str, str]) -> str:
+    name = str(detail["loc"][0])
+    came = _shown(_FIELDS[name], given.get(name, ""))
+    return f"{name}: came {came}; wanted: {_expectation(detail, _FIELDS[name])}"
+
+
+def _shown(field: FieldInfo, text: str) -> str:
+    """What came, in a form that may stand in a log."""
+    is_path = field.validation_alias == "GOOGLE_APPLICATION_CREDENTIALS" and not text.startswith(
+        "{"
+    )
+    if SecretStr in get_args(field.annotation) and not is_path:
+        return f"a secret of {len(text)} characters"
+    return repr(mask_url(text))
+
+
+def _expectation(detail: ErrorDetails, field: FieldInfo) -> str:
+    """What would have been right, from the field rather than from the one bound that was missed."""
+    if detail["type"] == "wanted":
+        return str(detail["ctx"]["wanted"])
+    if field.annotation is bool:
+        return "true or false"
+    if field.annotation in {int, float}:
+        low, high = (
+            next(getattr(bound, word) for bound in field.metadata if isinstance(bound, kind))
+            for kind, word in ((Ge, "ge"), (Le, "le"))
+        )
+        kind = "a whole number" if field.annotation is int else "a number"
+        return f"{kind} from {low} to {high}"
+    if choices := get_args(field.annotation):
+        return "one of " + ", ".join(str(choice) for choice in choices)
+    return detail["msg"]
+
+
+def _disagreements(given: Mapping[str, str]) -> list[str]:
+    """Settings that are right one by one, but not together."""
+    problems = []
+    pair = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    missing = [name for name in pair if name not in given]
+    if len(missing) == 1:
+        problems.append(
+            f"{missing[0]}: nothing came; wanted: both {pair[0]} and {pair[1]}, or none"
+        )
+    if "ENCRYPTION_KEY" in given and "ENCRYPTION_KEYS" in given:
+        problems.append("ENCRYPTION_KEY: came beside ENCRYPTION_KEYS; wanted: one of the two")
+    if "VIDGEN_VEO_STORAGE_URI" in given and "GOOGLE_CLOUD_PROJECT_ID" not in given:
+        problems.append(
+            "GOOGLE_CLOUD_PROJECT_ID: nothing came; wanted: a project, as VIDGEN_VEO_STORAGE_URI "
+            "is for Vertex AI"
+        )
+    return problems
+
+
+def _database_url(text: str) -> str:
+    """*text* as asyncpg understands it."""
+    if not text:
+        return text
+    parts = _split(text, _wanted(_DATABASE_WANTED))
+    query = dict(parse_qsl(parts.query))
+    host = parts.netloc.rpartition("@")[2] or query.get("host")
+    name = parts.path.strip("/") or query.get("dbname") or query.get("database")
+    if parts.scheme not in {"postgres", "postgresql"} or not host or not name:
+        raise _wanted(_DATABASE_WANTED)
+    if "@" in parts.path + parts.query + parts.fragment or parts.fragment:
+        # An unescaped / ? or # in the password ends the address too early.
+        raise _wanted(_DATABASE_WANTED)
+    if query.get("sslmode", "disable") not in _SSL_MODES:
+        raise _wanted("sslmode as one of " + ", ".join(sorted(_SSL_MODES)))
+    words = parts.query.split("&")
+    kept = "&".join(word for word in words if word.partition("=")[0] not in _NOT_FOR_ASYNCPG)
+    return text.partition("?")[0] + (f"?{kept}" if kept else "")
+
+
+def _redis_url(text: str) -> str:
+    if not text:
+        return text
+    wanted = _wanted(_REDIS_WANTED)
+    parts = _split(text, wanted)
+    hosts = parts.netloc.rpartition("@")[2]
+    path = parts.path.strip("/")
+    check: Callable[[], bool] | None = {
+        "redis": lambda: bool(parts.hostname) and (not path or path.isdigit()),
+        "rediss": lambda: bool(parts.hostname) and (not path or path.isdigit()),
+        "unix": lambda: bool(path),
+        "redis+sentinel": lambda: (
+            all(re.fullmatch(r"\[?[^\s,\[\]]+?\]?(:\d{1,5})?", host) for host in hosts.split(","))
+            and re.fullmatch(r"[^/\s]+(/\d+)?", path) is not None
+        ),
+    }.get(parts.scheme)
+    if check is None or not check() or parts.fragment:
+        raise wanted
+    return text
+
+
+def _keys(text: str) -> tuple[bytes, ...]:
+    return tuple(_key(part.strip()) for part in text.split(","))
+
+
+def _key(text: str) -> bytes:
+    try:
+        key = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise _wanted(f"base64 of {KEY_BYTES} random bytes (openssl rand -base64 {KEY_BYTES})")
+    return key
+
+
+_FIELDS: dict[str, FieldInfo] = {
+    str(field.validation_alias): field for field in Settings.model_fields.values()
+}
