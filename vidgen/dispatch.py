@@ -6,10 +6,11 @@ twice changes nothing. Only this module and `worker.py` know arq.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import UUID
 
@@ -17,6 +18,7 @@ import orjson
 from arq.connections import RedisSettings
 from arq.constants import in_progress_key_prefix, job_key_prefix
 from arq.jobs import serialize_job
+from loguru import logger
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -26,6 +28,8 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from vidgen.errors import DispatchError
+
+T = TypeVar("T")
 
 FUNCTION = "generate_video"
 EXPIRES_MS = 7 * 24 * 3600 * 1000  # arq's default of a day would lose what waits longer
@@ -41,10 +45,31 @@ BATCH = 1000
 # ten minutes.
 WORKER_RETRIES = 60
 WORKER_RETRY_CAP_S = 10
+LOUD_EVERY_S = 5.0
 # With Sentinel a fail-over is found by asking again soon, not by insisting on the old primary.
 SENTINEL_RETRIES = 4
 _PASSING = (RedisConnectionError, RedisTimeoutError, OSError)
 _AWAY = (RedisError, OSError, TimeoutError)
+
+
+class _LoudRetry(Retry):
+    """Says now and then that Redis is away; arq would wait for minutes without a word."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._said_at = -LOUD_EVERY_S
+
+    async def call_with_retry(
+        self, do: Callable[[], Awaitable[T]], fail: Callable[[Any], Any]
+    ) -> T:
+        async def tell(error: Any) -> None:
+            now = asyncio.get_running_loop().time()
+            if now - self._said_at >= LOUD_EVERY_S:
+                self._said_at = now
+                logger.warning("redis is away, waiting for it", reason=type(error).__name__)
+            await fail(error)
+
+        return await super().call_with_retry(do, tell)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +153,9 @@ def arq_settings(url: str) -> RedisSettings:
         settings.ssl_cert_reqs = query.get("ssl_cert_reqs", ["required"])[0]
         settings.ssl_ca_certs = query.get("ssl_ca_certs", [None])[0]
         settings.ssl_check_hostname = settings.ssl_cert_reqs == "required"
-    settings.retry = Retry(ExponentialBackoff(cap=WORKER_RETRY_CAP_S, base=0.05), WORKER_RETRIES)
+    settings.retry = _LoudRetry(
+        ExponentialBackoff(cap=WORKER_RETRY_CAP_S, base=0.05), WORKER_RETRIES
+    )
     return _patient(settings)
 
 

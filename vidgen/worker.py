@@ -106,7 +106,7 @@ class House:
     async def _live(self) -> None:
         settings = self._settings
         await _patiently(lambda: migrate(settings.database_url))
-        async with open_resources(settings) as resources:
+        async with open_resources(settings) as resources, serving(resources):
             await _check_bucket(resources)
             async with asyncio.TaskGroup() as group:
                 leases = Leases(resources, group)
@@ -117,12 +117,11 @@ class House:
                     group.create_task(board.run()),
                     group.create_task(sweep.run(resources, leases)),
                 ]
-                async with serving(resources):
-                    self._ready.set_result((resources, leases, board))
-                    logger.info(
-                        "worker ready", workerId=str(leases.id), concurrency=settings.concurrency
-                    )
-                    await self._stop.wait()
+                self._ready.set_result((resources, leases, board))
+                logger.info(
+                    "worker ready", workerId=str(leases.id), concurrency=settings.concurrency
+                )
+                await self._stop.wait()
                 for loop in loops:
                     loop.cancel()
             await leases.leave()
@@ -184,7 +183,7 @@ async def dispatch_due(ctx: dict[str, Any]) -> None:
 async def startup(ctx: dict[str, Any]) -> None:
     """Open everything, or end the process with a sentence that says what is missing."""
     settings: Settings = ctx["settings"]
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.log_level, settings.log_format)  # again: arq has set up its own
     # A line per dispatch costs 200 µs; our own lines tell the same with more.
     logging.getLogger("arq").setLevel(logging.WARNING)
     main = asyncio.current_task()
@@ -281,5 +280,7 @@ async def _check_bucket(resources: Resources) -> None:
 
 def __getattr__(name: str) -> object:
     if name == "WorkerSettings":
-        return worker_settings(Settings.load_or_exit())
+        settings = Settings.load_or_exit()
+        logs.configure(settings.log_level, settings.log_format)
+        return worker_settings(settings)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from loguru import logger
 
 from vidgen import lifecycle
 from vidgen.dispatch import Dispatch
-from vidgen.errors import DatabaseError, DispatchError, LeaseLostError
+from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
 from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
 from vidgen.store import inputs, jobs, upkeep, workers
@@ -85,17 +85,33 @@ async def _dispatch_due(resources: Resources) -> None:
         async with resources.database.connection() as connection:
             due = await jobs.due(connection, overdue_s=OVERDUE_S, after=after, limit=BATCH)
         lost, stuck = await resources.dispatcher.sort([_dispatch(job) for job in due])
-        if stuck:
-            async with resources.database.connection() as connection:
-                raised = await jobs.raise_epoch(connection, [dispatch.job_id for dispatch in stuck])
-            lost += [_dispatch(job) for job in raised]
-        if lost:
-            await resources.dispatcher.send(lost, now=resources.clock.now())
-            logger.info("due jobs dispatched again", jobs=len(lost))
+        again = await _still_due(resources, lost) + await _renamed(resources, stuck)
+        if again:
+            await resources.dispatcher.send(again, now=resources.clock.now())
+            logger.info("due jobs dispatched again", jobs=len(again))
         # A page that was wholly there means that the line is intact: a deep backlog only waits.
-        if len(due) < BATCH or not lost:
+        if len(due) < BATCH or not again:
             return
         after = due[-1]
+
+
+async def _still_due(resources: Resources, lost: list[Dispatch]) -> list[Dispatch]:
+    """Leave out whose dispatch was taken, and job claimed, between our two looks."""
+    if not lost:
+        return []
+    async with resources.database.connection() as connection:
+        due = await jobs.due_now(connection, [dispatch.job_id for dispatch in lost])
+    epochs = {dispatch.job_id: dispatch.epoch for dispatch in lost}
+    return [_dispatch(job) for job in due if job.lease_epoch == epochs[job.id]]
+
+
+async def _renamed(resources: Resources, stuck: list[Dispatch]) -> list[Dispatch]:
+    """Send dispatches that a worker took and died with under a new name: arq keeps the old one."""
+    if not stuck:
+        return []
+    async with resources.database.connection() as connection:
+        renamed = await jobs.raise_epoch(connection, [dispatch.job_id for dispatch in stuck])
+    return [_dispatch(job) for job in renamed]
 
 
 async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> None:
@@ -122,10 +138,17 @@ async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> 
     async with resources.database.connection() as connection:
         await inputs.delete_of_ended(connection)
         await workers.forget_dead(connection, DEAD_WORKER_KEPT_S)
-    aborted = await resources.storage.abort_uploads_older_than(
-        RESULT_PREFIX, ORPHANED_UPLOAD_AGE, resources.clock.now()
-    )
-    logger.info("cleaned up", archived=archived, uploads_aborted=aborted)
+    logger.info("cleaned up", archived=archived, uploads_aborted=await _abort_orphans(resources))
+
+
+async def _abort_orphans(resources: Resources) -> int:
+    try:
+        return await resources.storage.abort_uploads_older_than(
+            RESULT_PREFIX, ORPHANED_UPLOAD_AGE, resources.clock.now()
+        )
+    except StorageError as error:
+        logger.warning("unfinished uploads not looked for", code=error.code, reason=error.message)
+        return 0
 
 
 def _dispatch(job: DueJob) -> Dispatch:

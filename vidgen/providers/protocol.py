@@ -1,8 +1,8 @@
 """
 What vidgen asks of a provider: five deeds, one HTTP exchange each, no loops, no sleeps, no retries.
 
-The pipeline owns time and money: it decides when to submit, look, wait and give up. A provider turns
-one wire format into these values and maps every answer to one class of `vidgen.errors`.
+The pipeline owns time and money: it decides when to submit, look, wait and give up. A provider
+turns one wire format into these values and maps every answer to one class of `vidgen.errors`.
 """
 
 from collections.abc import AsyncIterator
@@ -186,7 +186,9 @@ class Provider(Protocol):
         ...
 
     async def cancel(self, operation: Operation, credential: Credential) -> bool:
-        """Stop it at the provider where that is possible; False where the wire format has no cancel."""
+        """
+        Stop it at the provider where that is possible; False where the wire format has no cancel.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -392,6 +392,18 @@ async def due(
     return [DueJob(**row) for row in rows]
 
 
+async def due_now(connection: Connection, job_ids: Sequence[UUID]) -> list[DueJob]:
+    """Those of *job_ids* that nobody holds and that are due."""
+    rows = await connection.fetch(
+        """
+        SELECT id, lease_epoch, priority, due_at FROM video_jobs
+        WHERE id = ANY($1::uuid[]) AND due_at <= now()
+        """,
+        job_ids,
+    )
+    return [DueJob(**row) for row in rows]
+
+
 async def raise_epoch(connection: Connection, job_ids: Sequence[UUID]) -> list[DueJob]:
     """
     Give unheld jobs a new epoch, and with it the name of a new dispatch.

@@ -1,0 +1,79 @@
+"""Videos from the wish to the bucket, by the front door."""
+
+import hashlib
+
+import pytest
+
+from tests.journeys.conftest import StartWorker
+from vidgen import JobStatus, VideoRequest
+from vidgen.job import EventType
+from vidgen.queue import VideoQueue
+from vidgen.resources import bucket_of
+from vidgen.settings import Settings
+from vidgen.simulator.clips import render
+from vidgen.simulator.server import SimulatorServer
+from vidgen.storage import Storage
+
+MAX_BYTES = 100_000_000
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        VideoRequest(provider="sora", prompt="a tram in the rain", seconds=4, size="1280x720"),
+        VideoRequest(provider="veo", prompt="a tram in the sun", seconds=4, aspect_ratio="9:16"),
+    ],
+    ids=["sora", "veo"],
+)
+async def test_a_wish_becomes_a_video_in_the_bucket(
+    settings: Settings,
+    queue: VideoQueue,
+    start_worker: StartWorker,
+    simulator: SimulatorServer,
+    request_: VideoRequest,
+) -> None:
+    bill = simulator.simulators[request_.provider].bill
+    await start_worker(settings)
+
+    job = await queue.enqueue(request_, scene_id="scene-7", metadata={"order": 1})
+    done = await queue.wait(job.id, timeout=30)
+
+    assert done.status is JobStatus.COMPLETED
+    assert (done.progress, done.attempt, len(bill)) == (100, 1, 1)
+    assert done.duration_s == pytest.approx(4, abs=0.1)
+    assert {done.width, done.height} == {1280, 720}
+    assert done.actual_cost_micros == done.estimated_cost_micros == bill[0].cost_micros
+    assert hashlib.sha256(await stored(settings, done.storage_key)).hexdigest() == done.sha256
+    assert [event.type for event in await queue.history(job.id)] == [
+        EventType.CREATED,
+        EventType.CLAIMED,
+        EventType.SUBMITTING,
+        EventType.SUBMITTED,
+        EventType.GENERATED,
+        EventType.COMPLETED,
+    ]
+
+
+async def test_two_hundred_at_once_cost_one_submit_each(
+    settings: Settings, queue: VideoQueue, start_worker: StartWorker, simulator: SimulatorServer
+) -> None:
+    simulator.sora.clip = render("tram", seconds=1, width=320, height=180, audio=False)
+    await start_worker(settings.model_copy(update={"concurrency": 200, "transfer_concurrency": 8}))
+
+    jobs = await queue.enqueue_many(
+        [VideoRequest(provider="sora", prompt=f"tram {number}", seconds=4) for number in range(200)]
+    )
+    done = [await queue.wait(job.id, timeout=50) for job in jobs]
+
+    assert {job.status for job in done} == {JobStatus.COMPLETED}
+    assert sorted(charge.prompt for charge in simulator.sora.bill) == sorted(
+        f"tram {number}" for number in range(200)
+    )
+    for job in done:
+        assert hashlib.sha256(await stored(settings, job.storage_key)).hexdigest() == job.sha256
+
+
+async def stored(settings: Settings, key: str | None) -> bytes:
+    assert key is not None
+    async with Storage.open(bucket_of(settings)) as storage:
+        return await storage.read(key, MAX_BYTES)

@@ -1,0 +1,1 @@
+"""The stages against real servers and simulated providers, without arq in between."""

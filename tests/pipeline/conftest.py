@@ -1,0 +1,85 @@
+"""A worker without arq: whoever is due is carried."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from vidgen import VideoJob, VideoRequest
+from vidgen.dispatch import Dispatch
+from vidgen.pipeline import sweep
+from vidgen.pipeline.carry import carry
+from vidgen.pipeline.leases import Leases
+from vidgen.pipeline.progress import ProgressBoard
+from vidgen.queue import VideoQueue
+from vidgen.resources import Resources, open_resources
+from vidgen.settings import Settings
+
+FINISH_TIMEOUT_S = 30
+LONGEST_NAP_S = 0.02
+
+
+class Carrier:
+    """Carries jobs as the worker's coroutine does."""
+
+    def __init__(self, resources: Resources, leases: Leases, board: ProgressBoard) -> None:
+        self.resources = resources
+        self.leases = leases
+        self.board = board
+        self.queue = VideoQueue.sharing(resources.settings, resources.database, resources.redis)
+
+    async def enqueue(self, request: VideoRequest) -> VideoJob:
+        return await self.queue.enqueue(request)
+
+    async def carry(self, job: VideoJob) -> VideoJob:
+        """Take *job* as far as it goes in one go."""
+        dispatch = Dispatch(job_id=job.id, epoch=job.lease_epoch)
+        await carry(self.resources, self.leases, self.board, dispatch)
+        return await self.queue.get(job.id)
+
+    async def finish(self, job: VideoJob) -> VideoJob:
+        """Carry *job* again whenever it is due, until it is final."""
+        async with asyncio.timeout(FINISH_TIMEOUT_S):
+            while not job.is_final:
+                job = await self.carry(job)
+                if job.due_at is not None:
+                    wait_s = (job.due_at - self.resources.clock.now()) / timedelta(seconds=1)
+                    await asyncio.sleep(min(max(wait_s, 0), LONGEST_NAP_S))
+        return job
+
+    async def sweep(self) -> None:
+        await sweep.sweep(self.resources, self.leases)
+
+
+@pytest.fixture
+async def resources(settings: Settings) -> AsyncIterator[Resources]:
+    async with open_resources(settings) as resources:
+        yield resources
+
+
+@pytest.fixture
+async def carrier(resources: Resources) -> AsyncIterator[Carrier]:
+    """One worker, with its heartbeat."""
+    stop = asyncio.Event()
+    ready: asyncio.Future[Carrier] = asyncio.get_running_loop().create_future()
+
+    async def live() -> None:
+        # pytest opens and closes a fixture in two tasks; a TaskGroup wants one.
+        async with asyncio.TaskGroup() as group:
+            leases = Leases(resources, group)
+            await leases.join()
+            board = ProgressBoard(resources, leases.id)
+            loops = [group.create_task(leases.run()), group.create_task(board.run())]
+            ready.set_result(Carrier(resources, leases, board))
+            await stop.wait()
+            for loop in loops:
+                loop.cancel()
+        await leases.leave()
+
+    life = asyncio.create_task(live())  # noqa: TID251  awaited below
+    try:
+        yield await ready
+    finally:
+        stop.set()
+        await life
