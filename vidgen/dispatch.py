@@ -2,22 +2,20 @@
 Dispatches: arq's message that a job is due. Redis may lose all of them; the sweep sends them again.
 
 A dispatch is named after the job and the epoch of its lease, so a name is used once, and sending it
-twice changes nothing. Only this module and `worker.py` know arq.
+twice changes nothing. Only this module and `worker.py` know arq, and clients do not even import it:
+it would bring its whole worker along.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import UUID
 
 import orjson
-from arq.connections import RedisSettings
-from arq.constants import in_progress_key_prefix, job_key_prefix
-from arq.jobs import serialize_job
 from loguru import logger
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -29,9 +27,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from vidgen.errors import DispatchError
 
+if TYPE_CHECKING:
+    from arq.connections import RedisSettings
+
 T = TypeVar("T")
 
 FUNCTION = "generate_video"
+# As arq 0.28 names its keys.
+MESSAGE_PREFIX = "arq:job:"
+IN_PROGRESS_PREFIX = "arq:in-progress:"
 EXPIRES_MS = 7 * 24 * 3600 * 1000  # arq's default of a day would lose what waits longer
 # Each step of priority is worth this much waiting time: higher ones go first, old low ones
 # overtake in the end.
@@ -112,40 +116,81 @@ async def open_redis(url: str) -> AsyncIterator[Redis]:
 
 
 def _client(url: str) -> Redis:
-    settings = arq_settings(url)
-    retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), 2)
-    if settings.sentinel:
-        assert not isinstance(settings.host, str)  # Sentinel always comes with a list
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis 5 has no types here
-            settings.host,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            db=settings.database,
-            username=settings.username,
-            password=settings.password,
-            ssl=settings.ssl,
-        )
-        primary: Redis = sentinel.master_for(settings.sentinel_master)
-        return primary
+    if urlsplit(url).scheme == "redis+sentinel":
+        return _primary(_Sentinels.of(url))
     keywords: dict[str, object] = {}
-    if not settings.unix_socket_path:
+    if urlsplit(url).scheme != "unix":
         keywords |= {"socket_keepalive": True, "socket_connect_timeout": CONNECT_TIMEOUT_S}
     pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
         url,
         max_connections=CONNECTIONS,
         timeout=COMMAND_TIMEOUT_S,
-        retry=retry,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
         retry_on_error=list(_PASSING),
         **keywords,
     )
     return Redis(connection_pool=pool)
 
 
-def arq_settings(url: str) -> RedisSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sentinels:
+    hosts: list[tuple[str, int]]
+    service: str
+    database: int
+    username: str | None
+    password: str | None = field(repr=False)
+
+    @classmethod
+    def of(cls, url: str) -> "_Sentinels":
+        parts = urlsplit(url)
+        credentials, _, hosts = parts.netloc.rpartition("@")
+        username, _, password = credentials.partition(":")
+        service, _, database = parts.path.strip("/").partition("/")
+        return cls(
+            hosts=[_host_and_port(address) for address in hosts.split(",")],
+            service=service or "mymaster",
+            database=int(database or 0),
+            username=unquote(username) or None,
+            password=unquote(password) or None,
+        )
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{address}")  # knows the brackets of IPv6
+    return parts.hostname or "localhost", parts.port or 26379
+
+
+def _primary(sentinels: _Sentinels) -> Redis:
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis 5 has no types here
+        sentinels.hosts,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        db=sentinels.database,
+        username=sentinels.username,
+        password=sentinels.password,
+    )
+    primary: Redis = sentinel.master_for(sentinels.service)
+    return primary
+
+
+def arq_settings(url: str) -> "RedisSettings":
     """What arq's worker needs to reach *url*, and to outlive minutes without it."""
+    from arq.connections import RedisSettings
+
     parts = urlsplit(url)
     if parts.scheme == "redis+sentinel":
-        return _sentinel_settings(url)
-    settings = RedisSettings.from_dsn(url)
+        sentinels = _Sentinels.of(url)
+        settings = RedisSettings(
+            host=sentinels.hosts,
+            sentinel=True,
+            sentinel_master=sentinels.service,
+            database=sentinels.database,
+            username=sentinels.username,
+            password=sentinels.password,
+            retry=Retry(ExponentialBackoff(cap=1, base=0.05), SENTINEL_RETRIES),
+        )
+        return _patient(settings)
+    # arq 0.28 stumbles over a slash at the end; drop when > 0.28.
+    settings = RedisSettings.from_dsn(parts._replace(path=parts.path.rstrip("/")).geturl())
     query = parse_qs(parts.query)
     settings.username = unquote(settings.username) if settings.username else None
     settings.password = unquote(settings.password) if settings.password else None
@@ -159,27 +204,7 @@ def arq_settings(url: str) -> RedisSettings:
     return _patient(settings)
 
 
-def _sentinel_settings(url: str) -> RedisSettings:
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    username, _, password = credentials.partition(":")
-    service, _, database = parts.path.strip("/").partition("/")
-    settings = RedisSettings(
-        host=[
-            (host or "localhost", int(port or 26379))
-            for host, _, port in (address.partition(":") for address in hosts.split(","))
-        ],
-        sentinel=True,
-        sentinel_master=service or "mymaster",
-        database=int(database or 0),
-        username=unquote(username) or None,
-        password=unquote(password) or None,
-        retry=Retry(ExponentialBackoff(cap=1, base=0.05), SENTINEL_RETRIES),
-    )
-    return _patient(settings)
-
-
-def _patient(settings: RedisSettings) -> RedisSettings:
+def _patient(settings: "RedisSettings") -> "RedisSettings":
     settings.retry_on_error = list(_PASSING)
     settings.conn_timeout = CONNECT_TIMEOUT_S
     settings.conn_retries = 60
@@ -210,7 +235,7 @@ class Dispatcher:
             ):
                 scores = {dispatch.id: _score(dispatch, now) for dispatch in batch}
                 for dispatch in batch:
-                    pipe.psetex(job_key_prefix + dispatch.id, EXPIRES_MS, _message(dispatch, now))
+                    pipe.psetex(MESSAGE_PREFIX + dispatch.id, EXPIRES_MS, _message(dispatch, now))
                 pipe.zadd(self._queue_name, scores)
                 await pipe.execute()
 
@@ -226,7 +251,7 @@ class Dispatcher:
             self._redis.pipeline(transaction=False) as pipe,
         ):
             pipe.zrem(self._queue_name, dispatch_id)
-            pipe.delete(job_key_prefix + dispatch_id)
+            pipe.delete(MESSAGE_PREFIX + dispatch_id)
             await pipe.execute()
 
     async def sort(self, dispatches: Sequence[Dispatch]) -> tuple[list[Dispatch], list[Dispatch]]:
@@ -245,8 +270,8 @@ class Dispatcher:
         ):
             for dispatch in dispatches:
                 pipe.zscore(self._queue_name, dispatch.id)
-                pipe.exists(job_key_prefix + dispatch.id)
-                pipe.exists(in_progress_key_prefix + dispatch.id)
+                pipe.exists(MESSAGE_PREFIX + dispatch.id)
+                pipe.exists(IN_PROGRESS_PREFIX + dispatch.id)
             answers = await pipe.execute()
         lost, stuck = [], []
         for dispatch, (score, message, in_progress) in zip(
@@ -292,11 +317,13 @@ def _score(dispatch: Dispatch, now: datetime) -> int:
 
 
 def _message(dispatch: Dispatch, now: datetime) -> bytes:
-    return serialize_job(
-        FUNCTION,
-        (str(dispatch.job_id), dispatch.epoch, dispatch.looks),
-        {},
-        None,
-        round(now.timestamp() * 1000),
-        serializer=orjson.dumps,
+    # What `arq.jobs.serialize_job` makes: try, function, arguments, time.
+    return orjson.dumps(
+        {
+            "t": None,
+            "f": FUNCTION,
+            "a": (str(dispatch.job_id), dispatch.epoch, dispatch.looks),
+            "k": {},
+            "et": round(now.timestamp() * 1000),
+        }
     )

@@ -33,7 +33,6 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     │   └── BucketMissingError      bucket_missing
     ├── DatabaseError           database_unavailable    retryable
     ├── DispatchError           redis_unavailable       retryable
-    ├── DeadlineError           deadline_exceeded
     ├── InternalError           internal_error          a defect of vidgen
     └── LeaseLostError          lease_lost              another worker owns the job now: stop
 """
@@ -266,12 +265,6 @@ class DispatchError(VidgenError):
 
     code = "redis_unavailable"
     retryable = True
-
-
-class DeadlineError(VidgenError):
-    """The job's one deadline over all stages has passed."""
-
-    code = "deadline_exceeded"
 
 
 class InternalError(VidgenError):

@@ -20,16 +20,22 @@ from typing import assert_never
 
 from vidgen.errors import (
     AuthError,
+    ContentBlockedError,
     GenerationFailedError,
     GenerationTimeoutError,
+    InputRejectedError,
     InternalError,
     InvalidStateError,
+    ModelRetiredError,
     OperationLostError,
     ProviderError,
     ProviderNotConfiguredError,
+    QuotaExhaustedError,
+    RateLimitedError,
+    RequestError,
     ResultExpiredError,
     StorageError,
-    SubmitUnknownError,
+    TransientError,
     VidgenError,
 )
 from vidgen.job import EventType, JobStatus, JsonValue, Operation, Stage, VideoJob
@@ -45,9 +51,20 @@ MAX_UNSEEN_LOOKS = 6
 # After the first refusal a fresh look may bring a fresh address; after a second one it is gone.
 MAX_EXPIRED_LOOKS = 1
 
-
 # Errors that say: with this credential, from here, now, the operation cannot be seen.
 _UNSEEN = (AuthError, OperationLostError, ProviderNotConfiguredError)
+# Answers to the paid call that prove it was not accepted: now, or for good. After any other error
+# nobody knows what was started.
+_REFUSED_FOR_NOW = (TransientError, RateLimitedError)
+_REFUSED = (
+    *_REFUSED_FOR_NOW,
+    AuthError,
+    ContentBlockedError,
+    InputRejectedError,
+    ModelRetiredError,
+    QuotaExhaustedError,
+    RequestError,
+)
 
 
 class Holder(StrEnum):
@@ -110,7 +127,8 @@ class Backoff:
 
     def wait_s(self, failures: int, wish_s: float | None = None) -> float:
         """Seconds before try number *failures* + 1, never less than the other side's wish."""
-        own = min(self.base_s * 2.0 ** max(failures - 1, 0), MAX_BACKOFF_S) * (1 + self.jitter / 4)
+        doublings = min(max(failures - 1, 0), 64)  # after days of failures a float would overflow
+        own = min(self.base_s * 2.0**doublings, MAX_BACKOFF_S) * (1 + self.jitter / 4)
         return max(own, wish_s or 0.0)
 
 
@@ -320,11 +338,10 @@ def _keeps_its_operation(job: VideoJob) -> bool:
         "operation_lost",
         "input_rejected",
     }
-    return (
-        job.stage in {Stage.GENERATING, Stage.TRANSFERRING}
-        and job.status is JobStatus.FAILED
-        and job.error_code not in over
-    )
+    if job.status is JobStatus.CANCELLED:
+        # A generation may have been stopped at the provider; a finished video is still there.
+        return job.stage is Stage.TRANSFERRING
+    return job.stage in {Stage.GENERATING, Stage.TRANSFERRING} and job.error_code not in over
 
 
 def errored(job: VideoJob, error: VidgenError, *, backoff: Backoff, now: datetime) -> Transition:
@@ -344,27 +361,33 @@ def errored(job: VideoJob, error: VidgenError, *, backoff: Backoff, now: datetim
         "error_code": error.code,
         "error_message": error.message,
     }
-    refused = job.stage is Stage.SUBMITTING  # provably not accepted: this attempt was not paid
-    if refused:
-        changes["attempt"] = job.attempt - 1
+    unpaid = _unpaid(job, error)
     return Transition(
         event=EventType.ERRORED,
         statuses=frozenset({JobStatus.PROCESSING}),
         stages=frozenset({job.stage}),
         holder=Holder.LEASE,
         hold=Hold.FREE,
-        status=_unheld(Stage.QUEUED if refused else job.stage),
-        stage=Stage.QUEUED if refused else None,
+        status=_unheld(Stage.QUEUED if unpaid else job.stage),
+        stage=Stage.QUEUED if unpaid else None,
         due_in_s=wait_s,
-        changes=changes,
+        changes=changes | unpaid,
         detail=_told(error) | {"wait_s": round(wait_s, 3)},
     )
 
 
+def _unpaid(job: VideoJob, error: VidgenError) -> dict[str, JsonValue]:
+    """Give the attempt back when *error* proves that nothing was started, so nothing was paid."""
+    refused = job.stage is Stage.SUBMITTING and isinstance(error, _REFUSED)
+    return {"attempt": job.attempt - 1} if refused else {}
+
+
 def _goes_on(job: VideoJob, error: VidgenError) -> bool:
     match job.stage:
-        case Stage.QUEUED | Stage.SUBMITTING:
-            return error.retryable and not isinstance(error, SubmitUnknownError)
+        case Stage.QUEUED:
+            return error.retryable
+        case Stage.SUBMITTING:
+            return isinstance(error, _REFUSED_FOR_NOW)
         case Stage.GENERATING:
             if isinstance(error, _UNSEEN):
                 return job.failures + 1 < MAX_UNSEEN_LOOKS
@@ -417,13 +440,13 @@ def failed(job: VideoJob, error: VidgenError, *, deadline_s: int | None = None) 
     The job ends with a reason; *deadline_s* says that time ran out while the error was being
     retried.
     """
+    told = _told(error)
     if deadline_s is not None:
-        message = f"not done within its {deadline_s} s; last: {error.message}"
-        # In later stages the last error tells more than the time: its code stays.
-        late = job.stage is Stage.GENERATING
-        error = GenerationTimeoutError(message) if late else error
-    else:
-        message = error.message
+        told["message"] = f"not done within its {deadline_s} s; last: {error.message}"
+        # In other stages the last error tells more than the time: its code stays.
+        if job.stage is Stage.GENERATING:
+            told["code"] = GenerationTimeoutError.code
+    unpaid = _unpaid(job, error)
     return Transition(
         event=EventType.FAILED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -431,8 +454,9 @@ def failed(job: VideoJob, error: VidgenError, *, deadline_s: int | None = None) 
         holder=Holder.LEASE,
         hold=Hold.FREE,
         status=JobStatus.FAILED,
-        changes={"error_code": error.code, "error_message": message},
-        detail=_told(error),
+        stage=Stage.QUEUED if unpaid else None,
+        changes={"error_code": told["code"], "error_message": told["message"]} | unpaid,
+        detail=told,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import orjson
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.client import PubSub
 
 from vidgen.dispatch import redis_errors
@@ -44,28 +44,43 @@ async def tell(redis: Redis, job_id: UUID, percent: int | None = None) -> None:
 
 
 class Watch:
-    """A subscription to one job, which may be deaf for a while when Redis is away."""
+    """A subscription to one job, which is deaf for as long as Redis is away."""
 
-    def __init__(self, pubsub: PubSub | None) -> None:
-        """Listen to *pubsub*; None is deaf from the start."""
+    def __init__(self, pubsub: PubSub, job_id: UUID) -> None:
+        """Subscribe with the first `listen` that succeeds."""
         self._pubsub = pubsub
+        self._job_id = job_id
+        self._subscribed = False
+
+    async def listen(self) -> None:
+        """
+        Subscribe, unless that has been done: *pubsub* itself does it again after a lost connection.
+
+        Raises:
+            DispatchError: Redis is away.
+        """
+        if not self._subscribed:
+            async with redis_errors("subscribe"):
+                await self._pubsub.subscribe(_channel(self._job_id))
+            self._subscribed = True
 
     async def next(self, timeout_s: float) -> Notice | None:
         """The next message, or None after *timeout_s* seconds without one."""
-        if self._pubsub is None:
-            await asyncio.sleep(timeout_s)
-            return None
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
         try:
-            async with redis_errors("listen"):
-                message = await self._pubsub.get_message(
-                    ignore_subscribe_messages=True, timeout=timeout_s
-                )
-        except DispatchError:
-            self._pubsub = None
+            async with asyncio.timeout_at(until):
+                return await self._next(timeout_s)
+        except (DispatchError, TimeoutError):
             await asyncio.sleep(max(until - loop.time(), 0))
             return None
+
+    async def _next(self, timeout_s: float) -> Notice | None:
+        await self.listen()
+        async with redis_errors("listen"):
+            message = await self._pubsub.get_message(
+                ignore_subscribe_messages=True, timeout=timeout_s
+            )
         return None if message is None else Notice(percent=orjson.loads(message["data"]))
 
 
@@ -73,15 +88,25 @@ class Watch:
 async def watch(redis: Redis, job_id: UUID) -> AsyncIterator[Watch]:
     """Subscribe to *job_id* before reading its events, so that none falls in between."""
     async with AsyncExitStack() as stack:
-        pubsub = redis.pubsub()
+        pubsub = PubSub(_own_pool(redis))
         stack.push_async_callback(_close, pubsub)
-        try:
-            async with redis_errors("subscribe"):
-                await pubsub.subscribe(_channel(job_id))
-        except DispatchError:
-            yield Watch(None)
-        else:
-            yield Watch(pubsub)
+        heard = Watch(pubsub, job_id)
+        with suppress(DispatchError):  # a deaf one tries again with each `next`
+            await heard.listen()
+        yield heard
+
+
+def _own_pool(redis: Redis) -> ConnectionPool:
+    """
+    Where a watcher gets its connection: it keeps it for minutes, and many of them must not take
+    the ones that dispatches need.
+    """
+    pool = redis.connection_pool
+    if not isinstance(pool, BlockingConnectionPool):
+        return pool  # Sentinel's has no bound
+    return ConnectionPool(
+        connection_class=pool.connection_class, max_connections=1, **pool.connection_kwargs
+    )
 
 
 async def _close(pubsub: PubSub) -> None:

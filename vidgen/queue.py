@@ -8,11 +8,12 @@ again by the workers' sweep.
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self
+from typing import Self, TypeGuard
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -31,6 +32,7 @@ from vidgen.errors import (
     InvalidStateError,
     JobNotFoundError,
     LeaseLostError,
+    VidgenError,
 )
 from vidgen.job import EventType, JobEvent, JobStatus, JsonValue, VideoJob, VideoRequest
 from vidgen.settings import Settings
@@ -43,9 +45,14 @@ from vidgen.store.rows import parameters_of
 LOOK_INTERVAL_S = 1.0  # watchers read the truth at least so often, whether Redis speaks or not
 CANCEL_TRIES = 5  # a worker may take or give back the job between our look and our write
 MAX_TEXT = 500
+MAX_URL = 2000
+MAX_PRIORITY = 9
+MAX_DEADLINE_S = 7 * 24 * 3600
 MAX_METADATA_BYTES = 16 * 1024
 # One statement carries so many rows; 10,000 prompts in one would be a very long message.
 INSERT_BATCH = 1000
+
+_NULL_CHARACTER = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,21 +257,21 @@ class VideoQueue:
         Raises:
             JobNotFoundError: There is none with this id.
         """
-        job = await self.get(job_id)
+        loop = asyncio.get_running_loop()
+        await self.get(job_id)
         async with live.watch(self._redis, job_id) as watch:
             while True:
-                async with self._database.connection() as connection:
-                    happened = await events.of_job(connection, job_id, after)
-                    job = await jobs.get(connection, job_id) or job
+                look_at = loop.time() + LOOK_INTERVAL_S
+                job, happened = await self._news(job_id, after)
                 for event in happened:
                     after = event.seq or after
                     yield event
-                if job.is_final:
+                if (happened[-1].status if happened else job.status).is_final:
                     return
-                notice = await watch.next(LOOK_INTERVAL_S)
-                while notice is not None and notice.percent is not None:
+                while (notice := await watch.next(look_at - loop.time())) is not None:
+                    if notice.percent is None:
+                        break
                     yield _progressed(job, notice.percent)
-                    notice = await watch.next(LOOK_INTERVAL_S)
 
     async def wait(self, job_id: UUID, *, timeout: float | None = None) -> VideoJob:  # noqa: ASYNC109  part of the public face
         """
@@ -294,7 +301,7 @@ class VideoQueue:
         """
         for _ in range(CANCEL_TRIES):
             job = await self.get(job_id)
-            if job.is_final or job.cancel_requested_at is not None:
+            if job.is_final or (job.worker_id is not None and job.cancel_requested_at is not None):
                 return job
             if job.worker_id is None:
                 change = lifecycle.cancelled(job, held=False, detail={"stage": job.stage})
@@ -329,6 +336,15 @@ class VideoQueue:
         async with self._database.connection() as connection:
             return await jobs.counts(connection)
 
+    async def _news(self, job_id: UUID, after: int) -> tuple[VideoJob, list[JobEvent]]:
+        async with self._database.connection() as connection:
+            # In this order: what is final by now has all its events by then.
+            job = await jobs.get(connection, job_id)
+            happened = await events.of_job(connection, job_id, after)
+        if job is None:
+            raise JobNotFoundError(f"there is no job {job_id}")
+        return job, happened
+
     def _use(self, database: Database, redis: Redis) -> None:
         self._database = database
         self._redis = redis
@@ -339,11 +355,20 @@ class VideoQueue:
     ) -> list[VideoJob]:
         now = datetime.now(UTC)
         _check_wish(wish)
-        prepared = [self._prepare(request, wish, now) for request in requests]
+        prepared: list[tuple[NewJob, list[StoredInput]]] = []
+        for number, request in enumerate(requests):
+            try:
+                prepared.append(self._prepare(request, wish, now))
+            except VidgenError as error:
+                if len(requests) == 1:
+                    raise
+                raise type(error)(f"requests[{number}]: {error.message}") from error
+            if number % INSERT_BATCH == INSERT_BATCH - 1:
+                await asyncio.sleep(0)  # others want the loop, too
         if connection is not None:
             made = await self._insert(connection, prepared)
         else:
-            async with self._database.connection() as own, own.transaction():
+            async with self._database.connection() as own:
                 made = await self._insert(own, prepared)
         await self._dispatch(made)
         return made
@@ -398,15 +423,16 @@ class VideoQueue:
         self, connection: Connection, prepared: Sequence[tuple[NewJob, list[StoredInput]]]
     ) -> list[VideoJob]:
         made: list[VideoJob] = []
-        for start in range(0, len(prepared), INSERT_BATCH):
-            batch = prepared[start : start + INSERT_BATCH]
-            inserted = await jobs.insert(connection, [new for new, _ in batch])
-            if len(inserted) < len(batch):  # only a taken idempotency key is left out
-                return [await _first_job(connection, new) for new, _ in batch]
-            made += inserted
-        stored = [item for _, items in prepared for item in items]
-        if stored:
-            await inputs.insert(connection, stored)
+        async with connection.transaction():  # inside of the caller's, if there is one
+            for start in range(0, len(prepared), INSERT_BATCH):
+                batch = prepared[start : start + INSERT_BATCH]
+                inserted = await jobs.insert(connection, [new for new, _ in batch])
+                if len(inserted) < len(batch):  # only a taken idempotency key is left out
+                    return [await _first_job(connection, new) for new, _ in batch]
+                made += inserted
+            stored = [item for _, items in prepared for item in items]
+            if stored:
+                await inputs.insert(connection, stored)
         return made
 
     async def _dispatch(self, made: Sequence[VideoJob]) -> None:
@@ -460,28 +486,63 @@ async def _first_job(connection: Connection, new: NewJob) -> VideoJob:
 
 
 def _check_wish(wish: _Wish) -> None:
-    if not 0 <= wish.priority <= 9:
-        raise InvalidRequestError(f"priority must be 0 to 9, not {wish.priority}")
-    if wish.run_at is not None and wish.run_at.tzinfo is None:
+    _check_whole("priority", wish.priority, 0, MAX_PRIORITY)
+    if wish.deadline_s is not None:
+        _check_whole("deadline_s", wish.deadline_s, 1, MAX_DEADLINE_S)
+    run_at: object = wish.run_at
+    if run_at is not None and not (isinstance(run_at, datetime) and run_at.utcoffset() is not None):
         raise InvalidRequestError("run_at must be an aware datetime, e.g. with tzinfo=UTC")
-    if wish.deadline_s is not None and wish.deadline_s < 1:
-        raise InvalidRequestError(f"deadline_s must be 1 or more, not {wish.deadline_s}")
     for name in ("idempotency_key", "scene_id", "user_id"):
-        text: str | None = getattr(wish, name)
-        if text is not None and (not text or len(text) > MAX_TEXT or "\0" in text):
+        text: object = getattr(wish, name)
+        if text is not None and not (_is_storable(text) and len(text) <= MAX_TEXT):
             raise InvalidRequestError(
-                f"{name} must have 1 to {MAX_TEXT} characters, none of them NUL"
+                f"{name} must be text of 1 to {MAX_TEXT} characters, without null characters and"
+                " lone surrogates"
             )
-    if wish.webhook_url is not None and urlsplit(wish.webhook_url).scheme not in {"http", "https"}:
-        raise InvalidRequestError("webhook_url must be an http or https address")
+    if wish.webhook_url is not None and not _is_web_address(wish.webhook_url):
+        raise InvalidRequestError(
+            f"webhook_url must be an http or https address of at most {MAX_URL} characters"
+        )
+    _check_metadata(wish.metadata)
+
+
+def _check_whole(name: str, value: object, lowest: int, highest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise InvalidRequestError(
+            f"{name} must be a whole number from {lowest} to {highest}, not {value!r:.60}"
+        )
+
+
+def _is_storable(text: object) -> TypeGuard[str]:
+    if not isinstance(text, str) or not text or "\0" in text:
+        return False
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _is_web_address(url: object) -> bool:
+    if not _is_storable(url) or len(url) > MAX_URL or any(letter.isspace() for letter in url):
+        return False
     try:
-        size_bytes = len(orjson.dumps(dict(wish.metadata)))
+        parts = urlsplit(url)
+        _ = parts.port  # raises on a port that is none
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def _check_metadata(metadata: object) -> None:
+    if not isinstance(metadata, Mapping):
+        raise InvalidRequestError("metadata must be a mapping of names to JSON values")
+    try:
+        text = orjson.dumps(dict(metadata))
     except TypeError as error:
         raise InvalidRequestError(f"metadata must be JSON: {error}") from error
-    if size_bytes > MAX_METADATA_BYTES:
+    if len(text) > MAX_METADATA_BYTES:
         raise InvalidRequestError(
-            f"metadata may have {MAX_METADATA_BYTES} bytes of JSON, not {size_bytes}"
+            f"metadata may have {MAX_METADATA_BYTES} bytes of JSON, not {len(text)}"
         )
+    if _NULL_CHARACTER.search(text):
+        raise InvalidRequestError("metadata contains a null character, which nothing can store")
 
 
 def _fingerprint(request: VideoRequest, parameters: Mapping[str, JsonValue]) -> str:

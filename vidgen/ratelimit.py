@@ -13,15 +13,14 @@ from redis.asyncio import Redis
 
 from vidgen.dispatch import redis_errors
 
-WINDOW_S = 60
-HORIZON_S = (
-    30  # how far ahead turns are handed out; a job of higher priority waits that long at most
-)
+WINDOW_S = 60.0
+# How far ahead turns are handed out; a job of higher priority waits that long at most.
+HORIZON_S = 30.0
 
 _RESERVE = """
 local turns, tail = KEYS[1], KEYS[2]
 local limit, window, horizon = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local ahead, member = ARGV[4] == '1', ARGV[5]
+local ahead, job = ARGV[4] == '1', ARGV[5]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', turns, '-inf', now - window)
@@ -33,12 +32,13 @@ end
 local last = tonumber(redis.call('GET', tail) or '0')
 local line = last > now
 if at - now <= horizon and (ahead or not line) then
-    redis.call('ZADD', turns, at, member)
+    -- A job may need several turns within one window (refused, asked again): each counts.
+    redis.call('ZADD', turns, at, job .. ':' .. at)
     redis.call('PEXPIRE', turns, at - now + window)
     return {1, at - now}
 end
 if ahead then
-    return {0, math.max(at - now - horizon / 2, 1000)}
+    return {0, at - now - horizon / 2}
 end
 local back = math.max(last, at - horizon / 2, now) + window / limit
 redis.call('SET', tail, back, 'PX', math.ceil(back - now) + 1)
@@ -60,11 +60,26 @@ class Turn:
 
 
 class RateLimit:
-    """One limit for every pair of provider and credential."""
+    """
+    One limit for every pair of provider and credential.
 
-    def __init__(self, redis: Redis, *, limit_per_min: int) -> None:
+    Args:
+        limit_per_min: Turns in any *window_s* seconds, which is a minute.
+        horizon_s: How far ahead turns are handed out.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        limit_per_min: int,
+        window_s: float = WINDOW_S,
+        horizon_s: float = HORIZON_S,
+    ) -> None:
         """Count in *redis*."""
         self._limit_per_min = limit_per_min
+        self._window_ms = round(window_s * 1000)
+        self._horizon_ms = round(horizon_s * 1000)
         self._reserve = redis.register_script(_RESERVE)
 
     async def reserve(
@@ -86,8 +101,8 @@ class RateLimit:
                 keys=[key, f"{key}:tail"],
                 args=[
                     self._limit_per_min,
-                    WINDOW_S * 1000,
-                    HORIZON_S * 1000,
+                    self._window_ms,
+                    self._horizon_ms,
                     int(ahead),
                     f"{job_id}",
                 ],

@@ -16,6 +16,9 @@ from vidgen.settings import Settings
 from vidgen.storage import Bucket, Storage
 from vidgen.store.pool import Database
 
+# What the parts of all transfers of a process hold together; one alone may always fill its own.
+MEMORY_BYTES = 160 * 1024 * 1024
+
 
 @dataclass(slots=True)
 class Clock:
@@ -88,18 +91,21 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
 
 def bucket_of(settings: Settings) -> Bucket:
     """The bucket that the settings name."""
-    secret = settings.aws_secret_access_key
+    secret, token = settings.aws_secret_access_key, settings.aws_session_token
+    parts = settings.parts_in_flight + 1
     return Bucket(
         name=settings.s3_bucket,
         endpoint_url=settings.s3_endpoint_url,
         public_url=settings.s3_public_url,
         access_key_id=settings.aws_access_key_id or None,
         secret_access_key=secret.get_secret_value() if secret else None,
+        session_token=token.get_secret_value() if token else None,
         region=settings.aws_region,
         addressing_style=settings.s3_addressing_style,
         part_size_bytes=settings.part_size_bytes,
         parts_in_flight=settings.parts_in_flight,
-        max_connections=settings.transfer_concurrency * (settings.parts_in_flight + 1) + 4,
+        memory_bytes=max(MEMORY_BYTES, settings.part_size_bytes * parts),
+        max_connections=settings.transfer_concurrency * parts + 4,
     )
 
 

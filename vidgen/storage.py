@@ -347,15 +347,17 @@ class Storage:
         self, key: str, source: "_Source", content_type: str, metadata: dict[str, str]
     ) -> str:
         digest = base64.b64encode(source.sha256.digest()).decode()
+        # Closed at once: botocore's requests are circles that live until the next collection.
         async with self._mapped("store an object", PART_TIMEOUT_S):
-            answer = await self._client.put_object(
-                Bucket=self._bucket.name,
-                Key=key,
-                Body=source.hand_over(),
-                ContentType=content_type,
-                Metadata=metadata,
-                ChecksumSHA256=digest,
-            )
+            with source.hand_over() as part:
+                answer = await self._client.put_object(
+                    Bucket=self._bucket.name,
+                    Key=key,
+                    Body=part,
+                    ContentType=content_type,
+                    Metadata=metadata,
+                    ChecksumSHA256=digest,
+                )
         return answer["ETag"]
 
     async def _put_parts(
@@ -406,6 +408,7 @@ class Storage:
             try:
                 etags[number] = await self._send_part(key, upload_id, number, part)
             finally:
+                part.close()  # as in `_put`
                 slots.release()
                 source.room.release()
 
@@ -581,19 +584,30 @@ class _Source:
     async def fill(self, limit: int) -> None:
         """Get the next part of up to *limit* bytes; then `ended` says whether it is the last."""
         await self.room.acquire()
-        part, left = io.BytesIO(), limit
+        part, left = self._empty_part(limit), limit
         while left and (self._rest or await self._next()):
             taken = part.write(self._rest[:left])
             self._rest = self._rest[taken:]
             left -= taken
         if not self._rest:
             await self._next()
+        part.truncate()
         if limit - left < HASH_IN_THREAD_BYTES:
             self.sha256.update(part.getbuffer())
         else:
             await asyncio.to_thread(self.sha256.update, part.getbuffer())
         part.seek(0)
         self._part = part
+
+    def _empty_part(self, limit: int) -> io.BytesIO:
+        """Make room for all that is announced in one piece: growing would take an eighth more."""
+        part = io.BytesIO()
+        if self.announced_bytes is not None:
+            coming = self.announced_bytes - self.size_bytes + len(self._rest)
+            part.seek(max(min(limit, coming) - 1, 0))
+            part.write(b"\0")
+            part.seek(0)
+        return part
 
     def hand_over(self) -> io.BytesIO:
         """Give the part and forget it, so that its memory ends with its upload."""

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from tests.journeys.conftest import StartWorker
-from vidgen import JobStatus, VideoRequest
+from vidgen import JobStatus, VideoJob, VideoRequest
 from vidgen.job import EventType
 from vidgen.queue import VideoQueue
 from vidgen.resources import bucket_of
@@ -43,7 +43,7 @@ async def test_a_wish_becomes_a_video_in_the_bucket(
     assert done.duration_s == pytest.approx(4, abs=0.1)
     assert {done.width, done.height} == {1280, 720}
     assert done.actual_cost_micros == done.estimated_cost_micros == bill[0].cost_micros
-    assert hashlib.sha256(await stored(settings, done.storage_key)).hexdigest() == done.sha256
+    assert await digests(settings, [done]) == [done.sha256]
     assert [event.type for event in await queue.history(job.id)] == [
         EventType.CREATED,
         EventType.CLAIMED,
@@ -69,11 +69,13 @@ async def test_two_hundred_at_once_cost_one_submit_each(
     assert sorted(charge.prompt for charge in simulator.sora.bill) == sorted(
         f"tram {number}" for number in range(200)
     )
-    for job in done:
-        assert hashlib.sha256(await stored(settings, job.storage_key)).hexdigest() == job.sha256
+    assert await digests(settings, done) == [job.sha256 for job in done]
 
 
-async def stored(settings: Settings, key: str | None) -> bytes:
-    assert key is not None
+async def digests(settings: Settings, jobs: list[VideoJob]) -> list[str]:
+    """The SHA-256 of what the bucket really holds for each of *jobs*."""
     async with Storage.open(bucket_of(settings)) as storage:
-        return await storage.read(key, MAX_BYTES)
+        return [
+            hashlib.sha256(await storage.read(job.storage_key or "", MAX_BYTES)).hexdigest()
+            for job in jobs
+        ]

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.pipeline.conftest import Carrier
-from vidgen import InputImage, JobStatus, VideoJob, VideoRequest
+from vidgen import InputImage, JobStatus, VideoRequest
 from vidgen.errors import InvalidRequestError
 from vidgen.job import EventType, Stage
 from vidgen.resources import Resources

@@ -61,13 +61,14 @@ class Child:
         pid_file: Path,
         stop_signal: signal.Signals,
         user: int | None = None,
+        port: int = 0,
     ) -> None:
-        """Describe it; *user* None runs it as who we are."""
+        """Describe it; *user* None runs it as who we are, *port* is the one it likes best."""
         self.name = name
         self.folder = folder
         self.pid_file = pid_file
         self.log = folder / f"{name}.log"
-        self.port = 0
+        self.port = port
         self._stop_signal = stop_signal
         self._user = user
         self._lock: int | None = None
@@ -106,8 +107,8 @@ class Child:
             SettingsError: It ended, or was not ready in time; the message has the end of its log.
         """
         atexit.register(self.stop)  # where the system does not tell a child of its parent's end
-        for _ in range(START_TRIES):
-            self.port = _free_port()
+        for tries in range(START_TRIES):
+            self.port = self.port if self.port and not tries else _free_port()
             self._spawn(command(self.port))
             if self._wait_until(lambda: is_ready(self)):
                 return

@@ -43,9 +43,7 @@ async def _serve(folder: Path, generation_s: float) -> None:
     keys = orjson.loads((folder / "keys.json").read_bytes())
     # Operations of unfinished jobs name the port they live at, so it stays over a restart.
     ports = _ports(folder / "ports.json")
-    s3 = S3Server(
-        folder / "s3", access_key=keys["s3_access_key"], secret_key=keys["s3_secret_key"]
-    )
+    s3 = S3Server(folder / "s3", access_key=keys["s3_access_key"], secret_key=keys["s3_secret_key"])
     await s3.start(LOOPBACK, _if_free(ports["s3"]))
     try:
         async with SimulatorServer(

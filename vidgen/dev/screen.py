@@ -29,7 +29,7 @@ from vidgen.queue import VideoQueue
 PLAIN_WIDTH = 200  # where no terminal has a width: rows are not broken
 PLAIN_STEP_PERCENT = 25
 MAX_LABEL_WIDTH = 30
-OTHER_COLUMNS_WIDTH = 54
+OTHER_COLUMNS_WIDTH = 50
 
 STYLES = {
     JobStatus.PENDING: "yellow",
@@ -152,7 +152,7 @@ async def follow(
     Raises:
         JobNotFoundError, DatabaseError: As the queue says.
     """
-    views = {job.id: _View(label=place(job)) for job in jobs}
+    views = {job.id: _View(label=plain(job.model)) for job in jobs}
     display = _Bars(screen) if screen.is_terminal else _Lines(screen)
     final: dict[UUID, VideoJob] = {}
 
@@ -185,7 +185,9 @@ class _Bars:
     def __init__(self, screen: Console) -> None:
         self._progress = Progress(
             TextColumn("  {task.description}"),
-            BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
+            BarColumn(
+                bar_width=20, complete_style="cyan", finished_style="green", pulse_style="cyan"
+            ),
             _State(),
             TimeElapsedColumn(),
             console=screen,
@@ -206,7 +208,8 @@ class _Bars:
         bar = self._bars[job_id]
         # A provider that tells no percentage gets a bar that moves.
         blind = view.word == "generating" and view.percent == 0
-        self._progress.update(bar, total=None if blind else 100, completed=view.percent)
+        self._progress.tasks[bar].total = None if blind else 100  # `update` takes no None for it
+        self._progress.update(bar, completed=view.percent)
         if view.status.is_final:
             self._progress.stop_task(bar)
 

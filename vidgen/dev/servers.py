@@ -83,6 +83,7 @@ class PostgresServer:
             pid_file=home / "data" / "postmaster.pid",
             stop_signal=signal.SIGINT,  # "fast": open transactions are rolled back
             user=user,
+            port=self._child.port if self._child else 0,  # again where clients know it
         )
         with child.held():
             programs = find_postgres()
@@ -147,7 +148,13 @@ class ValkeyServer:
         """
         home = self.folder.absolute()
         _make(home, None)
-        child = Child("valkey", home, pid_file=home / "valkey.pid", stop_signal=signal.SIGTERM)
+        child = Child(
+            "valkey",
+            home,
+            pid_file=home / "valkey.pid",
+            stop_signal=signal.SIGTERM,
+            port=self._child.port if self._child else 0,  # again where clients know it
+        )
         with child.held():
             child.start(partial(self._command, find_valkey(), home), valkey_is_ready)
         self._child = child

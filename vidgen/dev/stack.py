@@ -16,7 +16,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Self
@@ -34,6 +34,10 @@ BUCKET = "videos"
 PROJECT = "vidgen-simulator"
 PREPARE_TIMEOUT_S = 30.0
 KILL_AFTER_S = 3.0  # beside the grace that the worker has by its settings
+
+# Two ways to the same worker; the second has no log lines of arq's own before ours.
+ARQ = ("arq", "vidgen.worker.WorkerSettings")
+OURS = ("vidgen", "worker")
 
 Say = Callable[[str, str], None]
 
@@ -119,10 +123,13 @@ class Stack:
 class Worker:
     """A worker as a child process, with *settings* as its whole configuration."""
 
-    def __init__(self, settings: Settings, log: Path | None = None) -> None:
+    def __init__(
+        self, settings: Settings, log: Path | None = None, program: Sequence[str] = ARQ
+    ) -> None:
         """Start nothing yet; without *log* it writes to our own output."""
         self._settings = settings
         self._log = log
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -159,7 +166,7 @@ class Worker:
         # A killed parent takes the servers along, and then nothing is left to hand over to.
         leash = [sys.executable, "-m", "vidgen.dev.leash", str(os.getpid())]
         return subprocess.Popen(  # noqa: S603  our own interpreter and modules
-            [*leash, sys.executable, "-m", "arq", "vidgen.worker.WorkerSettings"],
+            [*leash, sys.executable, "-m", *self._program],
             env=environment.for_child(self._settings),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -249,7 +256,12 @@ async def _prepare(settings: Settings) -> None:
     from vidgen.storage import Storage
     from vidgen.store.migrate import migrate
 
-    async with asyncio.timeout(PREPARE_TIMEOUT_S):
-        await migrate(settings.database_url)
-        async with Storage.open(bucket_of(settings)) as storage:
-            await storage.create_bucket()
+    try:
+        async with asyncio.timeout(PREPARE_TIMEOUT_S):
+            await migrate(settings.database_url)
+            async with Storage.open(bucket_of(settings)) as storage:
+                await storage.create_bucket()
+    except TimeoutError as error:
+        raise SettingsError(
+            f"the new servers did not do their first work within {PREPARE_TIMEOUT_S:.0f} s"
+        ) from error

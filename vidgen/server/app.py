@@ -11,9 +11,9 @@ from loguru import logger
 from vidgen.errors import (
     DatabaseError,
     DispatchError,
-    InvalidRequestError,
     InvalidStateError,
     JobNotFoundError,
+    RequestError,
     SettingsError,
     VidgenError,
 )
@@ -28,11 +28,11 @@ MAX_BODY_BYTES = 1024 * 1024
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/api/health/worker"})
 SHUTDOWN_TIMEOUT_S = 2.0
 _STATUS: dict[type[VidgenError], int] = {
-    InvalidRequestError: 400,
     JobNotFoundError: 404,
     InvalidStateError: 409,
     DatabaseError: 503,
     DispatchError: 503,
+    RequestError: 400,
 }
 
 
@@ -86,7 +86,10 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return _problem(error.status, "http_error", error.reason)
+        response = _problem(error.status, "http_error", error.reason)
+        if allow := error.headers.get("Allow"):
+            response.headers["Allow"] = allow
+        return response
     except VidgenError as error:
         status = _status(error)
         return _problem(status, error.code, error.message)
@@ -102,7 +105,9 @@ async def _authorised(request: web.Request, handler: Handler) -> web.StreamRespo
     secret = request.app[RESOURCES].settings.admin_token
     if secret is not None and request.path not in OPEN_PATHS:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        given = token.strip().encode() if scheme.lower() == "bearer" else b""
+        given = (
+            token.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
+        )
         if not hmac.compare_digest(given, secret.get_secret_value().encode()):
             response = _problem(
                 401, "unauthorized", "this needs `Authorization: Bearer ADMIN_TOKEN`"
@@ -116,7 +121,7 @@ def _status(error: VidgenError) -> int:
     for kind, status in _STATUS.items():
         if isinstance(error, kind):
             return status
-    return 400
+    return 500
 
 
 def _problem(status: int, code: str, message: str) -> web.Response:

@@ -13,6 +13,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 FPS = 24
 CACHE_LIMIT_BYTES = 64 * 1024 * 1024  # some fifty clips of 8 s in 720p
+PICTURES_KEPT = 16
 _SAMPLE_RATE = 48_000
 _TONE_PERIOD = 120  # samples: 400 Hz, and a whole number of periods in every frame of sound
 _BACKGROUND = (17, 22, 35)
@@ -114,6 +116,7 @@ def padded_pieces(data: bytes, size_bytes: int) -> Iterator[bytes]:
         left -= len(_ZEROES)
 
 
+@lru_cache(PICTURES_KEPT)
 def thumbnail(clip: bytes) -> bytes:
     """The first picture of *clip* as WebP, 320 pixels wide at most."""
     first = next(_pictures(clip, count=1))
@@ -121,6 +124,7 @@ def thumbnail(clip: bytes) -> bytes:
     return _encoded(first, "WEBP")
 
 
+@lru_cache(PICTURES_KEPT)
 def spritesheet(clip: bytes, *, columns: int = 5, rows: int = 2) -> bytes:
     """Pictures spread over *clip*, row by row in one JPEG."""
     image_module = _need("PIL.Image")

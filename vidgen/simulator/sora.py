@@ -140,6 +140,9 @@ class _SoraServer:
         if not generation.is_due() or self.simulator.settle(generation) is not None:
             return self.refuse(not_ready(self.dialect.not_ready))
         drawn = self.simulator.draw("content", prompt=wish.prompt, operation_id=generation.id)
+        if variant != "video":
+            rest = {name: it for name, it in drawn.modifiers.items() if name != "size"}
+            drawn = Drawn(outcome=drawn.outcome, modifiers=rest)  # pictures stay as they are
         foreign = f"{self.foreign.origin}/{self.simulator.name}/{generation.id}"
         if self.dialect.name == "new-api":
             drawn = Drawn(outcome=drawn.outcome or Outcome(name="redirect-foreign"))

@@ -191,6 +191,7 @@ async def apply(
                   ELSE true
               END
               AND ($6::integer IS NULL OR job.attempt = $6)
+              AND job.archived_at IS NULL -- its prompt is gone
               -- Redis and the database do not share a clock: a dispatch may come a little early.
               AND (NOT $15::boolean OR job.due_at <= now() + interval '1 second')
             RETURNING job.*
@@ -440,6 +441,8 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
                 WHERE status IN ('failed', 'cancelled') AND archived_at IS NULL
                   AND completed_at < now() - $1::interval
                 LIMIT $2
+                -- One that is being retried by hand right now is no longer ours to archive.
+                FOR UPDATE SKIP LOCKED
             )
             RETURNING id
         ), events AS (

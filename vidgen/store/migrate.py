@@ -12,6 +12,7 @@ from vidgen.store.pool import connect
 # Any constant will do, as long as every release uses the same one.
 LOCK_KEY = 7_306_086_967_106_100_323
 LOCK_TIMEOUT_S = 60
+STEP_TIMEOUT_S = 600  # an index on a big table takes its time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,10 @@ async def migrate(dsn: str) -> list[str]:
     Raises:
         DatabaseError: PostgreSQL cannot be reached, or an applied step differs from the file.
     """
-    async with connect(dsn) as connection, connection.transaction():
+    async with (
+        connect(dsn, timeout_s=STEP_TIMEOUT_S) as connection,
+        connection.transaction(),
+    ):
         await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
         # Held to the end of the transaction, so it works through transaction poolers too.
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -26,23 +27,26 @@ _AWAY = (
     TimeoutError,
     ssl.SSLError,
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
+    asyncpg.OperatorInterventionError,  # shutdown, start, crash, cancelled statement
+    asyncpg.InsufficientResourcesError,  # connections, memory, disk
+    asyncpg.TransactionRollbackError,  # deadlock, serialization: another one was served first
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalServerError,  # how poolers report nearly everything
+    asyncpg.LockNotAvailableError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.ReadOnlySQLTransactionError,  # we still talk to the old primary
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
 # What will not go away by waiting.
+_UNMIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+_UNPREPARED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 _REFUSED = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InsufficientPrivilegeError,
-    asyncpg.UndefinedTableError,
-    asyncpg.ClientConfigurationError,
+    *_UNMIGRATED,
+    *_UNPREPARED,
 )
 
 
@@ -77,7 +81,7 @@ class Database:
                 server_settings={"application_name": "vidgen"},
             )
         except (*_AWAY, *_REFUSED) as error:
-            raise _mapped(error, "open the database") from error
+            raise _mapped(error, "reach", self.dsn) from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -101,35 +105,64 @@ class Database:
         """
         assert self._pool is not None, "the database is used outside of its `async with`"
         try:
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            async with self._acquired(self._pool) as connection:
                 if self._prepared_statements:
                     yield connection
                 else:
                     async with connection.transaction():
                         yield connection
         except (*_AWAY, *_REFUSED) as error:
-            raise _mapped(error, "use the database") from error
+            raise _mapped(error, "use", self.dsn) from error
+
+    @asynccontextmanager
+    async def _acquired(self, pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncIterator[Connection]:
+        try:
+            connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        except TimeoutError as error:
+            raise DatabaseError(
+                f"no connection to {_server(self.dsn)} was free or could be made within"
+                f" {ACQUIRE_TIMEOUT_S} s; at most {self._size} are used at once"
+            ) from error
+        try:
+            yield connection
+        finally:
+            await pool.release(connection)
 
 
 @asynccontextmanager
-async def connect(dsn: str) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+async def connect(
+    dsn: str, *, timeout_s: float = STATEMENT_TIMEOUT_S
+) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
     """
     Open one connection of its own, safe behind any pooler.
+
+    Args:
+        timeout_s: For each statement.
 
     Raises:
         DatabaseError: The server is away, or refuses us.
     """
     try:
-        connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0)
+        connection = await asyncpg.connect(
+            dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=timeout_s, statement_cache_size=0
+        )
         try:
             yield connection
         finally:
             await connection.close(timeout=CONNECT_TIMEOUT_S)
     except (*_AWAY, *_REFUSED) as error:
-        raise _mapped(error, "reach the database") from error
+        raise _mapped(error, "use", dsn) from error
 
 
-def _mapped(error: BaseException, deed: str) -> DatabaseError:
+def _mapped(error: BaseException, deed: str, dsn: str) -> DatabaseError:
     # asyncpg's sentences name host, user and database, never the password.
-    reason = str(error) or type(error).__name__
-    return DatabaseError(f"could not {deed}: {reason}")
+    reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+    if isinstance(error, _UNMIGRATED):
+        reason += "; run `vidgen migrate`"
+    elif isinstance(error, _UNPREPARED):
+        reason += "; behind a transaction pooler, set VIDGEN_PREPARED_STATEMENTS=off"
+    return DatabaseError(f"could not {deed} {_server(dsn)}: {reason or type(error).__name__}")
+
+
+def _server(dsn: str) -> str:
+    return f"PostgreSQL at {urlsplit(dsn).netloc.rpartition('@')[2]}"

@@ -1,0 +1,1 @@
+"""Measurements, each one command: `python -m tests.bench.NAME`. None of them is a test."""

@@ -1,0 +1,67 @@
+"""The README says what the code has, and nothing else."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vidgen import errors
+from vidgen.errors import VidgenError
+from vidgen.job import EventType
+from vidgen.server import admin, health
+from vidgen.settings import describe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CODE_WORDS = re.compile(r"`([^`\n]+)`")
+
+
+def test_every_setting_is_documented_with_its_default_and_sentence() -> None:
+    rows = {
+        f"| `{s.name}` | {f'`{s.default}`' if s.default else ''} | {s.sentence} |"
+        for s in describe()
+    }
+
+    section = README.partition("## Settings")[2].partition("\n## ")[0]
+    documented = {line for line in section.splitlines() if line.startswith("| `")}
+
+    assert documented == rows
+
+
+def test_every_error_code_is_documented_and_no_other() -> None:
+    section = README.partition("## Errors")[2].partition("Events of a job")[0]
+    documented = {
+        word
+        for line in section.splitlines()
+        if line.startswith("| `")
+        for word in CODE_WORDS.findall(line.split("|")[1])
+    }
+
+    assert documented == {kind.code for kind in _leaves()}
+
+
+def test_every_event_is_documented_and_no_other() -> None:
+    section = README.partition("Events of a job")[2].partition("\n## ")[0]
+
+    assert set(CODE_WORDS.findall(section)) - {"history(id)"} == set(EventType)
+
+
+@pytest.mark.parametrize("routes", [health.routes, admin.routes], ids=["health", "admin"])
+def test_every_route_is_documented(routes: list[object]) -> None:
+    for route in routes:
+        assert f"`{route.method} {route.path}`" in README  # type: ignore[attr-defined]
+
+
+def test_the_python_example_is_valid() -> None:
+    [example] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+    compile(example, "README.md", "exec")
+
+
+def _leaves() -> list[type[VidgenError]]:
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, VidgenError)
+    ]
+    return [kind for kind in kinds if kind.code != VidgenError.code]

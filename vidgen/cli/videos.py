@@ -1,0 +1,430 @@
+"""Commands about jobs: ask for a video, follow it, look at it, end it, let it go on."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+from uuid import UUID
+
+import typer
+
+from vidgen.cli import words
+from vidgen.cli.app import REFUSED, AsJson, app, run
+from vidgen.errors import InvalidRequestError, VidgenError
+from vidgen.job import InputImage, JobStatus, VideoJob, VideoRequest
+
+if TYPE_CHECKING:
+    from vidgen.queue import VideoQueue
+    from vidgen.settings import Settings
+
+PANEL = "Videos"
+MAX_PROMPT_BYTES = 1024 * 1024  # far above any model's limit, which the catalog tells
+
+JobId = Annotated[UUID, typer.Argument(metavar="ID", help="The job's id.", show_default=False)]
+JobIds = Annotated[
+    list[UUID], typer.Argument(metavar="ID…", help="One id or several.", show_default=False)
+]
+_THE_VIDEO, _THE_JOB, _THEN = "The video", "The job", "Then"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Door:
+    """What most commands open."""
+
+    settings: "Settings"
+    queue: "VideoQueue"
+
+
+@app.command(rich_help_panel=PANEL)
+def submit(
+    prompt: Annotated[
+        str, typer.Argument(help="What the video shows; - reads it from stdin.", show_default=False)
+    ],
+    provider: Annotated[
+        str, typer.Option(help="sora or veo.", rich_help_panel=_THE_VIDEO, show_default=False)
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="e.g. veo-3.1-generate-001.", rich_help_panel=_THE_VIDEO)
+    ] = None,
+    seconds: Annotated[
+        int | None, typer.Option(help="Length of the clip.", rich_help_panel=_THE_VIDEO)
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels, e.g. 1280x720.", rich_help_panel=_THE_VIDEO)
+    ] = None,
+    aspect_ratio: Annotated[
+        str | None, typer.Option(help="16:9 or 9:16, for Veo.", rich_help_panel=_THE_VIDEO)
+    ] = None,
+    resolution: Annotated[
+        str | None, typer.Option(help="720p, 1080p or 4k, for Veo.", rich_help_panel=_THE_VIDEO)
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What it shall not show.", rich_help_panel=_THE_VIDEO)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(rich_help_panel=_THE_VIDEO)] = None,
+    audio: Annotated[
+        bool | None,
+        typer.Option("--audio/--no-audio", help="With sound.", rich_help_panel=_THE_VIDEO),
+    ] = None,
+    first_frame: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|URL",
+            help="Image to begin with; key:KEY takes one of the bucket.",
+            rich_help_panel=_THE_VIDEO,
+        ),
+    ] = None,
+    last_frame: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|URL", help="Image to end with.", rich_help_panel=_THE_VIDEO),
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|URL",
+            help="Image of what shall appear; may be repeated.",
+            rich_help_panel=_THE_VIDEO,
+        ),
+    ] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=JSON",
+            help="A field of the provider's own; may be repeated.",
+            rich_help_panel=_THE_VIDEO,
+        ),
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(help="The same key gives the same job.", rich_help_panel=_THE_JOB),
+    ] = None,
+    priority: Annotated[
+        int, typer.Option(help="0 to 9, higher ones go first.", rich_help_panel=_THE_JOB)
+    ] = 0,
+    run_at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Not before 2026-12-24T18:00:00Z, or +10m from now.",
+            rich_help_panel=_THE_JOB,
+        ),
+    ] = None,
+    deadline: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS", help="From first attempt to stored video.", rich_help_panel=_THE_JOB
+        ),
+    ] = None,
+    webhook_url: Annotated[
+        str | None, typer.Option(help="Who is told of the end.", rich_help_panel=_THE_JOB)
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Yours; may be repeated.", rich_help_panel=_THE_JOB),
+    ] = None,
+    scene_id: Annotated[str | None, typer.Option(rich_help_panel=_THE_JOB)] = None,
+    user_id: Annotated[str | None, typer.Option(rich_help_panel=_THE_JOB)] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Watch until it is final.", rich_help_panel=_THEN)
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Wait, and save the video here.", rich_help_panel=_THEN),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Ask for a video. Prints the job's id.
+
+    With --wait or --output the exit code is 0 only if the video was made.
+    """
+    images = [
+        *([words.image("first_frame", first_frame)] if first_frame is not None else []),
+        *([words.image("last_frame", last_frame)] if last_frame is not None else []),
+        *(words.image("reference", text) for text in reference or ()),
+    ]
+    request = VideoRequest(
+        provider=provider,
+        prompt=_read_stdin() if prompt == "-" else prompt,
+        model=model,
+        seconds=seconds,
+        size=size,
+        aspect_ratio=aspect_ratio,
+        resolution=resolution,
+        negative_prompt=negative_prompt,
+        seed=seed,
+        audio=audio,
+        images=tuple[InputImage, ...](images),
+        extra=words.pairs("--extra", extra or (), as_json=True),
+    )
+    not_before = None if run_at is None else words.moment(run_at, datetime.now(UTC))
+    details = words.pairs("--metadata", metadata or (), as_json=False)
+
+    async def work() -> bool:
+        async with _door() as door:
+            job = await door.queue.enqueue(
+                request,
+                idempotency_key=idempotency_key,
+                priority=priority,
+                run_at=not_before,
+                webhook_url=webhook_url,
+                metadata=details,
+                scene_id=scene_id,
+                user_id=user_id,
+                deadline_s=deadline,
+            )
+            if wait or output is not None:
+                return await _finish(door, job, output, as_json=as_json)
+            _tell_accepted(job, as_json=as_json)
+            return True
+
+    _exit_unless(run(work()))
+
+
+@app.command(rich_help_panel=PANEL)
+def watch(ids: JobIds, as_json: AsJson = False) -> None:
+    """
+    Follow jobs live until all are final. Exit code 0 only if all of them are completed.
+
+    With --json one line for each event.
+    """
+    from vidgen.dev import screen
+
+    async def work() -> bool:
+        async with _door() as door:
+            # The same id twice is one job.
+            jobs = [await door.queue.get(job_id) for job_id in dict.fromkeys(ids)]
+            if as_json:
+                final = await _stream(door.queue, jobs)
+            else:
+                final = list((await screen.follow(door.queue, jobs, screen.console())).values())
+                _tell_reasons(final)
+            return all(job.status is JobStatus.COMPLETED for job in final)
+
+    _exit_unless(run(work()))
+
+
+@app.command("jobs", rich_help_panel=PANEL)
+def jobs_(
+    status: Annotated[JobStatus | None, typer.Option(help="Only those.")] = None,
+    provider: Annotated[str | None, typer.Option(help="sora or veo.")] = None,
+    user_id: Annotated[str | None, typer.Option()] = None,
+    scene_id: Annotated[str | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    before: Annotated[
+        UUID | None, typer.Option(metavar="ID", help="The last job of the page before.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, the newest first."""
+    from vidgen.cli import tables
+    from vidgen.dev import screen
+
+    async def work() -> list[VideoJob]:
+        async with _door() as door:
+            return await door.queue.recent(
+                status=status,
+                provider=provider,
+                user_id=user_id,
+                scene_id=scene_id,
+                before=before,
+                limit=limit,
+            )
+
+    found = run(work())
+    if as_json:
+        tables.write_json([tables.listed(job) for job in found])
+    else:
+        tables.show_jobs(found, screen.console())
+
+
+@app.command(rich_help_panel=PANEL)
+def show(
+    job_id: JobId,
+    url: Annotated[
+        bool, typer.Option("--url", help="Add an address to download the video from.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell everything about a job, and what happened to it."""
+    from vidgen.cli import tables
+    from vidgen.dev import screen
+
+    async def work() -> None:
+        async with _door() as door:
+            job = await door.queue.get(job_id)
+            history = await door.queue.history(job_id)
+            address = await _address(door.settings, job) if url else None
+        if as_json:
+            document = tables.document(job, private=True) | {"events": history}
+            tables.write_json(document | ({"url": address} if url else {}))
+        else:
+            tables.show_job(job, history, address, screen.console())
+
+    run(work())
+
+
+@app.command(rich_help_panel=PANEL)
+def cancel(ids: JobIds, as_json: AsJson = False) -> None:
+    """Ask for the end of jobs; what a provider has started may still be billed."""
+    run(_each(ids, "cancel", as_json=as_json))
+
+
+@app.command(rich_help_panel=PANEL)
+def retry(ids: JobIds, as_json: AsJson = False) -> None:
+    """Let failed or cancelled jobs go on: from the paid result if it may exist, else anew."""
+    run(_each(ids, "retry", as_json=as_json))
+
+
+@app.command(rich_help_panel=PANEL)
+def stats(as_json: AsJson = False) -> None:
+    """Count jobs by where they are."""
+    from vidgen.cli import tables
+    from vidgen.dev import screen
+
+    async def work() -> dict[str, int]:
+        async with _door() as door:
+            counts = await door.queue.stats()
+            return asdict(counts) | {"total": counts.total}
+
+    counts = run(work())
+    if as_json:
+        tables.write_json(counts)
+    else:
+        tables.show_counts(counts, screen.console())
+
+
+@asynccontextmanager
+async def _door() -> AsyncIterator[_Door]:
+    from vidgen.queue import VideoQueue
+    from vidgen.settings import Settings
+
+    settings = Settings.load()
+    async with VideoQueue(settings) as queue:
+        yield _Door(settings=settings, queue=queue)
+
+
+def _exit_unless(succeeded: bool) -> None:
+    if not succeeded:
+        raise typer.Exit(REFUSED)
+
+
+def _read_stdin() -> str:
+    text = sys.stdin.buffer.read(MAX_PROMPT_BYTES)
+    try:
+        return text.decode().strip()
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError("The prompt on stdin is no UTF-8 text.") from error
+
+
+def _tell_accepted(job: VideoJob, *, as_json: bool, is_left: bool = True) -> None:
+    from vidgen.cli import tables
+    from vidgen.dev import screen
+
+    if as_json:
+        tables.write_json(tables.document(job))
+        return
+    out = screen.console()
+    if not out.is_terminal:  # for id=$(vidgen submit …)
+        out.print(str(job.id), markup=False)
+        return
+    about = f"{screen.place(job)}, about {screen.money(job.estimated_cost_micros)}"
+    out.print(f"[bold]{job.id}[/]  {about}")
+    if is_left:
+        out.print(f"[dim]follow it with: vidgen watch {job.id}[/]")
+
+
+async def _finish(door: _Door, job: VideoJob, output: Path | None, *, as_json: bool) -> bool:
+    """Wait for the end of *job*, and bring the video to *output*; whether it was made."""
+    from vidgen.cli import tables
+    from vidgen.dev import screen
+
+    if as_json:
+        job = await door.queue.wait(job.id)
+    else:
+        _tell_accepted(job, as_json=False, is_left=False)
+        job = (await screen.follow(door.queue, [job], screen.console(sys.stderr)))[job.id]
+        _tell_reasons([job])
+    made = job.status is JobStatus.COMPLETED
+    if made and output is not None:
+        from vidgen.dev import clip
+
+        await clip.fetch(door.settings, job, output)
+        if not as_json:
+            size = screen.size(job.size_bytes)
+            screen.console(sys.stderr).print(f"saved {output} ({size})", markup=False)
+    if as_json:
+        tables.write_json(tables.document(job))
+    return made
+
+
+def _tell_reasons(jobs: Sequence[VideoJob]) -> None:
+    for job in jobs:
+        if job.status is JobStatus.FAILED:
+            sys.stderr.write(f"job {job.id} failed [{job.error_code}]: {job.error_message}\n")
+
+
+async def _stream(queue: "VideoQueue", jobs: Sequence[VideoJob]) -> list[VideoJob]:
+    """Write the events of all *jobs* as they come; the jobs once all are final."""
+    from vidgen.cli import tables
+
+    async def stream(job: VideoJob) -> None:
+        async for event in queue.events(job.id):
+            tables.write_json(event)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for job in jobs:
+                group.create_task(stream(job))
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+    return [await queue.get(job.id) for job in jobs]
+
+
+async def _address(settings: "Settings", job: VideoJob) -> str:
+    from vidgen.resources import bucket_of
+    from vidgen.storage import Storage
+
+    if job.storage_key is None:
+        raise InvalidRequestError(f"job {job.id} is {job.status}: it has no video to point to")
+    async with Storage.open(bucket_of(settings)) as storage:
+        public = storage.public_url(job.storage_key)
+        return public or await storage.presigned_url(
+            job.storage_key, settings.presigned_url_expires_s
+        )
+
+
+async def _each(ids: Sequence[UUID], deed: Literal["cancel", "retry"], *, as_json: bool) -> None:
+    """Do *deed* to each job; one that refuses does not keep the others from it."""
+    from vidgen.cli import tables
+
+    refusals: list[VidgenError] = []
+    async with _door() as door:
+        for job_id in dict.fromkeys(ids):
+            try:
+                job = await (
+                    door.queue.cancel(job_id) if deed == "cancel" else door.queue.retry(job_id)
+                )
+            except VidgenError as error:
+                refusals.append(error)
+                continue
+            if as_json:
+                tables.write_json(tables.document(job))
+            else:
+                typer.echo(_told(job, deed))
+    for refusal in refusals:
+        sys.stderr.write(f"error [{refusal.code}]: {refusal.message}\n")
+    _exit_unless(not refusals)
+
+
+def _told(job: VideoJob, deed: Literal["cancel", "retry"]) -> str:
+    if deed == "retry":
+        how = "goes on with its paid result" if job.operation else "starts anew: it is paid again"
+        return f"{job.id}  {how}"
+    if job.is_final:
+        return f"{job.id}  {job.status}"
+    return f"{job.id}  its worker was asked to stop"

@@ -1,0 +1,74 @@
+"""What people type, as values of vidgen."""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import orjson
+
+from vidgen.errors import InvalidRequestError
+from vidgen.image import MAX_IMAGE_BYTES
+from vidgen.job import ImageRole, InputImage, JsonValue
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """
+    A point in time: `2026-12-24T18:00:00Z`, or `+10m` from *now*. Without a zone it is UTC.
+
+    Raises:
+        InvalidRequestError: It is neither.
+    """
+    if match := re.fullmatch(r"\+(\d{1,6})([smhd])", text):
+        return now + timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"--run-at came as {text!r}; wanted 2026-12-24T18:00:00Z or +10m (s, m, h, d)."
+        ) from error
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def image(role: ImageRole, text: str) -> InputImage:
+    """
+    An input image: an http(s) address, `key:KEY` in the bucket of the results, or a file.
+
+    Raises:
+        InvalidRequestError: The file cannot be read, or is larger than any provider takes.
+    """
+    if text.startswith(("http://", "https://")):
+        return InputImage(role=role, url=text)
+    if text.startswith("key:"):
+        return InputImage(role=role, key=text.removeprefix("key:"))
+    try:
+        with Path(text).open("rb") as file:
+            # One more tells a file that is too big; the catalog says so.
+            return InputImage(role=role, data=file.read(MAX_IMAGE_BYTES + 1))
+    except OSError as error:
+        raise InvalidRequestError(f"{text} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise InvalidRequestError(f"{text!r} is no file name.") from error
+
+
+def pairs(option: str, texts: Iterable[str], *, as_json: bool) -> dict[str, JsonValue]:
+    """
+    `KEY=VALUE` words as a dict; with *as_json* each value is JSON.
+
+    Raises:
+        InvalidRequestError: A word has no `=`, or its value is no JSON.
+    """
+    found: dict[str, JsonValue] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise InvalidRequestError(f"{option} came as {text!r}; wanted KEY=VALUE.")
+        try:
+            found[key] = orjson.loads(value) if as_json else value
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequestError(
+                f"{option} {key} is no JSON: {error}; text needs quotes, as in {key}='\"word\"'."
+            ) from error
+    return found
