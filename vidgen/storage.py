@@ -408,7 +408,8 @@ class Storage:
             try:
                 etags[number] = await self._send_part(key, upload_id, number, part)
             finally:
-                part.close()  # as in `_put`
+                with suppress(BufferError):  # cancelled, its hash is still being made in a thread
+                    part.close()  # as in `_put`
                 slots.release()
                 source.room.release()
 
