@@ -108,16 +108,18 @@ async def open_redis(url: str) -> AsyncIterator[Redis]:
         url: `redis://`, `rediss://`, `unix://`, or
             `redis+sentinel://[:password@]host:port,host:port/service/db`.
     """
-    redis = _client(url)
+    clients = _clients(url)
     try:
-        yield redis
+        yield clients[0]
     finally:
-        await redis.aclose(close_connection_pool=True)
+        for client in clients:
+            await client.aclose(close_connection_pool=True)
 
 
-def _client(url: str) -> Redis:
+def _clients(url: str) -> list[Redis]:
+    """The one that is used, and those that it uses itself."""
     if urlsplit(url).scheme == "redis+sentinel":
-        return _primary(_Sentinels.of(url))
+        return _through_sentinels(_Sentinels.of(url))
     keywords: dict[str, object] = {}
     if urlsplit(url).scheme != "unix":
         keywords |= {"socket_keepalive": True, "socket_connect_timeout": CONNECT_TIMEOUT_S}
@@ -129,7 +131,7 @@ def _client(url: str) -> Redis:
         retry_on_error=list(_PASSING),
         **keywords,
     )
-    return Redis(connection_pool=pool)
+    return [Redis(connection_pool=pool)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +162,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return parts.hostname or "localhost", parts.port or 26379
 
 
-def _primary(sentinels: _Sentinels) -> Redis:
+def _through_sentinels(sentinels: _Sentinels) -> list[Redis]:
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis 5 has no types here
         sentinels.hosts,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -168,8 +170,7 @@ def _primary(sentinels: _Sentinels) -> Redis:
         username=sentinels.username,
         password=sentinels.password,
     )
-    primary: Redis = sentinel.master_for(sentinels.service)
-    return primary
+    return [sentinel.master_for(sentinels.service), *sentinel.sentinels]
 
 
 def arq_settings(url: str) -> "RedisSettings":

@@ -34,6 +34,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     ├── DatabaseError           database_unavailable    retryable
     ├── DispatchError           redis_unavailable       retryable
     ├── InternalError           internal_error          a defect of vidgen
+    ├── OperationTakenError     operation_taken     another job already follows this operation
     └── LeaseLostError          lease_lost              another worker owns the job now: stop
 """
 
@@ -271,6 +272,12 @@ class InternalError(VidgenError):
     """A defect of vidgen; the log has the traceback."""
 
     code = "internal_error"
+
+
+class OperationTakenError(VidgenError):
+    """Another attempt already follows this operation: one video is for one job."""
+
+    code = "operation_taken"
 
 
 class LeaseLostError(VidgenError):

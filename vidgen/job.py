@@ -131,6 +131,7 @@ class VideoJob:
         attempt: Paid submits so far.
         failures: Errors in a row of the current stage.
         deadline_at: The one deadline over all stages; set when the first attempt begins.
+        intent_at: When the latest paid call was about to be made.
         slot_at: The reserved turn under the provider's rate limit, if it has one.
     """
 
@@ -168,6 +169,7 @@ class VideoJob:
     lease_epoch: int
     created_at: datetime
     started_at: datetime | None
+    intent_at: datetime | None
     submitted_at: datetime | None
     generated_at: datetime | None
     completed_at: datetime | None

@@ -35,6 +35,7 @@ from vidgen.errors import (
     RequestError,
     ResultExpiredError,
     StorageError,
+    SubmitUnknownError,
     TransientError,
     VidgenError,
 )
@@ -173,7 +174,7 @@ def submitting(job: VideoJob) -> Transition:
     )
 
 
-def submitted(attempt: int, operation: Operation) -> Transition:
+def submitted(attempt: int, operation: Operation, *, adopted: bool = False) -> Transition:
     """
     The receipt of a paid submit: stored whoever brings it, however late, as long as the attempt
     is the same.
@@ -194,7 +195,61 @@ def submitted(attempt: int, operation: Operation) -> Transition:
             "error_code": None,
             "error_message": None,
         },
-        detail={"operation_id": operation.id},
+        detail={
+            "operation_id": operation.id,
+            "endpoint": operation.endpoint,
+            **({"adopted": True} if adopted else {}),
+        },
+    )
+
+
+def unsettled(job: VideoJob, error: VidgenError, *, wait_s: float) -> Transition:
+    """Nobody knows yet whether the paid call arrived; the provider's list is read again later."""
+    return Transition(
+        event=EventType.ERRORED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({Stage.SUBMITTING}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        due_in_s=wait_s,
+        changes={
+            "failures": job.failures + 1,
+            "error_code": SubmitUnknownError.code,
+            "error_message": error.message,
+        },
+        detail=_told(error) | {"wait_s": round(wait_s, 3)},
+    )
+
+
+def disproved(job: VideoJob) -> Transition:
+    """The paid call provably never arrived: the same attempt may be made again."""
+    return Transition(
+        event=EventType.ERRORED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({Stage.SUBMITTING}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=JobStatus.PENDING,
+        stage=Stage.QUEUED,
+        changes={"attempt": job.attempt - 1, "failures": 0},
+        detail={"code": SubmitUnknownError.code, "absent": True},
+    )
+
+
+def resubmitted(job: VideoJob, error: SubmitUnknownError) -> Transition:
+    """Nobody can know whether the paid call arrived, and a setting says to spend again."""
+    if job.attempt >= job.max_attempts:
+        return failed(job, error)
+    return Transition(
+        event=EventType.REATTEMPTED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({Stage.SUBMITTING}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=JobStatus.PENDING,
+        stage=Stage.QUEUED,
+        changes={"failures": 0, "error_code": error.code, "error_message": error.message},
+        detail=_told(error) | {"may_be_paid_twice": True},
     )
 
 

@@ -306,6 +306,18 @@ class Settings(BaseSettings):
         le=20,
         description="Paid submits one job may cost.",
     )
+    on_submit_unknown: Literal["fail", "resubmit"] = Field(
+        "fail",
+        validation_alias="VIDGEN_ON_SUBMIT_UNKNOWN",
+        description="When nobody can know whether a paid submit arrived: fail, or spend again.",
+    )
+    settle_s: float = Field(
+        60,
+        validation_alias="VIDGEN_SETTLE_S",
+        ge=0,
+        le=3600,
+        description="How long a submit may take to show in the provider's list.",
+    )
     backoff_s: float = Field(
         2,
         validation_alias="VIDGEN_BACKOFF_S",

@@ -16,6 +16,7 @@ from vidgen.errors import (
     InternalError,
     LeaseLostError,
     ProviderError,
+    SubmitUnknownError,
     VidgenError,
 )
 from vidgen.job import Stage, VideoJob
@@ -23,6 +24,7 @@ from vidgen.lifecycle import Backoff
 from vidgen.pipeline.leases import Held, InterruptedStageError, Interruption, Leases
 from vidgen.pipeline.poll import poll
 from vidgen.pipeline.progress import ProgressBoard
+from vidgen.pipeline.settle import put_off, settle
 from vidgen.pipeline.submit import submit
 from vidgen.pipeline.transfer import transfer
 from vidgen.providers.protocol import Asset, Progress
@@ -65,8 +67,10 @@ async def _stages(resources: Resources, leases: Leases, board: ProgressBoard, he
         while held.is_ours:
             _check_cancel(held)
             match held.job.stage:
-                case Stage.QUEUED | Stage.SUBMITTING:
+                case Stage.QUEUED:
                     progress = await submit(resources, leases, held)
+                case Stage.SUBMITTING:
+                    await settle(resources, leases, held)
                 case Stage.GENERATING:
                     assets = await poll(resources, board, held, progress)
                     progress = None
@@ -74,15 +78,19 @@ async def _stages(resources: Resources, leases: Leases, board: ProgressBoard, he
                     await transfer(resources, held, assets)
     except InterruptedStageError as interrupted:
         await _leave(resources, held, interrupted.why)
+    except SubmitUnknownError as error:
+        await put_off(resources, held, error)
     except (LeaseLostError, DatabaseError):
         raise
     except VidgenError as error:
         await _give_up_for_now(resources, held, error)
     except Exception as error:  # noqa: BLE001  the stage boundary: a defect of ours must not lose a job
         logger.exception("stage ended with a defect")
-        await _give_up_for_now(
-            resources, held, InternalError(f"a defect of vidgen: {type(error).__name__}")
-        )
+        reason = f"a defect of vidgen: {type(error).__name__}"
+        if held.job.stage is Stage.SUBMITTING:
+            await put_off(resources, held, SubmitUnknownError(reason))
+        else:
+            await _give_up_for_now(resources, held, InternalError(reason))
 
 
 def _check_cancel(held: Held) -> None:

@@ -162,6 +162,11 @@ class Leases:
         return len(self._held)
 
     @property
+    def trusted_until(self) -> float:
+        """The loop's time until which no peer can have freed our jobs."""
+        return self._trusted_until
+
+    @property
     def trusted(self) -> bool:
         """Whether no peer can have freed our jobs yet."""
         return asyncio.get_running_loop().time() < self._trusted_until

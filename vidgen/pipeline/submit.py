@@ -8,14 +8,20 @@ polled.
 """
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 from loguru import logger
 
 from vidgen import catalog, image, lifecycle
-from vidgen.errors import InvalidRequestError, LeaseLostError, SubmitUnknownError
+from vidgen.errors import (
+    InvalidRequestError,
+    LeaseLostError,
+    OperationTakenError,
+    SubmitUnknownError,
+)
 from vidgen.image import MAX_IMAGE_BYTES
-from vidgen.job import InputImage, Stage, VideoJob
+from vidgen.job import InputImage, VideoJob
 from vidgen.pipeline.leases import Held, Leases
 from vidgen.providers.protocol import ImageBytes, Progress, Running, Submission
 from vidgen.ratelimit import WINDOW_S
@@ -36,13 +42,8 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
 
     Raises:
         ProviderError: As the provider's `submit`.
-        SubmitUnknownError: An earlier holder died between intent and receipt.
+        SubmitUnknownError: The request may have arrived.
     """
-    if held.job.stage is Stage.SUBMITTING:
-        raise SubmitUnknownError(
-            "the worker was lost between the paid request and its receipt: "
-            "a video may have been started and billed"
-        )
     job = held.job
     credential = resources.providers.credential(job.provider, job.model)
     submission = Submission(
@@ -58,11 +59,15 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
 
     async def pay() -> Progress:
         provider = resources.providers.get(job.provider)
-        receipt = await provider.submit(submission, credential)
+        timely = replace(submission, not_after=leases.trusted_until)
+        receipt = await provider.submit(timely, credential)
         change = lifecycle.submitted(submission.attempt, receipt.operation)
         told = {"operation_id": receipt.operation.id, "attempt": submission.attempt}
         try:
             held.job = await leases.receive(held.job, change)
+        except OperationTakenError as error:
+            # An equal video without a receipt has adopted ours: then its own one is left for us.
+            raise SubmitUnknownError("its operation was adopted by another job") from error
         except LeaseLostError:
             logger.error("receipt came too late: a paid operation belongs to no attempt", **told)
             raise

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Literal
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -80,22 +80,29 @@ class ProviderHttp:
         headers: Mapping[str, str],
         json: bytes | None = None,
         form: aiohttp.FormData | None = None,
+        not_after: float | None = None,
     ) -> Answer:
         """
         Ask once, and give the answer whatever its status; *form* is used up by it.
+
+        Args:
+            not_after: The loop's time after which nothing may be sent any more.
 
         Raises:
             TransientError: Never arrived; or, unless it was a submit, no answer came.
             SubmitUnknownError: A submit that may have arrived.
             ProtocolError: An answer of more than 1 MiB.
         """
+        if not_after is not None and asyncio.get_running_loop().time() > not_after:
+            raise TransientError("The request was not sent: it would have come too late.")
         sent = {**headers, "Content-Type": "application/json"} if json is not None else headers
+        body = form if json is None else _TimelyBytes(json, not_after)
         with _transport(deed, _host(url)):
             async with self._session("fresh" if deed == "submit" else "kept").request(
                 method,
                 URL(url, encoded=True),
                 headers=sent,
-                data=json if form is None else form,
+                data=body,
                 allow_redirects=False,
                 timeout=_SUBMIT if deed == "submit" else _ASK,
             ) as response:
@@ -244,6 +251,25 @@ class ProviderHttp:
 def same_origin(one: str, other: str) -> bool:
     """Whether both addresses have the same scheme, host and port."""
     return _origin(_parse(one)) == _origin(_parse(other))
+
+
+class _TimelyBytes(aiohttp.BytesPayload):
+    """
+    A body that is not sent after a moment; without it no server accepts the request.
+
+    A process that was frozen while it connected must not go on and pay: its job may be another's.
+    """
+
+    def __init__(self, value: bytes, not_after: float | None) -> None:
+        super().__init__(value)
+        self._not_after = not_after
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        if self._not_after is not None and asyncio.get_running_loop().time() > self._not_after:
+            raise TimeoutError("too late to send")
+        await super().write_with_length(writer, content_length)
 
 
 class _ForbiddenAddressError(OSError):

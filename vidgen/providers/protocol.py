@@ -49,12 +49,15 @@ class Submission:
 
     Attributes:
         request: `model` and every parameter that the model needs are set; `images` is ignored.
+        not_after: The loop's time after which the request must not leave any more: the lease may
+            be somebody else's by then. None is never.
     """
 
     job_id: UUID
     attempt: int
     request: VideoRequest
     images: tuple[ImageBytes, ...] = ()
+    not_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,11 +194,15 @@ class SoraProvider:
         url = f"{self._base_url}/videos"
         if not submission.images and not self._wants_forms:
             body = orjson.dumps(fields)
-            answer = await self._http.exchange("submit", "POST", url, headers=headers, json=body)
+            answer = await self._http.exchange(
+                "submit", "POST", url, headers=headers, json=body, not_after=submission.not_after
+            )
             if not _wants_form(answer):
                 return answer
         form = _form(fields, submission)
-        answer = await self._http.exchange("submit", "POST", url, headers=headers, form=form)
+        answer = await self._http.exchange(
+            "submit", "POST", url, headers=headers, form=form, not_after=submission.not_after
+        )
         self._wants_forms = self._wants_forms or (answer.ok and not submission.images)
         return answer
 

@@ -118,7 +118,9 @@ class VeoProvider:
         storage_uri = self._at.vertex_storage_uri if api == "vertex" else None
         # Up to four images of 20 MiB become base64: too long for the loop.
         body = await asyncio.to_thread(_encoded, submission, api, storage_uri)
-        answer = await self._call("submit", f"{home}/{path}", api, credential, body)
+        answer = await self._call(
+            "submit", f"{home}/{path}", api, credential, body, submission.not_after
+        )
         if not answer.ok:
             prompt = submission.request.prompt
             raise google.refusal(answer, "submit", secret=credential.secret, prompt=prompt)
@@ -209,14 +211,19 @@ class VeoProvider:
         api: Api,
         credential: Credential,
         body: bytes | None,
+        not_after: float | None = None,
     ) -> Answer:
         """One exchange; a token answered by 401 is replaced once, for nothing was accepted."""
         method = "GET" if body is None else "POST"
         headers = await self._headers(api, credential)
-        answer = await self._http.exchange(deed, method, url, headers=headers, json=body)
+        answer = await self._http.exchange(
+            deed, method, url, headers=headers, json=body, not_after=not_after
+        )
         if answer.status == 401 and api == "vertex":
             headers = await self._headers(api, credential, rejected=headers)
-            answer = await self._http.exchange(deed, method, url, headers=headers, json=body)
+            answer = await self._http.exchange(
+                deed, method, url, headers=headers, json=body, not_after=not_after
+            )
         return answer
 
     @asynccontextmanager

@@ -1,10 +1,27 @@
 """What happened, in order; `store.jobs` writes each event in the statement of its transition."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from vidgen.job import JobEvent
 from vidgen.store.pool import Connection
 from vidgen.store.rows import event_of
+
+
+async def taken_operations(
+    connection: Connection, endpoint: str, operation_ids: Sequence[str]
+) -> frozenset[str]:
+    """Those of *operation_ids* that belong to an attempt already, whatever became of it."""
+    rows = await connection.fetch(
+        """
+        SELECT detail ->> 'operation_id' AS id FROM job_events
+        WHERE type = 'submitted' AND detail ->> 'endpoint' = $1
+          AND detail ->> 'operation_id' = ANY($2::text[])
+        """,
+        endpoint,
+        operation_ids,
+    )
+    return frozenset(row["id"] for row in rows)
 
 
 async def of_job(connection: Connection, job_id: UUID, after: int = 0) -> list[JobEvent]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from vidgen.errors import LeaseLostError
+from asyncpg import Record, UniqueViolationError
+
+from vidgen.errors import LeaseLostError, OperationTakenError
 from vidgen.job import JobStatus, JsonValue, Lease, VideoJob
 from vidgen.lifecycle import Transition
 from vidgen.store.pool import Connection
@@ -135,7 +137,27 @@ async def apply(
         LeaseLostError: The row has another holder, epoch, status, stage or attempt; nothing
             was written.
     """
-    row = await connection.fetchrow(
+    try:
+        row = await _apply(connection, job_id, change, lease, worker_id)
+    except UniqueViolationError as error:
+        raise OperationTakenError(
+            f"job {job_id}: another attempt already follows this operation"
+        ) from error
+    if row is None:
+        raise LeaseLostError(
+            f"job {job_id} cannot be {change.event} now: it was changed by somebody else"
+        )
+    return job_of(row)
+
+
+async def _apply(
+    connection: Connection,
+    job_id: UUID,
+    change: Transition,
+    lease: Lease | None,
+    worker_id: UUID | None,
+) -> Record | None:
+    return await connection.fetchrow(
         """
         WITH changed AS (
             UPDATE video_jobs AS job SET
@@ -152,6 +174,7 @@ async def apply(
                     WHEN 'claimed' THEN coalesce(job.started_at, now())
                     ELSE job.started_at
                 END,
+                intent_at = CASE $1 WHEN 'submitting' THEN now() ELSE job.intent_at END,
                 submitted_at = CASE $1 WHEN 'submitted' THEN now() ELSE job.submitted_at END,
                 generated_at = CASE $1 WHEN 'generated' THEN now() ELSE job.generated_at END,
                 completed_at = CASE
@@ -220,11 +243,6 @@ async def apply(
         change.only_due,
         json_of(change.detail),
     )
-    if row is None:
-        raise LeaseLostError(
-            f"job {job_id} cannot be {change.event} now: it was changed by somebody else"
-        )
-    return job_of(row)
 
 
 async def get(connection: Connection, job_id: UUID) -> VideoJob | None:

@@ -157,7 +157,9 @@ async def connect(
 def _mapped(error: BaseException, deed: str, dsn: str) -> DatabaseError:
     # asyncpg's sentences name host, user and database, never the password.
     reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-    if isinstance(error, _UNMIGRATED):
+    if isinstance(error, FileNotFoundError):
+        reason += "; look at sslrootcert, sslcert and sslkey in the address"
+    elif isinstance(error, _UNMIGRATED):
         reason += "; run `vidgen migrate`"
     elif isinstance(error, _UNPREPARED):
         reason += "; behind a transaction pooler, set VIDGEN_PREPARED_STATEMENTS=off"

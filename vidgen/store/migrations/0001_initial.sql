@@ -38,6 +38,7 @@ CREATE TABLE video_jobs (
     lease_epoch           bigint NOT NULL DEFAULT 0,
     created_at            timestamptz NOT NULL DEFAULT now(),
     started_at            timestamptz,
+    intent_at             timestamptz,
     submitted_at          timestamptz,
     generated_at          timestamptz,
     completed_at          timestamptz,
@@ -59,7 +60,9 @@ CREATE TABLE video_jobs (
     CONSTRAINT final_has_an_end CHECK (
         (completed_at IS NOT NULL) = (status IN ('completed', 'failed', 'cancelled'))
     ),
-    CONSTRAINT intent_counts_an_attempt CHECK (stage = 'queued' OR attempt >= 1),
+    CONSTRAINT intent_counts_an_attempt CHECK (
+        stage = 'queued' OR (attempt >= 1 AND intent_at IS NOT NULL)
+    ),
     CONSTRAINT generating_has_an_operation CHECK (
         stage NOT IN ('generating', 'transferring') OR (operation IS NOT NULL AND submitted_at IS NOT NULL)
     ),
@@ -112,6 +115,9 @@ CREATE TABLE job_events (
     detail    jsonb NOT NULL DEFAULT '{}'
 );
 CREATE INDEX job_events_by_job ON job_events (job_id, seq);
+-- One operation belongs to one attempt of one job, whoever found it first.
+CREATE UNIQUE INDEX job_events_operation ON job_events ((detail ->> 'endpoint'), (detail ->> 'operation_id'))
+    WHERE type = 'submitted';
 
 CREATE TABLE workers (
     id           uuid PRIMARY KEY,

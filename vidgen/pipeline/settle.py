@@ -1,0 +1,118 @@
+"""
+A submit that may have arrived: find out what became of it, and spend nothing meanwhile.
+
+    the provider lists it       adopt it: it is ours, or an equal video somebody else did not claim
+    the list lacks it for long  it never arrived; the same attempt is made again
+    the provider cannot list    `submit_unknown`, unless a setting says to spend again
+"""
+
+from datetime import datetime, timedelta
+
+from loguru import logger
+
+from vidgen import lifecycle
+from vidgen.errors import OperationTakenError, ProviderError, SubmitUnknownError
+from vidgen.job import Operation
+from vidgen.lifecycle import Backoff
+from vidgen.pipeline.leases import Held, Leases
+from vidgen.providers.protocol import Submission
+from vidgen.providers.registry import FindsRecent
+from vidgen.resources import Resources
+from vidgen.store import events
+from vidgen.store.rows import request_of
+
+# The provider's clock and the database's may differ by so much.
+CLOCK_SKEW = timedelta(seconds=60)
+FIRST_LOOK_S = 1.0
+
+
+async def put_off(resources: Resources, held: Held, error: SubmitUnknownError) -> None:
+    """Write that a paid call just made may have arrived; whoever claims the job next settles it."""
+    logger.warning("submit may have arrived", code=error.code, reason=error.message)
+    if resources.providers.finder(held.job.provider) is None:
+        await _undecidable(resources, held, error)
+    else:
+        await held.apply(lifecycle.unsettled(held.job, error, wait_s=FIRST_LOOK_S))
+
+
+async def settle(resources: Resources, leases: Leases, held: Held) -> None:
+    """
+    Look once for the operation of an attempt whose receipt is missing, and act on what is found.
+    """
+    job = held.job
+    finder = resources.providers.finder(job.provider)
+    error = SubmitUnknownError(
+        "the receipt of the paid request is missing: a video may have been started and billed"
+    )
+    if finder is None:
+        await _undecidable(resources, held, error)
+        return
+    try:
+        found = await _unclaimed(resources, held, finder)
+    except SubmitUnknownError as refused:
+        await _undecidable(resources, held, refused)
+        return
+    except ProviderError as unseen:
+        await _look_again(resources, held, unseen)
+        return
+    for operation in found:
+        if await _adopt(leases, held, operation):
+            return
+    if resources.clock.now() < _settled_at(resources, held):
+        await _look_again(resources, held, error)
+        return
+    await held.apply(lifecycle.disproved(job))
+    logger.info("submit provably never arrived, will be made again", attempt=job.attempt)
+
+
+async def _unclaimed(resources: Resources, held: Held, finder: FindsRecent) -> list[Operation]:
+    """What the provider lists that may be ours and belongs to no attempt yet, the oldest first."""
+    job = held.job
+    assert job.intent_at is not None  # CHECK promises it
+    credential = resources.providers.credential(job.provider, job.model)
+    submission = Submission(job_id=job.id, attempt=job.attempt, request=request_of(job))
+    listed = await finder.find_recent(submission, job.intent_at - CLOCK_SKEW, credential)
+    if not listed:
+        return []
+    async with resources.database.connection() as connection:
+        taken = await events.taken_operations(
+            connection, listed[0].endpoint, [operation.id for operation in listed]
+        )
+    return [operation for operation in reversed(listed) if operation.id not in taken]
+
+
+async def _adopt(leases: Leases, held: Held, operation: Operation) -> bool:
+    change = lifecycle.submitted(held.job.attempt, operation, adopted=True)
+    try:
+        held.job = await leases.receive(held.job, change)
+    except OperationTakenError:
+        return False  # an equal video's receipt, or its adoption, was faster
+    logger.info("operation adopted", operation_id=operation.id, attempt=held.job.attempt)
+    await leases.announce(held.job)
+    return True
+
+
+def _settled_at(resources: Resources, held: Held) -> datetime:
+    settings = resources.settings
+    assert held.job.intent_at is not None  # CHECK promises it
+    # Until the lease's end its holder may have sent the request; then it has so long to show.
+    return held.job.intent_at + timedelta(seconds=settings.lease_ttl_s + settings.settle_s)
+
+
+async def _look_again(resources: Resources, held: Held, error: ProviderError) -> None:
+    job, now = held.job, resources.clock.now()
+    backoff = Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter())
+    wait_s = backoff.wait_s(job.failures, error.retry_after_s)
+    if job.deadline_at is not None and now + timedelta(seconds=wait_s) >= job.deadline_at:
+        unknown = SubmitUnknownError(f"not settled before the deadline; last: {error.message}")
+        await _undecidable(resources, held, unknown)
+        return
+    await held.apply(lifecycle.unsettled(job, error, wait_s=wait_s))
+
+
+async def _undecidable(resources: Resources, held: Held, error: SubmitUnknownError) -> None:
+    if resources.settings.on_submit_unknown == "resubmit":
+        logger.warning("submitting again though the first may be paid", attempt=held.job.attempt)
+        await held.apply(lifecycle.resubmitted(held.job, error))
+    else:
+        await held.apply(lifecycle.failed(held.job, error))
