@@ -132,6 +132,7 @@ class VideoJob:
         failures: Errors in a row of the current stage.
         deadline_at: The one deadline over all stages; set when the first attempt begins.
         intent_at: When the latest paid call was about to be made.
+        cancel_discards: Whoever asked for the cancel does not want a finished video either.
         slot_at: The reserved turn under the provider's rate limit, if it has one.
     """
 
@@ -178,6 +179,7 @@ class VideoJob:
     slot_at: datetime | None
     result_expires_at: datetime | None
     cancel_requested_at: datetime | None
+    cancel_discards: bool
     webhook_url: str | None = field(repr=False)
     metadata: Mapping[str, JsonValue]
 

@@ -146,7 +146,7 @@ def claimed() -> Transition:
     )
 
 
-def postponed(wait_s: float, slot_at: datetime | None) -> Transition:
+def postponed(wait_s: float, slot_at: datetime | None, *, reason: str = "rate_limit") -> Transition:
     """The rate limit has no room now; *slot_at* is the reserved turn, if one could be had."""
     return Transition(
         event=EventType.POSTPONED,
@@ -157,7 +157,7 @@ def postponed(wait_s: float, slot_at: datetime | None) -> Transition:
         status=JobStatus.PENDING,
         due_in_s=wait_s,
         changes={"slot_at": slot_at.isoformat() if slot_at else None},
-        detail={"wait_s": round(wait_s, 3)},
+        detail={"wait_s": round(wait_s, 3), "reason": reason},
     )
 
 
@@ -327,10 +327,10 @@ def released(job: VideoJob, reason: str) -> Transition:
     )
 
 
-def cancel_requested() -> Transition:
+def cancel_requested(*, discard: bool) -> Transition:
     """
-    Somebody wants it cancelled while a worker holds it; the worker decides what is still
-    possible.
+    Somebody wants a job cancelled that money may have been spent on: a worker decides what is
+    still possible. *discard* wants a finished video thrown away, too.
     """
     return Transition(
         event=EventType.CANCEL_REQUESTED,
@@ -338,11 +338,21 @@ def cancel_requested() -> Transition:
         stages=EVERY_STAGE,
         holder=Holder.ANYONE,
         hold=Hold.KEEP,
+        changes={"cancel_discards": discard},
+        detail={"discard": discard},
     )
 
 
-def cancelled(job: VideoJob, *, held: bool, detail: Mapping[str, JsonValue]) -> Transition:
-    """The job ends by the wish of a person."""
+def cancelled(job: VideoJob, *, held: bool, stopped_at_provider: bool) -> Transition:
+    """
+    The job ends by the wish of a person, and says what it cost: nothing before the submit,
+    everything if the provider could not be stopped, and None if only the provider knows.
+    """
+    cost_micros: int | None = job.actual_cost_micros
+    if job.stage is Stage.QUEUED:
+        cost_micros = 0
+    elif not stopped_at_provider and cost_micros is None:
+        cost_micros = job.estimated_cost_micros
     return Transition(
         event=EventType.CANCELLED,
         statuses=ACTIVE,
@@ -350,7 +360,8 @@ def cancelled(job: VideoJob, *, held: bool, detail: Mapping[str, JsonValue]) -> 
         holder=Holder.LEASE if held else Holder.NOBODY,
         hold=Hold.FREE,
         status=JobStatus.CANCELLED,
-        detail=detail,
+        changes={"actual_cost_micros": cost_micros},
+        detail={"stopped_at_provider": stopped_at_provider, "cost_micros": cost_micros},
     )
 
 
@@ -368,7 +379,12 @@ def retried(job: VideoJob, *, max_attempts: int) -> Transition:
         )
     if not job.prompt:
         raise InvalidStateError(f"job {job.id} was archived: its prompt is no longer kept")
-    changes: dict[str, JsonValue] = {"failures": 0, "error_code": None, "error_message": None}
+    changes: dict[str, JsonValue] = {
+        "failures": 0,
+        "error_code": None,
+        "error_message": None,
+        "cancel_discards": False,
+    }
     resumes = _keeps_its_operation(job)
     if not resumes:
         changes |= {"operation": None, "progress": 0, "max_attempts": job.attempt + max_attempts}

@@ -34,7 +34,15 @@ from vidgen.errors import (
     LeaseLostError,
     VidgenError,
 )
-from vidgen.job import EventType, JobEvent, JobStatus, JsonValue, VideoJob, VideoRequest
+from vidgen.job import (
+    EventType,
+    JobEvent,
+    JobStatus,
+    JsonValue,
+    Stage,
+    VideoJob,
+    VideoRequest,
+)
 from vidgen.settings import Settings
 from vidgen.store import events, inputs, jobs
 from vidgen.store.inputs import StoredInput
@@ -289,12 +297,14 @@ class VideoQueue:
                 pass
             return await self.get(job_id)
 
-    async def cancel(self, job_id: UUID) -> VideoJob:
+    async def cancel(self, job_id: UUID, *, discard: bool = False) -> VideoJob:
         """
         Ask for the end of a job, and return it as it is then.
 
-        One that no worker holds is cancelled at once, any other by its worker within seconds.
-        A final job is returned as it is.
+        Before its submit it is cancelled at once, at no cost. A generation is stopped at the
+        provider within seconds, where that is possible. A video that is already made was paid
+        for: it is stored and the job completes, unless *discard* throws it away. A final job is
+        returned as it is.
 
         Raises:
             JobNotFoundError: There is none with this id.
@@ -303,14 +313,16 @@ class VideoQueue:
             job = await self.get(job_id)
             if job.is_final or (job.worker_id is not None and job.cancel_requested_at is not None):
                 return job
-            if job.worker_id is None:
-                change = lifecycle.cancelled(job, held=False, detail={"stage": job.stage})
+            if job.worker_id is None and job.stage is Stage.QUEUED:
+                change = lifecycle.cancelled(job, held=False, stopped_at_provider=False)
             else:
-                change = lifecycle.cancel_requested()
+                change = lifecycle.cancel_requested(discard=discard)
             try:
-                return await self._apply(job_id, change)
+                job = await self._apply(job_id, change)
             except LeaseLostError:
                 continue
+            await self._dispatch([job])  # if nobody holds it, somebody must see to it now
+            return job
         raise InvalidStateError(f"job {job_id} keeps changing hands; ask again")
 
     async def retry(self, job_id: UUID) -> VideoJob:

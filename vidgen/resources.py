@@ -1,6 +1,5 @@
 """Everything a worker or server holds open, opened in order and closed in reverse."""
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 from redis.asyncio import Redis
 
+from vidgen.breaker import Breakers
 from vidgen.dispatch import Dispatcher, open_redis
+from vidgen.gate import Gate
 from vidgen.providers.registry import Providers, ProvidersConfig, build
 from vidgen.ratelimit import RateLimit
 from vidgen.settings import Settings
@@ -41,7 +42,8 @@ class Resources:
     What the stages work with.
 
     Attributes:
-        transfers: Bounds the transfers of this process.
+        transfers: Bounds the transfers of this process, the most urgent first.
+        breakers: Which providers are left alone for a while.
         jitter: Draws a number from 0 to 1.
     """
 
@@ -52,7 +54,8 @@ class Resources:
     rate_limit: RateLimit
     storage: Storage
     providers: Providers
-    transfers: asyncio.Semaphore
+    transfers: Gate
+    breakers: Breakers = field(default_factory=Breakers)
     clock: Clock = field(default_factory=Clock)
     jitter: Callable[[], float] = field(default_factory=lambda: random.Random().random)  # noqa: S311  spreads load, keeps no secret
 
@@ -85,7 +88,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             rate_limit=RateLimit(redis, limit_per_min=settings.rate_limit_per_min),
             storage=storage,
             providers=providers,
-            transfers=asyncio.Semaphore(settings.transfer_concurrency),
+            transfers=Gate(settings.transfer_concurrency),
         )
 
 

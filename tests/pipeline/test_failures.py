@@ -252,23 +252,6 @@ async def test_an_unreadable_image_is_refused_at_once(carrier: Carrier) -> None:
     assert (await carrier.queue.stats()).total == 0
 
 
-async def test_a_cancel_of_a_running_job_stops_it_at_the_provider(
-    carrier: Carrier, simulator: SimulatorServer
-) -> None:
-    simulator.sora.generation_s = 30
-    job = await carrier.enqueue(SORA)
-    async with asyncio.TaskGroup() as group:
-        carrying = group.create_task(carrier.carry(job))
-        async with asyncio.timeout(5):
-            await simulator.sora.arrived("poll")
-        await carrier.queue.cancel(job.id)
-        async with asyncio.timeout(5):
-            job = await carrying
-
-    assert job.status is JobStatus.CANCELLED
-    assert len(simulator.sora.of("cancel")) == 1
-
-
 async def test_a_hand_over_costs_no_attempt(carrier: Carrier, simulator: SimulatorServer) -> None:
     simulator.sora.generation_s = 0.6
     job = await carrier.enqueue(SORA)

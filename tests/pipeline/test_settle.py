@@ -50,7 +50,7 @@ async def test_a_submit_that_provably_never_arrived_is_made_again(
 async def test_equal_videos_without_receipts_adopt_one_operation_each(
     carrier: Carrier, simulator: SimulatorServer
 ) -> None:
-    simulator.sora.script(a_rule("submit accept-then-disconnect", times=5))
+    simulator.sora.script(a_rule("submit accept-then-disconnect", times=4))
     jobs = [await carrier.enqueue(SORA) for _ in range(10)]
 
     async with asyncio.TaskGroup() as group:

@@ -4,6 +4,7 @@ given back.
 """
 
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 
 from loguru import logger
@@ -61,23 +62,17 @@ async def carry(
 
 
 async def _stages(resources: Resources, leases: Leases, board: ProgressBoard, held: Held) -> None:
-    progress: Progress | None = None
-    assets: tuple[Asset, ...] = ()
+    known = _Known()
     try:
         while held.is_ours:
-            _check_cancel(held)
-            match held.job.stage:
-                case Stage.QUEUED:
-                    progress = await submit(resources, leases, held)
-                case Stage.SUBMITTING:
-                    await settle(resources, leases, held)
-                case Stage.GENERATING:
-                    assets = await poll(resources, board, held, progress)
-                    progress = None
-                case Stage.TRANSFERRING:
-                    await transfer(resources, held, assets)
-    except InterruptedStageError as interrupted:
-        await _leave(resources, held, interrupted.why)
+            if held.cancel_wanted and await _heed_cancel(resources, held):
+                return
+            try:
+                await _stage(resources, leases, board, held, known)
+            except InterruptedStageError as interrupted:
+                if interrupted.why is not Interruption.CANCEL:
+                    await _leave(held, interrupted.why)
+                    return
     except SubmitUnknownError as error:
         await put_off(resources, held, error)
     except (LeaseLostError, DatabaseError):
@@ -93,23 +88,54 @@ async def _stages(resources: Resources, leases: Leases, board: ProgressBoard, he
             await _give_up_for_now(resources, held, InternalError(reason))
 
 
-def _check_cancel(held: Held) -> None:
-    if held.job.cancel_requested_at is not None:
-        raise InterruptedStageError(Interruption.CANCEL)
+@dataclass(slots=True)
+class _Known:
+    """What one stage learnt and the next can use, as long as the same worker goes on."""
+
+    progress: Progress | None = None
+    assets: tuple[Asset, ...] = ()
 
 
-async def _leave(resources: Resources, held: Held, why: Interruption) -> None:
-    match why:
-        case Interruption.LEASE_LOST:
-            raise LeaseLostError(f"job {held.job.id}: the lease could not be renewed")
-        case Interruption.HAND_OVER:
-            await held.apply(lifecycle.released(held.job, "hand_over"))
-            logger.info("job handed over", stage=held.job.stage)
-        case Interruption.CANCEL:
-            stopped = await _cancel_at_provider(resources, held.job)
-            detail = {"stage": held.job.stage.value, "stopped_at_provider": stopped}
-            await held.apply(lifecycle.cancelled(held.job, held=True, detail=detail))
-            logger.info("job cancelled", stage=held.job.stage, stopped_at_provider=stopped)
+async def _stage(
+    resources: Resources, leases: Leases, board: ProgressBoard, held: Held, known: _Known
+) -> None:
+    match held.job.stage:
+        case Stage.QUEUED:
+            known.progress = await submit(resources, leases, held)
+        case Stage.SUBMITTING:
+            await settle(resources, leases, held)
+        case Stage.GENERATING:
+            progress, known.progress = known.progress, None
+            known.assets = await poll(resources, board, held, progress)
+        case Stage.TRANSFERRING:
+            await transfer(resources, held, known.assets)
+
+
+async def _heed_cancel(resources: Resources, held: Held) -> bool:
+    """
+    End the job if that is still possible; whether it is over.
+
+    Not while nobody knows whether it was paid; and a finished video is kept, unless whoever
+    cancelled does not want it either.
+    """
+    if held.job.stage is Stage.SUBMITTING:
+        return False
+    async with resources.database.connection() as connection:
+        job = await jobs.get(connection, held.job.id)
+    if job is not None and job.stage is Stage.TRANSFERRING and not job.cancel_discards:
+        held.ignore_cancel()
+        return False
+    stopped = await _cancel_at_provider(resources, held.job)
+    await held.apply(lifecycle.cancelled(held.job, held=True, stopped_at_provider=stopped))
+    logger.info("job cancelled", stage=held.job.stage, stopped_at_provider=stopped)
+    return True
+
+
+async def _leave(held: Held, why: Interruption) -> None:
+    if why is Interruption.LEASE_LOST:
+        raise LeaseLostError(f"job {held.job.id}: the lease could not be renewed")
+    await held.apply(lifecycle.released(held.job, "hand_over"))
+    logger.info("job handed over", stage=held.job.stage)
 
 
 async def _cancel_at_provider(resources: Resources, job: VideoJob) -> bool:

@@ -67,6 +67,8 @@ class Held:
         self._scopes: list[tuple[asyncio.Timeout, bool]] = []
         self._why: Interruption | None = None
         self._urgent = False
+        self._cancel = job.cancel_requested_at is not None
+        self._cancel_ignored = False
         self._freed = False
         self.job = job
 
@@ -74,6 +76,17 @@ class Held:
     def is_ours(self) -> bool:
         """Whether we still hold the job, as far as we know."""
         return not self._freed and not self.job.is_final and self.job.worker_id == self._leases.id
+
+    @property
+    def cancel_wanted(self) -> bool:
+        """Whether somebody asked for a cancel that has not been answered yet."""
+        return self._cancel and not self._cancel_ignored
+
+    def ignore_cancel(self) -> None:
+        """It came too late: the job goes on to its end."""
+        self._cancel_ignored = True
+        if self._why is Interruption.CANCEL:
+            self._why = None
 
     async def apply(self, change: Transition) -> VideoJob:
         """
@@ -116,7 +129,13 @@ class Held:
 
     def interrupt(self, why: Interruption, *, urgent: bool) -> None:
         """Have the job's work left: at once if *urgent*, else where waiting is all it does."""
-        if self._why is not Interruption.LEASE_LOST:
+        if why is Interruption.CANCEL:
+            self._cancel = True
+            if self._cancel_ignored and not urgent:
+                return
+            self._cancel_ignored = False
+            self._why = self._why or why
+        elif self._why is not Interruption.LEASE_LOST:
             self._why = why
         self._urgent = self._urgent or urgent
         for scope, only_if_urgent in self._scopes:
@@ -354,8 +373,9 @@ class Leases:
             beat = await workers.heartbeat(connection, self._worker)
         self._trusted_until = trusted_until
         self._resources.clock.set(beat.now)
-        for job_id in beat.cancels & self._held.keys():
-            self._held[job_id].interrupt(Interruption.CANCEL, urgent=True)
+        for job_id, discards in beat.cancels.items():
+            if job_id in self._held:
+                self._held[job_id].interrupt(Interruption.CANCEL, urgent=discards)
 
     async def _reconcile(self) -> None:
         """Give back what is ours by the books only: the answer to its claim never reached us."""

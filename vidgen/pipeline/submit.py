@@ -8,6 +8,7 @@ polled.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -18,12 +19,21 @@ from vidgen.errors import (
     InvalidRequestError,
     LeaseLostError,
     OperationTakenError,
+    ProviderError,
     SubmitUnknownError,
+    TransientError,
 )
 from vidgen.image import MAX_IMAGE_BYTES
 from vidgen.job import InputImage, VideoJob
 from vidgen.pipeline.leases import Held, Leases
-from vidgen.providers.protocol import ImageBytes, Progress, Running, Submission
+from vidgen.providers.protocol import (
+    Credential,
+    ImageBytes,
+    Progress,
+    Running,
+    Submission,
+    Submitted,
+)
 from vidgen.ratelimit import WINDOW_S
 from vidgen.resources import Resources
 from vidgen.store import inputs
@@ -52,7 +62,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         request=request_of(job),
         images=await _images(resources, job),
     )
-    if not await _has_turn(resources, held, credential.id):
+    if not await _may_go(resources, held, credential.id):
         return Running()
     await held.apply(lifecycle.submitting(job))
     logger.info("submitting video", attempt=held.job.attempt, model=job.model)
@@ -60,7 +70,9 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     async def pay() -> Progress:
         provider = resources.providers.get(job.provider)
         timely = replace(submission, not_after=leases.trusted_until)
-        receipt = await provider.submit(timely, credential)
+        receipt = await _listened(
+            resources, job.provider, credential, provider.submit(timely, credential)
+        )
         change = lifecycle.submitted(submission.attempt, receipt.operation)
         told = {"operation_id": receipt.operation.id, "attempt": submission.attempt}
         try:
@@ -79,6 +91,39 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     return await leases.shielded(pay())
 
 
+async def _listened(
+    resources: Resources, name: str, credential: Credential, call: Awaitable[Submitted]
+) -> Submitted:
+    """The outcome of *call*, after telling the breaker whether the provider answered."""
+    breakers = resources.breakers
+    try:
+        receipt = await call
+    except (TransientError, SubmitUnknownError) as error:
+        pause_s = breakers.failed(name, credential.id, asyncio.get_running_loop().time())
+        if pause_s:
+            logger.warning(
+                "provider does not answer, submits pause", pause_s=pause_s, code=error.code
+            )
+        raise
+    except ProviderError:
+        breakers.answered(name, credential.id)
+        raise
+    if breakers.answered(name, credential.id):
+        logger.info("provider answers again, submits go on")
+    return receipt
+
+
+async def _may_go(resources: Resources, held: Held, credential_id: str) -> bool:
+    """False if the job was put back: its provider is left alone now, or it is not its turn."""
+    now = asyncio.get_running_loop().time()
+    pause_s = resources.breakers.wait_s(held.job.provider, credential_id, now)
+    if pause_s:
+        spread_s = pause_s * (1 + resources.jitter() / 4)  # not all of them at the same moment
+        await held.apply(lifecycle.postponed(spread_s, held.job.slot_at, reason="provider_down"))
+        return False
+    return await _has_turn(resources, held, credential_id)
+
+
 async def _has_turn(resources: Resources, held: Held, credential_id: str) -> bool:
     """Wait for the turn if it is near; else put the job back until then."""
     job, now = held.job, resources.clock.now()
@@ -94,7 +139,7 @@ async def _has_turn(resources: Resources, held: Held, credential_id: str) -> boo
         wait_s = turn.wait_s
         if not turn.reserved or wait_s > HOLD_S:
             slot_at = now + timedelta(seconds=wait_s) if turn.reserved else None
-            await held.apply(lifecycle.postponed(wait_s, slot_at))
+            await held.apply(lifecycle.postponed(wait_s, slot_at, reason="rate_limit"))
             return False
     async with held.interruptible():
         await asyncio.sleep(wait_s)

@@ -7,6 +7,7 @@ Whatever breaks here is downloaded again, never generated again.
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from loguru import logger
@@ -46,17 +47,22 @@ async def transfer(resources: Resources, held: Held, assets: tuple[Asset, ...]) 
         ProviderError, StorageError: The stage may be tried again or not, as the error says.
         InterruptedStageError: A cancel, a lost lease, or the end of the grace time.
     """
-    async with held.interruptible():
-        if not assets:
-            assets = await _assets(resources, held.job)
-        await resources.transfers.acquire()
-    try:
+    async with AsyncExitStack() as stack:
+        async with held.interruptible():
+            if not assets:
+                assets = await _assets(resources, held.job)
+            await stack.enter_async_context(resources.transfers.place(_urgency(held.job)))
         async with held.interruptible(only_if_urgent=True):
             video = await _store_all(resources, held.job, assets)
-    finally:
-        resources.transfers.release()
     await held.apply(lifecycle.completed(held.job, video))
     logger.info("video stored", storage_key=video.storage_key, size_bytes=video.size_bytes)
+
+
+def _urgency(job: VideoJob) -> float:
+    """What the provider deletes first is fetched first; then what ours would give up first."""
+    end = job.result_expires_at or job.deadline_at
+    assert end is not None  # the deadline is set with the intent
+    return end.timestamp()
 
 
 async def _assets(resources: Resources, job: VideoJob) -> tuple[Asset, ...]:

@@ -196,13 +196,15 @@ async def _apply(
                 (
                     attempt, max_attempts, failures, operation, progress, error_code, error_message,
                     storage_key, size_bytes, sha256, content_type, duration_s, width, height,
-                    thumbnail_key, spritesheet_key, actual_cost_micros, slot_at, result_expires_at
+                    thumbnail_key, spritesheet_key, actual_cost_micros, slot_at, result_expires_at,
+                    cancel_discards
                 ) = (
                     SELECT next.attempt, next.max_attempts, next.failures, next.operation,
                            next.progress, next.error_code, next.error_message, next.storage_key,
                            next.size_bytes, next.sha256, next.content_type, next.duration_s,
                            next.width, next.height, next.thumbnail_key, next.spritesheet_key,
-                           next.actual_cost_micros, next.slot_at, next.result_expires_at
+                           next.actual_cost_micros, next.slot_at, next.result_expires_at,
+                           next.cancel_discards
                     FROM jsonb_populate_record(job, $12::jsonb) AS next
                 )
             WHERE job.id = $2

@@ -1,5 +1,6 @@
 """Who is alive, by the clock of the database: one row and one heartbeat per process."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -25,11 +26,12 @@ class Beat:
 
     Attributes:
         now: The time of the database.
-        cancels: Jobs of this worker that somebody wants cancelled.
+        cancels: Jobs of this worker that somebody wants cancelled, and whether a finished video
+            is to be thrown away, too.
     """
 
     now: datetime
-    cancels: frozenset[UUID]
+    cancels: Mapping[UUID, bool]
 
 
 async def heartbeat(connection: Connection, worker: Worker) -> Beat:
@@ -40,7 +42,8 @@ async def heartbeat(connection: Connection, worker: Worker) -> Beat:
         VALUES ($1, $2, $3, $4, $5)
         ON CONFLICT (id) DO UPDATE SET heartbeat_at = now()
         RETURNING heartbeat_at, ARRAY(
-            SELECT id FROM video_jobs WHERE worker_id = $1 AND cancel_requested_at IS NOT NULL
+            SELECT (id, cancel_discards) FROM video_jobs
+            WHERE worker_id = $1 AND cancel_requested_at IS NOT NULL
         ) AS cancels
         """,
         worker.id,
@@ -50,7 +53,7 @@ async def heartbeat(connection: Connection, worker: Worker) -> Beat:
         worker.concurrency,
     )
     assert row is not None  # an upsert always answers
-    return Beat(now=row["heartbeat_at"], cancels=frozenset(row["cancels"]))
+    return Beat(now=row["heartbeat_at"], cancels=dict(row["cancels"]))
 
 
 async def leave(connection: Connection, worker_id: UUID) -> None:

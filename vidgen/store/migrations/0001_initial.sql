@@ -47,6 +47,7 @@ CREATE TABLE video_jobs (
     slot_at               timestamptz,
     result_expires_at     timestamptz,
     cancel_requested_at   timestamptz,
+    cancel_discards       boolean NOT NULL DEFAULT false,
     archived_at           timestamptz,
     webhook_url           text,
     metadata              jsonb NOT NULL DEFAULT '{}',
