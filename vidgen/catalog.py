@@ -503,6 +503,8 @@ def _check_json(value: JsonValue | Mapping[str, JsonValue], depth: int = 0) -> N
             _check_json(item, depth + 1)
     elif isinstance(value, float) and not -1e308 < value < 1e308:
         raise InvalidRequestError("extra holds a number that JSON cannot write (inf or nan).")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidRequestError("extra holds a whole number of more than 64 bits; JSON has none.")
     elif value is not None and not isinstance(value, int | float):
         raise InvalidRequestError(f"extra holds a {type(value).__name__}, which JSON cannot write.")
 

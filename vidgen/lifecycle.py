@@ -45,6 +45,7 @@ ACTIVE = frozenset({JobStatus.PENDING, JobStatus.PROCESSING})
 ENDED = frozenset(JobStatus) - ACTIVE
 EVERY_STAGE = frozenset(Stage)
 
+HTTP_FORBIDDEN = 403
 MAX_BACKOFF_S = 60.0
 # A token being renewed or a list not yet consistent looks like this for a moment; a minute and
 # more does not.
@@ -387,7 +388,12 @@ def retried(job: VideoJob, *, max_attempts: int) -> Transition:
     }
     resumes = _keeps_its_operation(job)
     if not resumes:
-        changes |= {"operation": None, "progress": 0, "max_attempts": job.attempt + max_attempts}
+        changes |= {
+            "operation": None,
+            "progress": 0,
+            "max_attempts": job.attempt + max_attempts,
+            "actual_cost_micros": None,  # what a cancel was said to cost is not its video's price
+        }
     return Transition(
         event=EventType.RETRIED,
         statuses=frozenset({job.status}),
@@ -423,7 +429,7 @@ def errored(job: VideoJob, error: VidgenError, *, backoff: Backoff, now: datetim
     same attempt; later stages keep their operation.
     """
     if not _goes_on(job, error):
-        return failed(job, error)
+        return failed(job, _lost(job, error) or error)
     wait_s = backoff.wait_s(job.failures + 1, error.retry_after_s)
     if job.deadline_at is not None and now.timestamp() + wait_s >= job.deadline_at.timestamp():
         return failed(job, error, deadline_s=job.deadline_s)
@@ -451,6 +457,23 @@ def _unpaid(job: VideoJob, error: VidgenError) -> dict[str, JsonValue]:
     """Give the attempt back when *error* proves that nothing was started, so nothing was paid."""
     refused = job.stage is Stage.SUBMITTING and isinstance(error, _REFUSED)
     return {"attempt": job.attempt - 1} if refused else {}
+
+
+def _lost(job: VideoJob, error: VidgenError) -> OperationLostError | None:
+    """What a refusal to show the operation means once it has lasted: all that support needs."""
+    hidden = isinstance(error, AuthError) and error.http_status == HTTP_FORBIDDEN
+    if job.stage is not Stage.GENERATING or not (hidden or isinstance(error, OperationLostError)):
+        return None
+    assert isinstance(error, ProviderError)  # both kinds are
+    assert job.operation is not None  # CHECK promises it
+    return OperationLostError(
+        f"{job.provider} accepted operation {job.operation.id} for {job.model} at"
+        f" {job.operation.endpoint} and no longer shows it; it may be"
+        f" billed. Last: {error.message}",
+        provider_code=error.provider_code,
+        request_id=error.request_id,
+        http_status=error.http_status,
+    )
 
 
 def _goes_on(job: VideoJob, error: VidgenError) -> bool:

@@ -9,13 +9,18 @@ needs no environment.
 import asyncio
 import logging
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import orjson
 from arq import cron, func
+from arq.connections import ArqRedis, RedisSettings
 from loguru import logger
+from redis.asyncio.client import Pipeline
+from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import WatchError
 
 from vidgen import logs
 from vidgen.dispatch import FUNCTION, Dispatch, arq_settings
@@ -162,6 +167,83 @@ class House:
         )
 
 
+class _SteadyPipeline(Pipeline):
+    """
+    Outlives a connection that is cut between arq's WATCH and its MULTI.
+
+    arq 0.28 lets that WatchError end its main loop; here the dispatch looks as if somebody else had
+    it, and is looked at again with the next poll. Drop when arq catches it.
+    """
+
+    async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
+        except WatchError:
+            return 1 if args[0] == "EXISTS" else None
+
+
+class _SteadyRedis(ArqRedis):
+    """The connections of arq's worker."""
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        return _SteadyPipeline(
+            self.connection_pool, self.response_callbacks, transaction, shard_hint
+        )
+
+
+def arq_redis(settings: RedisSettings, queue_name: str) -> ArqRedis:
+    """Connections as arq would make them, with keep-alive and a pipeline that outlives a cut."""
+    redis: ArqRedis
+    if settings.sentinel:
+        assert not isinstance(settings.host, str)  # Sentinel always comes with a list
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis 5 has no types here
+            settings.host,
+            socket_connect_timeout=settings.conn_timeout,
+            db=settings.database,
+            username=settings.username,
+            password=settings.password,
+            ssl=settings.ssl,
+            retry=settings.retry,
+            retry_on_error=settings.retry_on_error,
+        )
+        redis = sentinel.master_for(settings.sentinel_master, redis_class=_SteadyRedis)
+    else:
+        redis = _SteadyRedis(
+            host=settings.host,
+            port=settings.port,
+            unix_socket_path=settings.unix_socket_path,
+            db=settings.database,
+            username=settings.username,
+            password=settings.password,
+            socket_connect_timeout=settings.conn_timeout,
+            # A peer that hangs is noticed by the kernel; a socket timeout of redis-py can swallow
+            # the cancellation of a shutdown on Python 3.11.
+            socket_keepalive=True,
+            socket_keepalive_options=_keep_alive(),
+            ssl=settings.ssl,
+            ssl_cert_reqs=settings.ssl_cert_reqs,
+            ssl_ca_certs=settings.ssl_ca_certs,
+            ssl_check_hostname=settings.ssl_check_hostname,
+            retry=settings.retry,
+            retry_on_error=settings.retry_on_error,
+        )
+    redis.job_serializer = orjson.dumps
+    redis.job_deserializer = orjson.loads
+    redis.default_queue_name = queue_name
+    return redis
+
+
+def _keep_alive() -> dict[int, int]:
+    """The kernel gives a silent peer up after half a minute, also with data unacknowledged."""
+    wanted = {
+        "TCP_KEEPIDLE": 10,
+        "TCP_KEEPINTVL": 5,
+        "TCP_KEEPCNT": 4,
+        "TCP_USER_TIMEOUT": 30_000,  # ms
+    }
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
+
+
 async def generate_video(ctx: dict[str, Any], job_id: str, epoch: int, looks: int) -> None:
     """Work on one job: claim, submit, poll, transfer, as far as it goes."""
     house: House = ctx["house"]
@@ -236,7 +318,8 @@ def worker_settings(settings: Settings) -> type:
             ),
         )
         queue_name = settings.queue_name
-        redis_settings = arq_settings(settings.redis_url)
+        redis_settings = arq_settings(settings.redis_url)  # for `arq --check`
+        redis_pool = arq_redis(redis_settings, settings.queue_name)
         on_startup = startup
         on_shutdown = shutdown
         max_jobs = settings.concurrency
