@@ -262,6 +262,14 @@ class Storage:
         """Whether there is an object under *key*."""
         return await self.head(key) is not None
 
+    async def keys(self, prefix: str, limit: int) -> list[str]:
+        """Name at most *limit* (up to 1,000) objects under *prefix*."""
+        async with self._mapped("list objects", CALL_TIMEOUT_S):
+            answer = await self._client.list_objects_v2(
+                Bucket=self._bucket.name, Prefix=prefix, MaxKeys=limit
+            )
+        return [found["Key"] for found in answer.get("Contents", ())]
+
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""
         async with self._mapped("delete an object", CALL_TIMEOUT_S):

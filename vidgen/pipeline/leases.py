@@ -8,7 +8,7 @@ jobs; `lease_epoch` in every write fences out whoever did not notice.
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from loguru import logger
 
 from vidgen import lifecycle, live
 from vidgen.dispatch import Dispatch
-from vidgen.errors import DatabaseError, DispatchError, LeaseLostError
+from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
 from vidgen.job import VideoJob
 from vidgen.lifecycle import Hold, Transition
 from vidgen.resources import Resources
@@ -33,6 +33,7 @@ BEATS_PER_TTL = 10  # a cancel reaches the worker with the next beat: 1.5 s by d
 RECONCILE_BEATS = 10
 CLAIM_PATIENCE_S = 30.0
 RETRY_BASE_S = 0.1
+KEEP_AFTER_TRIES = 5  # about three seconds without PostgreSQL
 RETRY_CAP_S = 2.0
 
 
@@ -289,12 +290,18 @@ class Leases:
                     raise LeaseLostError(f"job {job.id}: the lease ran out unrenewed") from error
                 await self._pause(tries)
 
-    async def receive(self, job: VideoJob, change: Transition) -> VideoJob:
+    async def receive(
+        self, job: VideoJob, change: Transition, keep: Callable[[], Awaitable[None]] | None = None
+    ) -> VideoJob:
         """
         Store the receipt of a paid submit: whoever holds the job now, and however long it takes.
 
+        Args:
+            keep: Puts it into a second place, should PostgreSQL stay away.
+
         Raises:
-            LeaseLostError: The job is past that attempt.
+            LeaseLostError: The job is past that attempt; or we must end, and the second place
+                has it.
         """
         tries = 0
         while True:
@@ -311,7 +318,24 @@ class Leases:
             except DatabaseError as error:
                 tries += 1
                 logger.warning("receipt not stored yet", tries=tries, reason=error.message)
+                if keep is not None and (tries >= KEEP_AFTER_TRIES or self._handing_over):
+                    keep = await self._kept(keep)
+                    if keep is None and self._urgent:
+                        raise LeaseLostError(
+                            f"job {job.id}: its receipt waits elsewhere"
+                        ) from error
                 await self._pause(tries)
+
+    async def _kept(
+        self, keep: Callable[[], Awaitable[None]]
+    ) -> Callable[[], Awaitable[None]] | None:
+        """None once the second place has the receipt, else what to try again."""
+        try:
+            await keep()
+        except StorageError as error:
+            logger.warning("receipt not kept in the bucket either", reason=error.message)
+            return keep
+        return None
 
     async def shielded(self, work: Coroutine[None, None, T]) -> T:
         """The outcome of *work*, which goes on to its end even if the caller is cancelled."""

@@ -25,6 +25,7 @@ from vidgen.errors import (
 )
 from vidgen.image import MAX_IMAGE_BYTES
 from vidgen.job import InputImage, VideoJob
+from vidgen.pipeline import receipts
 from vidgen.pipeline.leases import Held, Leases
 from vidgen.providers.protocol import (
     Credential,
@@ -76,7 +77,13 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         change = lifecycle.submitted(submission.attempt, receipt.operation)
         told = {"operation_id": receipt.operation.id, "attempt": submission.attempt}
         try:
-            held.job = await leases.receive(held.job, change)
+            held.job = await leases.receive(
+                held.job,
+                change,
+                keep=lambda: receipts.keep(
+                    resources, job.id, submission.attempt, receipt.operation
+                ),
+            )
         except OperationTakenError as error:
             # An equal video without a receipt has adopted ours: then its own one is left for us.
             raise SubmitUnknownError("its operation was adopted by another job") from error

@@ -15,6 +15,7 @@ from loguru import logger
 from vidgen import lifecycle
 from vidgen.dispatch import Dispatch
 from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
+from vidgen.pipeline import receipts
 from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
 from vidgen.store import inputs, jobs, upkeep, workers
@@ -25,6 +26,7 @@ BATCH = 500
 OVERDUE_S = 2.0
 DEAD_WORKER_KEPT_S = 3600.0
 CLEANUP_EVERY_S = 1800.0
+RECEIPTS_EVERY_S = 30.0
 # Cron ticks wait for a free place; if none came up for so long, the sweep cleans up itself.
 CLEANUP_OVERDUE_S = 2 * 3600.0
 # Older than any transfer that is still under way.
@@ -42,9 +44,20 @@ async def run(resources: Resources, leases: Leases) -> None:
                 turn = await upkeep.take_turn(connection, "sweep", interval_s * 0.8)
             if turn:
                 await sweep(resources, leases)
+                await _collect_receipts(resources, leases)
                 await cleanup(resources, every_s=CLEANUP_OVERDUE_S)
         except (DatabaseError, DispatchError) as error:
             logger.warning("sweep put off", code=error.code, reason=error.message)
+
+
+async def _collect_receipts(resources: Resources, leases: Leases) -> None:
+    async with resources.database.connection() as connection:
+        if not await upkeep.take_turn(connection, "receipts", RECEIPTS_EVERY_S):
+            return
+    try:
+        await receipts.collect(resources, leases)
+    except StorageError as error:
+        logger.warning("receipts not looked for", code=error.code, reason=error.message)
 
 
 async def sweep(resources: Resources, leases: Leases) -> None:

@@ -1,0 +1,75 @@
+"""The receipt of a paid submit is never lost."""
+
+import asyncio
+
+from tests.pipeline.conftest import Carrier
+from tests.pipeline.test_failures import VEO, a_rule, quick
+from vidgen import JobStatus
+from vidgen.errors import DatabaseError
+from vidgen.job import Operation
+from vidgen.pipeline import receipts
+from vidgen.simulator.server import SimulatorServer
+
+__all__ = ["quick"]
+
+
+async def test_a_receipt_kept_in_the_bucket_revives_its_job(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.veo.script(a_rule("submit accept-then-disconnect", times=1))
+    job = await carrier.finish(await carrier.enqueue(VEO))
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "submit_unknown")
+    operation = Operation(
+        provider="veo",
+        id=simulator.veo.bill[0].operation_id,
+        endpoint=simulator.veo.gemini_url,
+        model=job.model,
+        credential_id="server",
+        extra={"api": "gemini"},
+    )
+    await receipts.keep(carrier.resources, job.id, 1, operation)
+
+    await receipts.collect(carrier.resources, carrier.leases)
+
+    done = await carrier.finish(await carrier.queue.get(job.id))
+    assert (done.status, done.attempt, len(simulator.veo.bill)) == (JobStatus.COMPLETED, 1, 1)
+    assert not await carrier.resources.storage.keys(receipts.PREFIX, 10)
+
+
+async def test_a_receipt_that_is_known_already_is_only_cleared_away(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    done = await carrier.finish(await carrier.enqueue(VEO))
+    assert done.operation is not None
+    await receipts.keep(carrier.resources, done.id, done.attempt, done.operation)
+
+    await receipts.collect(carrier.resources, carrier.leases)
+
+    assert await carrier.queue.get(done.id) == done
+    assert not await carrier.resources.storage.keys(receipts.PREFIX, 10)
+
+
+async def test_a_receipt_waits_for_postgresql_and_is_in_the_bucket_meanwhile(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.veo.script(a_rule("submit late 300ms", times=1))
+    job = await carrier.enqueue(VEO)
+    storage, database = carrier.resources.storage, carrier.resources.database
+    async with asyncio.TaskGroup() as group:
+        carrying = group.create_task(carrier.carry(job))
+        async with asyncio.timeout(5):
+            await simulator.veo.arrived("submit")
+        lend = database.connection
+
+        def away() -> object:
+            raise DatabaseError("it is away")
+
+        object.__setattr__(database, "connection", away)
+        async with asyncio.timeout(15):
+            while not await storage.keys(receipts.PREFIX, 10):  # noqa: ASYNC110  a bucket tells nobody
+                await asyncio.sleep(0.05)
+        object.__setattr__(database, "connection", lend)
+        await carrying
+
+    done = await carrier.finish(await carrier.queue.get(job.id))
+    assert (done.status, done.attempt, len(simulator.veo.bill)) == (JobStatus.COMPLETED, 1, 1)

@@ -1,0 +1,76 @@
+"""
+Where the receipt of a paid submit waits when PostgreSQL does not answer: in the bucket.
+
+It holds the job's id, the attempt and the operation, so nothing secret. A sweep brings it home.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from uuid import UUID
+
+import orjson
+from loguru import logger
+
+from vidgen import lifecycle
+from vidgen.errors import InvalidRequestError, LeaseLostError, OperationTakenError
+from vidgen.job import Operation
+from vidgen.pipeline.leases import Leases
+from vidgen.resources import Resources
+from vidgen.store import jobs
+
+PREFIX = "receipts/"
+MAX_BYTES = 64 * 1024
+BATCH = 100
+
+
+async def keep(resources: Resources, job_id: UUID, attempt: int, operation: Operation) -> None:
+    """
+    Put the receipt into the bucket.
+
+    Raises:
+        StorageError: The bucket does not take it either.
+    """
+    receipt = {"job_id": str(job_id), "attempt": attempt, "operation": asdict(operation)}
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield orjson.dumps(receipt)
+
+    await resources.storage.upload(
+        f"{PREFIX}{job_id}.{attempt}.json", chunks(), content_type="application/json"
+    )
+    logger.warning("receipt kept in the bucket", operation_id=operation.id, attempt=attempt)
+
+
+async def collect(resources: Resources, leases: Leases) -> None:
+    """
+    Store every receipt that waits in the bucket, and let its job go on.
+
+    Raises:
+        StorageError, DatabaseError: The next sweep does it.
+    """
+    for key in await resources.storage.keys(PREFIX, BATCH):
+        try:
+            receipt = orjson.loads(await resources.storage.read(key, MAX_BYTES))
+            job_id, attempt = UUID(receipt["job_id"]), int(receipt["attempt"])
+            change = lifecycle.submitted(attempt, Operation(**receipt["operation"]))
+        except (InvalidRequestError, ValueError, TypeError, KeyError) as error:
+            logger.error("receipt cannot be read", key=key, reason=type(error).__name__)
+            continue
+        await _store(resources, leases, job_id, change)
+        await resources.storage.delete(key)
+
+
+async def _store(
+    resources: Resources, leases: Leases, job_id: UUID, change: lifecycle.Transition
+) -> None:
+    told = {"jobId": str(job_id), **change.detail}
+    try:
+        async with resources.database.connection() as connection:
+            job = await jobs.apply(connection, job_id, change, worker_id=leases.id)
+    except OperationTakenError:
+        logger.info("receipt was stored already", **told)
+    except LeaseLostError:
+        logger.error("receipt came too late: a paid operation belongs to no attempt", **told)
+    else:
+        logger.info("receipt brought home", **told)
+        await leases.announce(job)
