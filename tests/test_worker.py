@@ -91,5 +91,5 @@ async def test_a_port_that_is_taken_ends_the_start_with_a_sentence(
 
         exit_code, output = await run_worker(environment, tmp_path)
 
-    assert exit_code == 1
+    assert exit_code == 2
     assert "VIDGEN_HTTP_PORT" in output

@@ -32,6 +32,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     │   ├── StorageDeniedError      storage_denied
     │   └── BucketMissingError      bucket_missing
     ├── DatabaseError           database_unavailable    retryable
+    │   └── DatabaseRefusedError    database_refused    wrong password, no such database, no right
     ├── DispatchError           redis_unavailable       retryable
     ├── InternalError           internal_error          a defect of vidgen
     ├── OperationTakenError     operation_taken     another job already follows this operation
@@ -259,6 +260,13 @@ class DatabaseError(VidgenError):
 
     code = "database_unavailable"
     retryable = True
+
+
+class DatabaseRefusedError(DatabaseError):
+    """PostgreSQL answers and refuses us; waiting mends nothing."""
+
+    code = "database_refused"
+    retryable = False
 
 
 class DispatchError(VidgenError):

@@ -14,7 +14,7 @@ Two counters, never mixed: `attempt` counts paid submits, `failures` errors in a
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
@@ -91,8 +91,8 @@ class Transition:
     One allowed change of a job.
 
     Attributes:
-        statuses, stages, holder, attempt, only_due: The guard; if the row differs nothing
-            is written.
+        statuses, stages, holder, attempt, only_due, unless_cancelled: The guard; if the row
+            differs nothing is written.
         status, stage: Where the job is afterwards; None leaves the stage as it is.
         due_in_s: When nobody holds the job afterwards: seconds from now (of the database)
             until it is due.
@@ -109,6 +109,7 @@ class Transition:
     stage: Stage | None = None
     attempt: int | None = None
     only_due: bool = False
+    unless_cancelled: bool = False
     due_in_s: float = 0.0
     changes: Mapping[str, JsonValue] = field(default_factory=dict)
     detail: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -171,6 +172,7 @@ def submitting(job: VideoJob) -> Transition:
         holder=Holder.LEASE,
         hold=Hold.KEEP,
         stage=Stage.SUBMITTING,
+        unless_cancelled=True,
         changes={"attempt": job.attempt + 1, "slot_at": None},
     )
 
@@ -366,7 +368,7 @@ def cancelled(job: VideoJob, *, held: bool, stopped_at_provider: bool) -> Transi
     )
 
 
-def retried(job: VideoJob, *, max_attempts: int) -> Transition:
+def retried(job: VideoJob, *, max_attempts: int, anew: bool = False) -> Transition:
     """
     A person wants a job that failed or was cancelled to go on: where its paid result still is,
         or anew.
@@ -386,7 +388,7 @@ def retried(job: VideoJob, *, max_attempts: int) -> Transition:
         "error_message": None,
         "cancel_discards": False,
     }
-    resumes = _keeps_its_operation(job)
+    resumes = _keeps_its_operation(job) and not anew
     if not resumes:
         changes |= {
             "operation": None,
@@ -412,7 +414,6 @@ def _keeps_its_operation(job: VideoJob) -> bool:
         "generation_failed",
         "content_blocked",
         "result_expired",
-        "operation_lost",
         "input_rejected",
     }
     if job.status is JobStatus.CANCELLED:
@@ -431,8 +432,11 @@ def errored(job: VideoJob, error: VidgenError, *, backoff: Backoff, now: datetim
     if not _goes_on(job, error):
         return failed(job, _lost(job, error) or error)
     wait_s = backoff.wait_s(job.failures + 1, error.retry_after_s)
-    if job.deadline_at is not None and now.timestamp() + wait_s >= job.deadline_at.timestamp():
-        return failed(job, error, deadline_s=job.deadline_s)
+    if job.deadline_at is not None:
+        left_s = (job.deadline_at - now).total_seconds()
+        if left_s <= 0:
+            return failed(job, error, deadline_s=job.deadline_s)
+        wait_s = min(wait_s, left_s)  # one last try at the very end
     changes: dict[str, JsonValue] = {
         "failures": job.failures + 1,
         "error_code": error.code,
@@ -497,18 +501,21 @@ def _goes_on(job: VideoJob, error: VidgenError) -> bool:
             assert_never(job.stage)
 
 
-def judged(job: VideoJob, error: ProviderError, *, charged: bool, backoff: Backoff) -> Transition:
+def judged(
+    job: VideoJob, error: ProviderError, *, charged: bool, backoff: Backoff, now: datetime
+) -> Transition:
     """
     The provider's verdict that the attempt will never deliver: a new attempt, or the end.
 
-    A new attempt only for a failed generation that was not charged, while attempts remain.
+    A new attempt only for a failed generation that was not charged, while attempts and time remain.
     """
     again = (
         isinstance(error, GenerationFailedError) and not charged and job.attempt < job.max_attempts
     )
-    if not again:
-        return failed(job, error)
     wait_s = backoff.wait_s(job.attempt, error.retry_after_s)
+    ends_at = now + timedelta(seconds=wait_s)
+    if not again or (job.deadline_at is not None and ends_at >= job.deadline_at):
+        return failed(job, error)
     return Transition(
         event=EventType.REATTEMPTED,
         statuses=frozenset({JobStatus.PROCESSING}),

@@ -325,7 +325,7 @@ class VideoQueue:
             return job
         raise InvalidStateError(f"job {job_id} keeps changing hands; ask again")
 
-    async def retry(self, job_id: UUID) -> VideoJob:
+    async def retry(self, job_id: UUID, *, anew: bool = False) -> VideoJob:
         """
         Let a failed or cancelled job go on: from its paid result if that may still exist,
             else anew.
@@ -335,7 +335,7 @@ class VideoQueue:
             InvalidStateError: It neither failed nor was cancelled, or is no longer kept.
         """
         job = await self.get(job_id)
-        change = lifecycle.retried(job, max_attempts=self._settings.max_attempts)
+        change = lifecycle.retried(job, max_attempts=self._settings.max_attempts, anew=anew)
         try:
             job = await self._apply(job_id, change)
         except LeaseLostError as error:

@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -23,15 +24,22 @@ from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import WatchError
 
 from vidgen import logs
-from vidgen.dispatch import FUNCTION, Dispatch, arq_settings
-from vidgen.errors import DatabaseError, DispatchError, StorageUnavailableError, VidgenError
+from vidgen.dispatch import FUNCTION, Dispatch, Dispatcher, arq_settings, open_redis
+from vidgen.errors import (
+    DatabaseError,
+    DatabaseRefusedError,
+    DispatchError,
+    SettingsError,
+    StorageUnavailableError,
+    VidgenError,
+)
 from vidgen.pipeline import sweep
 from vidgen.pipeline.carry import carry
 from vidgen.pipeline.leases import Leases
 from vidgen.pipeline.progress import ProgressBoard
 from vidgen.resources import Resources, open_resources
 from vidgen.server.app import serving
-from vidgen.settings import Settings
+from vidgen.settings import Settings, mask_url
 from vidgen.store.migrate import migrate
 
 POLL_DELAY_S = 0.1
@@ -145,8 +153,10 @@ class House:
     def _life_ended(self, life: "asyncio.Task[None]") -> None:
         error = None if life.cancelled() else life.exception()
         if not self._ready.done():
-            self._ready.set_exception(error or asyncio.CancelledError())
+            self._ready.set_exception(_first(error) or asyncio.CancelledError())
         elif error is not None:
+            _, leases, _ = self._ready.result()
+            leases.hand_over(urgent=True)
             # Without heartbeat and sweep nothing here can be trusted: end, and be started afresh.
             logger.opt(exception=error).critical("the worker's upkeep ended with a defect")
             self._main.cancel()
@@ -275,7 +285,7 @@ async def startup(ctx: dict[str, Any]) -> None:
         await house.open()
     except VidgenError as error:
         logger.error("worker cannot start", code=error.code, reason=error.message)
-        raise SystemExit(1) from error
+        raise SystemExit(2 if isinstance(error, SettingsError) else 1) from error
     ctx["house"] = house
 
 
@@ -337,17 +347,26 @@ def worker_settings(settings: Settings) -> type:
     return WorkerSettings
 
 
+def _first(error: BaseException | None) -> BaseException | None:
+    """Take the first error out of the groups of a TaskGroup."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 async def _patiently(step: "Callable[[], Any]") -> None:
-    """Do *step*; PostgreSQL may still be starting beside us."""
+    """Do *step*; PostgreSQL and Redis may still be starting beside us."""
     loop = asyncio.get_running_loop()
     until, wait_s = loop.time() + START_PATIENCE_S, 0.2
     while True:
         try:
             await step()
-        except DatabaseError as error:
+        except DatabaseRefusedError:
+            raise  # waiting mends nothing
+        except (DatabaseError, DispatchError) as error:
             if loop.time() + wait_s > until:
                 raise
-            logger.warning("database not there yet", reason=error.message)
+            logger.warning("not there yet, waiting", code=error.code, reason=error.message)
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, 5.0)
         else:
@@ -361,9 +380,40 @@ async def _check_bucket(resources: Resources) -> None:
         logger.warning("bucket not there yet, transfers will wait", reason=error.message)
 
 
+def _prepare_loop(settings: Settings) -> None:
+    """
+    Give arq the fastest loop there is, once Redis has answered.
+
+    arq asks Redis first of all, for minutes and without a word about where; so we ask before.
+    """
+    with suppress(RuntimeError):
+        asyncio.get_running_loop()
+        return  # somebody else's program: nothing may block it, and it has chosen its loop
+    with suppress(ImportError):
+        import uvloop
+
+        asyncio.set_event_loop(uvloop.new_event_loop())
+    loop = asyncio.get_event_loop()
+    try:
+        loop.run_until_complete(_patiently(lambda: _ping(settings)))
+    except DispatchError as error:
+        logger.error("worker cannot start", code=error.code, reason=error.message)
+        raise SystemExit(1) from error
+
+
+async def _ping(settings: Settings) -> None:
+    async with open_redis(settings.redis_url) as redis:
+        try:
+            await Dispatcher(redis, settings.queue_name).ping()
+        except DispatchError as error:
+            where = mask_url(settings.redis_url)
+            raise DispatchError(f"REDIS_URL: {where} does not answer: {error.message}") from error
+
+
 def __getattr__(name: str) -> object:
     if name == "WorkerSettings":
         settings = Settings.load_or_exit()
         logs.configure(settings.log_level, settings.log_format)
+        _prepare_loop(settings)
         return worker_settings(settings)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ given back.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from loguru import logger
@@ -16,7 +16,6 @@ from vidgen.errors import (
     DispatchError,
     InternalError,
     LeaseLostError,
-    ProviderError,
     SubmitUnknownError,
     VidgenError,
 )
@@ -145,7 +144,7 @@ async def _cancel_at_provider(resources: Resources, job: VideoJob) -> bool:
     try:
         credential = resources.providers.credential(job.provider, job.model)
         return await provider.cancel(job.operation, credential)
-    except ProviderError as error:
+    except VidgenError as error:
         logger.warning("provider did not take the cancel", code=error.code, reason=error.message)
         return False
 
@@ -153,7 +152,8 @@ async def _cancel_at_provider(resources: Resources, job: VideoJob) -> bool:
 async def _give_up_for_now(resources: Resources, held: Held, error: VidgenError) -> None:
     """Write what an error of the current stage means: later again, or the end."""
     backoff = Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter())
-    change = lifecycle.errored(held.job, error, backoff=backoff, now=resources.clock.now())
+    job = replace(held.job, failures=0) if held.progressed else held.job
+    change = lifecycle.errored(job, error, backoff=backoff, now=resources.clock.now())
     told = {"stage": held.job.stage, "code": error.code, "reason": error.message}
     job = await held.apply(change)
     if job.is_final:

@@ -60,6 +60,7 @@ class Held:
 
     Attributes:
         job: The row as we last wrote it.
+        progressed: Its stage has got on since the claim: errors in a row begin anew.
     """
 
     def __init__(self, leases: "Leases", job: VideoJob) -> None:
@@ -72,6 +73,7 @@ class Held:
         self._cancel_ignored = False
         self._freed = False
         self.job = job
+        self.progressed = False
 
     @property
     def is_ours(self) -> bool:
@@ -425,6 +427,9 @@ class Leases:
 async def _settle(outcome: asyncio.Future[T], work: Coroutine[None, None, T]) -> None:
     try:
         result = await work
+    except asyncio.CancelledError:
+        outcome.cancel()  # the process ends: whoever waits must not wait for ever
+        raise
     except Exception as error:  # noqa: BLE001  carried over to whoever waits for the outcome
         outcome.set_exception(error)
         outcome.exception()  # nobody may be waiting any more; that is no mistake

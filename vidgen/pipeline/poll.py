@@ -42,7 +42,7 @@ async def poll(
         wish_s: float | None = None
         try:
             progress = first or await _look(resources, held)
-            errors = 0
+            errors, held.progressed = 0, True
         except ProviderError as unseen:
             errors += 1
             if errors >= TOLERATED_ERRORS or not _is_passing(unseen):
@@ -94,6 +94,7 @@ async def _judge(resources: Resources, held: Held, error: ProviderError, *, char
         error,
         charged=charged or provider.charges_failures,
         backoff=Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter()),
+        now=resources.clock.now(),
     )
     await held.apply(change)
     logger.info("generation failed", code=error.code, reason=error.message, attempt=job.attempt)

@@ -11,7 +11,13 @@ from datetime import datetime, timedelta
 from loguru import logger
 
 from vidgen import lifecycle
-from vidgen.errors import OperationTakenError, ProviderError, SubmitUnknownError
+from vidgen.errors import (
+    DatabaseError,
+    LeaseLostError,
+    OperationTakenError,
+    SubmitUnknownError,
+    VidgenError,
+)
 from vidgen.job import Operation
 from vidgen.lifecycle import Backoff
 from vidgen.pipeline.leases import Held, Leases
@@ -52,7 +58,9 @@ async def settle(resources: Resources, leases: Leases, held: Held) -> None:
     except SubmitUnknownError as refused:
         await _undecidable(resources, held, refused)
         return
-    except ProviderError as unseen:
+    except (DatabaseError, LeaseLostError):
+        raise
+    except VidgenError as unseen:  # whatever it is, it says nothing about the paid call
         await _look_again(resources, held, unseen)
         return
     for operation in found:
@@ -99,7 +107,7 @@ def _settled_at(resources: Resources, held: Held) -> datetime:
     return held.job.intent_at + timedelta(seconds=settings.lease_ttl_s + settings.settle_s)
 
 
-async def _look_again(resources: Resources, held: Held, error: ProviderError) -> None:
+async def _look_again(resources: Resources, held: Held, error: VidgenError) -> None:
     job, now = held.job, resources.clock.now()
     backoff = Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter())
     wait_s = backoff.wait_s(job.failures, error.retry_after_s)

@@ -16,6 +16,7 @@ from loguru import logger
 
 from vidgen import catalog, image, lifecycle
 from vidgen.errors import (
+    GenerationTimeoutError,
     InvalidRequestError,
     LeaseLostError,
     OperationTakenError,
@@ -35,7 +36,6 @@ from vidgen.providers.protocol import (
     Submission,
     Submitted,
 )
-from vidgen.ratelimit import WINDOW_S
 from vidgen.resources import Resources
 from vidgen.store import inputs
 from vidgen.store.inputs import StoredInput
@@ -44,6 +44,8 @@ from vidgen.store.rows import request_of
 # A turn so near is waited for with the job in hand; for a later one the job goes back, so that jobs
 # of other providers get the worker's place.
 HOLD_S = 1.0
+# A turn that was not used in time is gone: many of them together would break the limit.
+TURN_KEPT_S = 2.0
 
 
 async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
@@ -55,16 +57,19 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         ProviderError: As the provider's `submit`.
         SubmitUnknownError: The request may have arrived.
     """
-    job = held.job
+    job, now = held.job, resources.clock.now()
+    if job.deadline_at is not None and now >= job.deadline_at:
+        late = GenerationTimeoutError(f"no attempt came to an end within its {job.deadline_s} s")
+        await held.apply(lifecycle.failed(job, late))
+        return Running()
     credential = resources.providers.credential(job.provider, job.model)
-    submission = Submission(
-        job_id=job.id,
-        attempt=job.attempt + 1,
-        request=request_of(job),
-        images=await _images(resources, job),
-    )
     if not await _may_go(resources, held, credential.id):
         return Running()
+    async with held.interruptible():
+        images = await _images(resources, job)
+    submission = Submission(
+        job_id=job.id, attempt=job.attempt + 1, request=request_of(job), images=images
+    )
     await held.apply(lifecycle.submitting(job))
     logger.info("submitting video", attempt=held.job.attempt, model=job.model)
 
@@ -134,7 +139,7 @@ async def _may_go(resources: Resources, held: Held, credential_id: str) -> bool:
 async def _has_turn(resources: Resources, held: Held, credential_id: str) -> bool:
     """Wait for the turn if it is near; else put the job back until then."""
     job, now = held.job, resources.clock.now()
-    if job.slot_at is not None and job.slot_at > now - timedelta(seconds=WINDOW_S):
+    if job.slot_at is not None and job.slot_at > now - timedelta(seconds=TURN_KEPT_S):
         wait_s = max((job.slot_at - now).total_seconds(), 0.0)
     else:
         turn = await resources.rate_limit.reserve(

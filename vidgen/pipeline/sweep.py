@@ -27,9 +27,10 @@ OVERDUE_S = 2.0
 DEAD_WORKER_KEPT_S = 3600.0
 CLEANUP_EVERY_S = 1800.0
 RECEIPTS_EVERY_S = 30.0
+LOOK_THROUGH_EVERY_S = 60.0
 # Cron ticks wait for a free place; if none came up for so long, the sweep cleans up itself.
 CLEANUP_OVERDUE_S = 2 * 3600.0
-# Older than any transfer that is still under way.
+# Older than any transfer that is still under way: a try may outlast its deadline a little.
 ORPHANED_UPLOAD_AGE = timedelta(hours=6)
 RESULT_PREFIX = "videos/"
 
@@ -68,7 +69,9 @@ async def sweep(resources: Resources, leases: Leases) -> None:
         DatabaseError, DispatchError: PostgreSQL or Redis is away; the next sweep does it.
     """
     await _free_orphans(resources, leases)
-    await _dispatch_due(resources)
+    async with resources.database.connection() as connection:
+        thorough = await upkeep.take_turn(connection, "look_through", LOOK_THROUGH_EVERY_S)
+    await _dispatch_due(resources, thorough=thorough)
 
 
 async def _free_orphans(resources: Resources, leases: Leases) -> None:
@@ -92,7 +95,11 @@ async def _free_orphans(resources: Resources, leases: Leases) -> None:
             return
 
 
-async def _dispatch_due(resources: Resources) -> None:
+async def _dispatch_due(resources: Resources, *, thorough: bool) -> None:
+    """
+    Send what has no dispatch, longest due first, up to the first page that lacks none: a deep
+    backlog only waits. Now and then a *thorough* look goes through all of it.
+    """
     after: DueJob | None = None
     while True:
         async with resources.database.connection() as connection:
@@ -102,8 +109,7 @@ async def _dispatch_due(resources: Resources) -> None:
         if again:
             await resources.dispatcher.send(again, now=resources.clock.now())
             logger.info("due jobs dispatched again", jobs=len(again))
-        # A page that was wholly there means that the line is intact: a deep backlog only waits.
-        if len(due) < BATCH or not again:
+        if len(due) < BATCH or not (again or thorough):
             return
         after = due[-1]
 
@@ -157,7 +163,9 @@ async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> 
 async def _abort_orphans(resources: Resources) -> int:
     try:
         return await resources.storage.abort_uploads_older_than(
-            RESULT_PREFIX, ORPHANED_UPLOAD_AGE, resources.clock.now()
+            RESULT_PREFIX,
+            ORPHANED_UPLOAD_AGE + timedelta(seconds=resources.settings.deadline_s),
+            resources.clock.now(),
         )
     except StorageError as error:
         logger.warning("unfinished uploads not looked for", code=error.code, reason=error.message)

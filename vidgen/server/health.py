@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from aiohttp import web
+from loguru import logger
 
-from vidgen.errors import DatabaseError, DispatchError
+from vidgen.errors import DatabaseError, DispatchError, VidgenError
 from vidgen.job import JsonValue
 from vidgen.resources import Resources
 from vidgen.server.keys import RESOURCES
@@ -67,7 +68,7 @@ async def _redis(resources: Resources) -> dict[str, JsonValue]:
     try:
         latency_ms = await _within(resources.dispatcher.ping())
     except (DispatchError, TimeoutError) as error:
-        return {"connected": False, "error": str(error) or "no answer in time"}
+        return {"connected": False, "error": _told(error)}
     return {"connected": True, "latencyMs": round(latency_ms, 2)}
 
 
@@ -75,8 +76,16 @@ async def _queue(resources: Resources) -> dict[str, JsonValue]:
     try:
         active = await _within(_alive(resources))
     except (DatabaseError, TimeoutError) as error:
-        return {"accessible": False, "error": str(error) or "no answer in time"}
+        return {"accessible": False, "error": _told(error)}
     return {"accessible": True, "activeWorkers": active}
+
+
+def _told(error: VidgenError | TimeoutError) -> str:
+    """The code for everybody, the sentence with hosts and users for the log."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    logger.warning("health check failed", code=error.code, reason=error.message)
+    return error.code
 
 
 async def _alive(resources: Resources) -> int:

@@ -217,6 +217,7 @@ async def _apply(
               END
               AND ($6::integer IS NULL OR job.attempt = $6)
               AND job.archived_at IS NULL -- its prompt is gone
+              AND (NOT $17::boolean OR job.cancel_requested_at IS NULL)
               -- Redis and the database do not share a clock: a dispatch may come a little early.
               AND (NOT $15::boolean OR job.due_at <= now() + interval '1 second')
             RETURNING job.*
@@ -244,6 +245,7 @@ async def _apply(
         lease.epoch if lease else None,
         change.only_due,
         json_of(change.detail),
+        change.unless_cancelled,
     )
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from vidgen.errors import DatabaseError
+from vidgen.errors import DatabaseError, DatabaseRefusedError, InternalError
 
 if TYPE_CHECKING:  # asyncpg's classes take parameters in their stubs only
     Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
@@ -113,6 +113,12 @@ class Database:
                         yield connection
         except (*_AWAY, *_REFUSED) as error:
             raise _mapped(error, "use", self.dsn) from error
+        except asyncpg.PostgresError as error:
+            # Its detail may hold the whole row, with the prompt: neither log nor caller sees it.
+            raise InternalError(
+                f"PostgreSQL refused a statement: {type(error).__name__}"
+                f" {getattr(error, 'constraint_name', None) or ''}".rstrip()
+            ) from None
 
     @asynccontextmanager
     async def _acquired(self, pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncIterator[Connection]:
@@ -163,7 +169,8 @@ def _mapped(error: BaseException, deed: str, dsn: str) -> DatabaseError:
         reason += "; run `vidgen migrate`"
     elif isinstance(error, _UNPREPARED):
         reason += "; behind a transaction pooler, set VIDGEN_PREPARED_STATEMENTS=off"
-    return DatabaseError(f"could not {deed} {_server(dsn)}: {reason or type(error).__name__}")
+    kind = DatabaseRefusedError if isinstance(error, _REFUSED) else DatabaseError
+    return kind(f"could not {deed} {_server(dsn)}: {reason or type(error).__name__}")
 
 
 def _server(dsn: str) -> str:

@@ -1,0 +1,121 @@
+"""Money: what was paid is not given up, and nothing is bought that nobody can use."""
+
+import asyncio
+from datetime import timedelta
+
+from tests.pipeline.conftest import Carrier
+from tests.pipeline.test_failures import SORA, a_rule, quick
+from vidgen import JobStatus
+from vidgen.job import EventType, Stage
+from vidgen.resources import Resources
+from vidgen.simulator.server import SimulatorServer
+
+__all__ = ["quick"]
+
+
+def without_keys(resources: Resources) -> None:
+    config = resources.providers.config
+    object.__setattr__(config, "openai_api_key", None)
+    object.__setattr__(config, "openai_base_url", "https://api.openai.com/v1")
+
+
+async def test_a_key_that_is_gone_says_nothing_about_a_submit_that_may_have_arrived(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.script(a_rule("submit accept-then-disconnect", times=1))
+    job = await carrier.carry(await carrier.enqueue(SORA))
+    config = carrier.resources.providers.config
+    before = (config.openai_api_key, config.openai_base_url)
+    without_keys(carrier.resources)
+
+    job = await carrier.carry(job)
+
+    assert (job.stage, job.attempt, job.status) == (Stage.SUBMITTING, 1, JobStatus.PROCESSING)
+    for name, value in zip(("openai_api_key", "openai_base_url"), before, strict=True):
+        object.__setattr__(config, name, value)
+    done = await carrier.finish(job)
+    assert (done.status, done.attempt, len(simulator.sora.bill)) == (JobStatus.COMPLETED, 1, 1)
+
+
+async def test_a_retry_of_a_lost_operation_looks_at_it_first(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+
+    simulator.sora.script(a_rule("poll 404", times=30))
+    failed = await carrier.finish(await carrier.enqueue(SORA))
+    assert (failed.status, failed.error_code) == (JobStatus.FAILED, "operation_lost")
+    assert failed.operation is not None
+    assert failed.operation.id in (failed.error_message or "")
+    simulator.sora._scripted.clear()
+
+    done = await carrier.finish(await carrier.queue.retry(failed.id))
+
+    assert (done.status, done.attempt, len(simulator.sora.bill)) == (JobStatus.COMPLETED, 1, 1)
+
+
+async def test_nothing_is_bought_after_the_deadline(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.script(a_rule("submit 503", times=1))
+    job = await carrier.carry(await carrier.queue.enqueue(SORA, deadline_s=60))
+    async with carrier.resources.database.connection() as connection:
+        await connection.execute("UPDATE video_jobs SET deadline_at = now() - interval '1 second'")
+
+    done = await carrier.finish(job)
+
+    assert (done.status, done.error_code) == (JobStatus.FAILED, "generation_timeout")
+    assert not simulator.sora.bill
+
+
+async def test_a_cancel_that_comes_before_the_intent_costs_nothing(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    job = await carrier.enqueue(SORA)
+    limit = carrier.resources.rate_limit
+    reserve, asked, go = limit.reserve, asyncio.Event(), asyncio.Event()
+
+    async def slow_reserve(*args: object, **more: object) -> object:
+        asked.set()
+        await go.wait()
+        return await reserve(*args, **more)  # type: ignore[arg-type]
+
+    object.__setattr__(limit, "reserve", slow_reserve)
+    async with asyncio.TaskGroup() as group:
+        carrying = group.create_task(carrier.finish(job))
+        async with asyncio.timeout(5):
+            await asked.wait()
+        await carrier.queue.cancel(job.id)
+        go.set()
+        done = await carrying
+
+    assert (done.status, done.actual_cost_micros) == (JobStatus.CANCELLED, 0)
+    assert not simulator.sora.bill
+
+
+async def test_a_long_wish_to_wait_does_not_end_a_job_that_still_has_time(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.script(a_rule("submit 429-retry-after 3000", times=1))
+
+    job = await carrier.carry(await carrier.enqueue(SORA))
+
+    assert job.status is JobStatus.PENDING
+    assert job.due_at is not None
+    assert job.deadline_at is not None
+    assert job.deadline_at - job.due_at < timedelta(seconds=5)
+
+
+async def test_an_old_turn_under_the_rate_limit_is_not_used(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    job = await carrier.enqueue(SORA)
+    async with carrier.resources.database.connection() as connection:
+        await connection.execute("UPDATE video_jobs SET slot_at = now() - interval '30 seconds'")
+    object.__setattr__(carrier.resources.rate_limit, "_limit_per_min", 1)
+    await carrier.finish(await carrier.enqueue(SORA))
+
+    waiting = await carrier.carry(job)
+
+    assert (waiting.status, len(simulator.sora.bill)) == (JobStatus.PENDING, 1)
+    types = [event.type for event in await carrier.queue.history(job.id)]
+    assert EventType.POSTPONED in types
