@@ -388,8 +388,8 @@ def retried(job: VideoJob, *, max_attempts: int, anew: bool = False) -> Transiti
         "error_message": None,
         "cancel_discards": False,
     }
-    resumes = _keeps_its_operation(job) and not anew
-    if not resumes:
+    goes_on = resumes(job) and not anew
+    if not goes_on:
         changes |= {
             "operation": None,
             "progress": 0,
@@ -402,14 +402,15 @@ def retried(job: VideoJob, *, max_attempts: int, anew: bool = False) -> Transiti
         stages=frozenset({job.stage}),
         holder=Holder.NOBODY,
         hold=Hold.KEEP,
-        status=JobStatus.PROCESSING if resumes else JobStatus.PENDING,
-        stage=None if resumes else Stage.QUEUED,
+        status=JobStatus.PROCESSING if goes_on else JobStatus.PENDING,
+        stage=None if goes_on else Stage.QUEUED,
         changes=changes,
-        detail={"pays_again": not resumes},
+        detail={"pays_again": not goes_on},
     )
 
 
-def _keeps_its_operation(job: VideoJob) -> bool:
+def resumes(job: VideoJob) -> bool:
+    """Whether a retry goes on with what was paid, because it may still be there."""
     over = {
         "generation_failed",
         "content_blocked",

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self, TypeGuard
@@ -75,6 +75,23 @@ class _Wish:
     scene_id: str | None
     user_id: str | None
     deadline_s: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPlan:
+    """
+    What a retry of one job means.
+
+    Attributes:
+        stage: Where it goes on.
+        pays_again: A new video is bought for it.
+        cost_micros: The estimate of that in micro-dollars; 0 if nothing is bought, None if unknown.
+    """
+
+    job_id: UUID
+    stage: Stage
+    pays_again: bool
+    cost_micros: int | None
 
 
 class VideoQueue:
@@ -343,6 +360,43 @@ class VideoQueue:
         await self._dispatch([job])
         return job
 
+    async def retry_failed(
+        self,
+        *,
+        provider: str | None = None,
+        code: str | None = None,
+        user_id: str | None = None,
+        scene_id: str | None = None,
+        limit: int = 1000,
+        anew: bool = False,
+        dry_run: bool = False,
+    ) -> list[RetryPlan]:
+        """
+        Let every failed job that fits the filter go on, the oldest first; what that means for each.
+
+        Args:
+            code: Only those that failed with this error code.
+            dry_run: Tell what would happen, and what it would cost, and do nothing.
+        """
+        async with self._database.connection() as connection:
+            found = await jobs.failed(
+                connection,
+                provider=provider,
+                code=code,
+                user_id=user_id,
+                scene_id=scene_id,
+                limit=limit,
+            )
+        plans = [_plan(job, lifecycle.resumes(job) and not anew) for job in found]
+        if dry_run:
+            return plans
+        done: list[RetryPlan] = []
+        for plan in plans:
+            with suppress(InvalidStateError):  # somebody else was faster
+                await self.retry(plan.job_id, anew=anew)
+                done.append(plan)
+        return done
+
     async def stats(self) -> Counts:
         """How many jobs are where."""
         async with self._database.connection() as connection:
@@ -474,6 +528,15 @@ class VideoQueue:
             job = await jobs.apply(connection, job_id, change)
         await live.tell(self._redis, job_id)
         return job
+
+
+def _plan(job: VideoJob, goes_on: bool) -> RetryPlan:
+    return RetryPlan(
+        job_id=job.id,
+        stage=job.stage if goes_on else Stage.QUEUED,
+        pays_again=not goes_on,
+        cost_micros=0 if goes_on else job.estimated_cost_micros,
+    )
 
 
 def endpoints_of(settings: Settings) -> Endpoints:

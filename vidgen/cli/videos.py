@@ -2,12 +2,12 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -18,7 +18,7 @@ from vidgen.errors import InvalidRequestError, VidgenError
 from vidgen.job import InputImage, JobStatus, VideoJob, VideoRequest
 
 if TYPE_CHECKING:
-    from vidgen.queue import VideoQueue
+    from vidgen.queue import RetryPlan, VideoQueue
     from vidgen.settings import Settings
 
 PANEL = "Videos"
@@ -269,15 +269,69 @@ def show(
 
 
 @app.command(rich_help_panel=PANEL)
-def cancel(ids: JobIds, as_json: AsJson = False) -> None:
+def cancel(
+    ids: JobIds,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Throw a video away that is already made.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Ask for the end of jobs; what a provider has started may still be billed."""
-    run(_each(ids, "cancel", as_json=as_json))
+    run(_each(ids, lambda queue, job_id: queue.cancel(job_id, discard=discard), as_json=as_json))
 
 
 @app.command(rich_help_panel=PANEL)
-def retry(ids: JobIds, as_json: AsJson = False) -> None:
+def retry(
+    ids: JobIds,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Buy a new video, even if the paid one may exist.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Let failed or cancelled jobs go on: from the paid result if it may exist, else anew."""
-    run(_each(ids, "retry", as_json=as_json))
+    run(_each(ids, lambda queue, job_id: queue.retry(job_id, anew=anew), as_json=as_json))
+
+
+@app.command("retry-failed", rich_help_panel=PANEL)
+def retry_failed(
+    provider: Annotated[str | None, typer.Option(help="Only jobs of this provider.")] = None,
+    code: Annotated[str | None, typer.Option(help="Only jobs that failed with this code.")] = None,
+    user_id: Annotated[str | None, typer.Option(help="Only jobs of this user.")] = None,
+    scene_id: Annotated[str | None, typer.Option(help="Only jobs of this scene.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Buy new videos, even if paid ones may exist.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would happen, and do nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let all failed jobs that fit go on, and tell which of them are paid again."""
+    from vidgen.cli import tables
+
+    async def work() -> "list[RetryPlan]":
+        async with _door() as door:
+            return await door.queue.retry_failed(
+                provider=provider,
+                code=code,
+                user_id=user_id,
+                scene_id=scene_id,
+                limit=limit,
+                anew=anew,
+                dry_run=dry_run,
+            )
+
+    plans = run(work())
+    if as_json:
+        tables.write_json([asdict(plan) for plan in plans])
+        return
+    for plan in plans:
+        price = f"${(plan.cost_micros or 0) / 1_000_000:.2f}" if plan.pays_again else "nothing"
+        typer.echo(f"{plan.job_id}  goes on at {plan.stage}, costs {price}")
+    verb = "would be retried" if dry_run else "were retried"
+    again = sum(plan.pays_again for plan in plans)
+    typer.echo(f"{len(plans)} jobs {verb}, {again} of them are paid again")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -398,7 +452,12 @@ async def _address(settings: "Settings", job: VideoJob) -> str:
         )
 
 
-async def _each(ids: Sequence[UUID], deed: Literal["cancel", "retry"], *, as_json: bool) -> None:
+async def _each(
+    ids: Sequence[UUID],
+    deed: Callable[["VideoQueue", UUID], Awaitable[VideoJob]],
+    *,
+    as_json: bool,
+) -> None:
     """Do *deed* to each job; one that refuses does not keep the others from it."""
     from vidgen.cli import tables
 
@@ -406,25 +465,23 @@ async def _each(ids: Sequence[UUID], deed: Literal["cancel", "retry"], *, as_jso
     async with _door() as door:
         for job_id in dict.fromkeys(ids):
             try:
-                job = await (
-                    door.queue.cancel(job_id) if deed == "cancel" else door.queue.retry(job_id)
-                )
+                job = await deed(door.queue, job_id)
             except VidgenError as error:
                 refusals.append(error)
                 continue
             if as_json:
                 tables.write_json(tables.document(job))
             else:
-                typer.echo(_told(job, deed))
+                typer.echo(_told(job))
     for refusal in refusals:
         sys.stderr.write(f"error [{refusal.code}]: {refusal.message}\n")
     _exit_unless(not refusals)
 
 
-def _told(job: VideoJob, deed: Literal["cancel", "retry"]) -> str:
-    if deed == "retry":
-        how = "goes on with its paid result" if job.operation else "starts anew: it is paid again"
-        return f"{job.id}  {how}"
+def _told(job: VideoJob) -> str:
     if job.is_final:
         return f"{job.id}  {job.status}"
-    return f"{job.id}  its worker was asked to stop"
+    if job.cancel_requested_at is not None:
+        return f"{job.id}  its worker was asked to stop"
+    how = "goes on with its paid result" if job.operation else "starts anew: it is paid again"
+    return f"{job.id}  {how}"

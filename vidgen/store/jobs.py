@@ -290,6 +290,36 @@ async def recent(
     return [job_of(row) for row in rows]
 
 
+async def failed(
+    connection: Connection,
+    *,
+    provider: str | None,
+    code: str | None,
+    user_id: str | None,
+    scene_id: str | None,
+    limit: int,
+) -> list[VideoJob]:
+    """At most *limit* failed jobs that can still be retried, the oldest failure first."""
+    rows = await connection.fetch(
+        """
+        SELECT * FROM video_jobs
+        WHERE status = 'failed' AND archived_at IS NULL
+          AND ($1::text IS NULL OR provider = $1)
+          AND ($2::text IS NULL OR error_code = $2)
+          AND ($3::text IS NULL OR user_id = $3)
+          AND ($4::text IS NULL OR scene_id = $4)
+        ORDER BY completed_at, id
+        LIMIT $5
+        """,
+        provider,
+        code,
+        user_id,
+        scene_id,
+        limit,
+    )
+    return [job_of(row) for row in rows]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """How many jobs are where, counted at one moment."""

@@ -109,7 +109,7 @@ class Database:
                 if self._prepared_statements:
                     yield connection
                 else:
-                    async with connection.transaction():
+                    async with _transaction(connection):
                         yield connection
         except (*_AWAY, *_REFUSED) as error:
             raise _mapped(error, "use", self.dsn) from error
@@ -131,8 +131,29 @@ class Database:
             ) from error
         try:
             yield connection
+        except (asyncio.CancelledError, TimeoutError):
+            # asyncpg would ask the server to stop and wait for its answer, for ten seconds and
+            # more if it hangs: a worker must know sooner that its lease has run out.
+            connection.terminate()
+            raise
         finally:
             await pool.release(connection)
+
+
+@asynccontextmanager
+async def _transaction(connection: Connection) -> AsyncIterator[None]:
+    """As asyncpg's own, but whoever is cancelled does not wait for a rollback."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except Exception:
+        await transaction.rollback()
+        raise
+    else:
+        await transaction.commit()
 
 
 @asynccontextmanager
