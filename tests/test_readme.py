@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vidgen import errors
+from vidgen.cli import app
 from vidgen.errors import VidgenError
 from vidgen.job import EventType
 from vidgen.server import admin, health
@@ -65,3 +66,13 @@ def _leaves() -> list[type[VidgenError]]:
         if isinstance(kind, type) and issubclass(kind, VidgenError)
     ]
     return [kind for kind in kinds if kind.code != VidgenError.code]
+
+
+def test_every_command_is_documented() -> None:
+    commands = {
+        command.name or getattr(command.callback, "__name__", "")
+        for command in app.registered_commands
+    }
+
+    for name in commands:
+        assert f"`vidgen {name}" in README, name

@@ -45,10 +45,10 @@ COMMAND_TIMEOUT_S = 5
 CONNECTIONS = 32
 BATCH = 1000
 
-# arq's main loop ends at the first error that is not retried here: 60 tries of at most 10 s are
+# arq's main loop ends at the first error that is not retried here: 150 tries of at most 4 s are
 # ten minutes.
-WORKER_RETRIES = 60
-WORKER_RETRY_CAP_S = 10
+WORKER_RETRIES = 150
+WORKER_RETRY_CAP_S = 4
 LOUD_EVERY_S = 5.0
 # With Sentinel a fail-over is found by asking again soon, not by insisting on the old primary.
 SENTINEL_RETRIES = 4
@@ -56,17 +56,40 @@ _PASSING = (RedisConnectionError, RedisTimeoutError, OSError)
 _AWAY = (RedisError, OSError, TimeoutError)
 
 
-class _LoudRetry(Retry):
-    """Says now and then that Redis is away; arq would wait for minutes without a word."""
+class Patience:
+    """Whether a pool still waits for a Redis that is away; one for all of its connections."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self) -> None:
+        """Wait."""
+        self.is_over = False
+
+    def __deepcopy__(self, _: dict[int, object]) -> "Patience":
+        """Stay the same one: redis-py copies a retry, and what is in it, for each connection."""
+        return self
+
+
+class PatientRetry(Retry):
+    """
+    Says now and then that Redis is away; arq would wait for minutes without a word.
+
+    Once its patience is over, because the process ends, the first error is the last.
+    """
+
+    def __init__(self, backoff: ExponentialBackoff, retries: int) -> None:
+        """Wait as *backoff* says, at most *retries* times."""
+        super().__init__(backoff, retries)
+        self.patience = Patience()
         self._said_at = -LOUD_EVERY_S
 
     async def call_with_retry(
         self, do: Callable[[], Awaitable[T]], fail: Callable[[Any], Any]
     ) -> T:
+        """Do it until it works."""
+
         async def tell(error: Any) -> None:
+            if self.patience.is_over:
+                await fail(error)
+                raise error
             now = asyncio.get_running_loop().time()
             if now - self._said_at >= LOUD_EVERY_S:
                 self._said_at = now
@@ -187,7 +210,7 @@ def arq_settings(url: str) -> "RedisSettings":
             database=sentinels.database,
             username=sentinels.username,
             password=sentinels.password,
-            retry=Retry(ExponentialBackoff(cap=1, base=0.05), SENTINEL_RETRIES),
+            retry=PatientRetry(ExponentialBackoff(cap=1, base=0.05), SENTINEL_RETRIES),
         )
         return _patient(settings)
     # arq 0.28 stumbles over a slash at the end; drop when > 0.28.
@@ -199,7 +222,7 @@ def arq_settings(url: str) -> "RedisSettings":
         settings.ssl_cert_reqs = query.get("ssl_cert_reqs", ["required"])[0]
         settings.ssl_ca_certs = query.get("ssl_ca_certs", [None])[0]
         settings.ssl_check_hostname = settings.ssl_cert_reqs == "required"
-    settings.retry = _LoudRetry(
+    settings.retry = PatientRetry(
         ExponentialBackoff(cap=WORKER_RETRY_CAP_S, base=0.05), WORKER_RETRIES
     )
     return _patient(settings)

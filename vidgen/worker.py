@@ -21,10 +21,18 @@ from arq.connections import ArqRedis, RedisSettings
 from loguru import logger
 from redis.asyncio.client import Pipeline
 from redis.asyncio.sentinel import Sentinel
-from redis.exceptions import WatchError
+from redis.exceptions import RedisError, WatchError
 
 from vidgen import logs
-from vidgen.dispatch import FUNCTION, Dispatch, Dispatcher, arq_settings, open_redis
+from vidgen.dispatch import (
+    FUNCTION,
+    Dispatch,
+    Dispatcher,
+    Patience,
+    PatientRetry,
+    arq_settings,
+    open_redis,
+)
 from vidgen.errors import (
     DatabaseError,
     DatabaseRefusedError,
@@ -62,9 +70,10 @@ class House:
     arq starts and stops us in different tasks, so one task of our own opens and closes it all.
     """
 
-    def __init__(self, settings: Settings, main: "asyncio.Task[Any]") -> None:
-        """Open nothing yet; *main* is arq's loop."""
+    def __init__(self, settings: Settings, main: "asyncio.Task[Any]", patience: Patience) -> None:
+        """Open nothing yet; *main* is arq's loop, *patience* what it has with Redis."""
         self._settings = settings
+        self._patience = patience
         self._main = main
         self._ready: asyncio.Future[tuple[Resources, Leases, ProgressBoard]] = (
             asyncio.get_running_loop().create_future()
@@ -171,6 +180,7 @@ class House:
         self._hand_over(leases)
 
     def _hand_over(self, leases: Leases) -> None:
+        self._patience.is_over = True
         leases.hand_over(urgent=False)
         asyncio.get_running_loop().call_later(
             self._settings.shutdown_grace_s, lambda: leases.hand_over(urgent=True)
@@ -185,6 +195,16 @@ class _SteadyPipeline(Pipeline):
     it, and is looked at again with the next poll. Drop when arq catches it.
     """
 
+    patience: Patience
+
+    async def execute(self, raise_on_error: bool = True) -> Any:
+        try:
+            return await super().execute(raise_on_error)
+        except (RedisError, OSError):
+            if self.patience.is_over:
+                return []  # arq tidies up at its end; what it leaves expires
+            raise
+
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         try:
             return await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
@@ -193,17 +213,34 @@ class _SteadyPipeline(Pipeline):
 
 
 class _SteadyRedis(ArqRedis):
-    """The connections of arq's worker."""
+    """
+    The connections of arq's worker.
+
+    Once its patience is over errors are as good as answers: without that arq would wait for a
+    Redis that is away before it ends, and leave its end undone.
+    """
+
+    patience: Patience
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
+        except (RedisError, OSError):
+            if self.patience.is_over:
+                return None
+            raise
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        return _SteadyPipeline(
+        pipeline = _SteadyPipeline(
             self.connection_pool, self.response_callbacks, transaction, shard_hint
         )
+        pipeline.patience = self.patience
+        return pipeline
 
 
-def arq_redis(settings: RedisSettings, queue_name: str) -> ArqRedis:
+def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
     """Connections as arq would make them, with keep-alive and a pipeline that outlives a cut."""
-    redis: ArqRedis
+    redis: _SteadyRedis
     if settings.sentinel:
         assert not isinstance(settings.host, str)  # Sentinel always comes with a list
         sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis 5 has no types here
@@ -237,6 +274,8 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> ArqRedis:
             retry=settings.retry,
             retry_on_error=settings.retry_on_error,
         )
+    assert isinstance(settings.retry, PatientRetry)  # of `arq_settings`
+    redis.patience = settings.retry.patience
     redis.job_serializer = orjson.dumps
     redis.job_deserializer = orjson.loads
     redis.default_queue_name = queue_name
@@ -280,7 +319,8 @@ async def startup(ctx: dict[str, Any]) -> None:
     logging.getLogger("arq").setLevel(logging.WARNING)
     main = asyncio.current_task()
     assert main is not None  # arq calls this in its main task
-    house = House(settings, main)
+    redis: _SteadyRedis = ctx["redis"]
+    house = House(settings, main, redis.patience)
     try:
         await house.open()
     except VidgenError as error:

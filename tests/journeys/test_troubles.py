@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from tests.journeys.conftest import StartWorker
 from vidgen import JobStatus, VideoRequest
 from vidgen.dev.servers import ValkeyServer
-from vidgen.job import EventType
+from vidgen.job import EventType, Stage
 from vidgen.queue import VideoQueue
 from vidgen.settings import Settings
 from vidgen.simulator.clips import render
@@ -82,6 +82,27 @@ async def test_a_job_goes_on_while_redis_is_emptied(
 
     await all_completed(queue, 15)
     assert len(simulator.sora.bill) == 15
+
+
+async def test_a_worker_ends_in_good_order_while_redis_is_away(
+    settings: Settings, start_worker: StartWorker, simulator: SimulatorServer, server_folder: Path
+) -> None:
+    simulator.sora.generation_s = 60
+    with ValkeyServer(server_folder / "valkey-gone") as redis:
+        settings = settings.model_copy(update={"redis_url": redis.url})
+        worker = await start_worker(settings)
+        async with VideoQueue(settings) as queue:
+            job = await queue.enqueue(SORA)
+            async with asyncio.timeout(10):
+                await simulator.sora.arrived("poll")
+            redis.stop()
+
+            code = await worker.stop()
+
+            job = await queue.get(job.id)
+        assert code == 0
+        assert worker.said("worker stopped")
+        assert (job.stage, job.worker_id, job.attempt) == (Stage.GENERATING, None, 1)
 
 
 async def test_the_worker_outlives_a_redis_that_is_away(

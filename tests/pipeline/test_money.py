@@ -92,14 +92,14 @@ async def test_a_cancel_that_comes_before_the_intent_costs_nothing(
     assert not simulator.sora.bill
 
 
-async def test_a_long_wish_to_wait_does_not_end_a_job_that_still_has_time(
+async def test_a_long_wish_to_wait_does_not_give_up_what_is_paid(
     carrier: Carrier, simulator: SimulatorServer
 ) -> None:
-    simulator.sora.script(a_rule("submit 429-retry-after 3000", times=1))
+    simulator.sora.script(a_rule("poll 429-retry-after 3000", times=3))
 
     job = await carrier.carry(await carrier.enqueue(SORA))
 
-    assert job.status is JobStatus.PENDING
+    assert (job.status, job.stage) == (JobStatus.PROCESSING, Stage.GENERATING)
     assert job.due_at is not None
     assert job.deadline_at is not None
     assert job.deadline_at - job.due_at < timedelta(seconds=5)
