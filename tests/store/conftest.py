@@ -10,21 +10,23 @@ import pytest
 
 from tests.builders import WORKER, a_new_job, a_video, an_operation
 from vidgen import lifecycle
-from vidgen.job import JobEvent, Stage, VideoJob
+from vidgen.job import JobEvent, Operation, Stage, VideoJob
 from vidgen.lifecycle import Transition
 from vidgen.store import events, jobs
 from vidgen.store.pool import Connection, Database, connect
 
 
 @pytest.fixture
-async def connection(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    async with connect(database_url) as connection:
+async def connection(
+    emptied_database_url: str,
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    async with connect(emptied_database_url) as connection:
         yield connection
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    async with Database(database_url, size=30) as database:
+async def database(emptied_database_url: str) -> AsyncIterator[Database]:
+    async with Database(emptied_database_url, size=30) as database:
         yield database
 
 
@@ -45,10 +47,16 @@ async def held(connection: Connection, stage: Stage = Stage.QUEUED, **changes: A
     job = await applied(connection, job, lifecycle.submitting(job))
     if stage is Stage.SUBMITTING:
         return job
-    job = await applied(connection, job, lifecycle.submitted(job.attempt, an_operation()))
+    receipt = lifecycle.submitted(job.attempt, an_operation_of(job))
+    job = await applied(connection, job, receipt)
     if stage is Stage.GENERATING:
         return job
     return await applied(connection, job, lifecycle.generated(expires_at=None, cost_micros=None))
+
+
+def an_operation_of(job: VideoJob) -> Operation:
+    """What no other job has."""
+    return an_operation(f"of_{job.id}")
 
 
 async def completed(connection: Connection, **changes: Any) -> VideoJob:

@@ -12,7 +12,7 @@ FAILED = "status = 'failed', worker_id = NULL, completed_at = now()"
 # In which state, by which change, which promise is broken.
 BROKEN = [
     ("pending", "status = 'lost', due_at = NULL", "video_jobs_status_check"),
-    ("queued", "stage = 'waiting', attempt = 1", "video_jobs_stage_check"),
+    ("queued", "stage = 'waiting', attempt = 1, intent_at = now()", "video_jobs_stage_check"),
     ("pending", "priority = 10", "video_jobs_priority_check"),
     ("pending", "priority = -1", "video_jobs_priority_check"),
     ("pending", "attempt = -1", "video_jobs_attempt_check"),
@@ -25,7 +25,7 @@ BROKEN = [
     ("pending", "estimated_cost_micros = -1", "video_jobs_estimated_cost_micros_check"),
     ("pending", "actual_cost_micros = -1", "video_jobs_actual_cost_micros_check"),
     ("pending", "deadline_s = 0", "video_jobs_deadline_s_check"),
-    ("pending", "stage = 'submitting', attempt = 1", "pending_is_queued"),
+    ("pending", "stage = 'submitting', attempt = 1, intent_at = now()", "pending_is_queued"),
     ("queued", "status = 'cancelled', completed_at = now()", "only_processing_is_leased"),
     ("pending", "due_at = NULL", "unheld_is_due"),
     ("queued", "worker_id = NULL", "unheld_is_due"),
@@ -34,6 +34,7 @@ BROKEN = [
     ("completed", "completed_at = NULL", "final_has_an_end"),
     ("queued", "completed_at = now()", "final_has_an_end"),
     ("queued", "stage = 'submitting'", "intent_counts_an_attempt"),
+    ("submitting", "intent_at = NULL", "intent_counts_an_attempt"),
     ("submitting", "stage = 'generating'", "generating_has_an_operation"),
     ("generating", "operation = NULL", "generating_has_an_operation"),
     ("generating", "submitted_at = NULL", "generating_has_an_operation"),

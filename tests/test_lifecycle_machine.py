@@ -1,0 +1,309 @@
+"""
+Any sequence of what can happen to a job, played on the pure machine: what must never happen.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.builders import NOON, WORKER, a_job, a_video, an_operation
+from tests.machine import GuardRefusedError, played
+from vidgen import errors, lifecycle
+from vidgen.errors import SubmitUnknownError, VidgenError
+from vidgen.job import EventType, JobStatus, Stage
+from vidgen.lifecycle import ACTIVE, Backoff, Transition
+
+BACKOFF = Backoff(base_s=2)
+MAX_ATTEMPTS = 3
+
+REFUSALS = [
+    errors.TransientError,
+    errors.RateLimitedError,
+    errors.AuthError,
+    errors.ContentBlockedError,
+    errors.InputRejectedError,
+    errors.ModelRetiredError,
+    errors.QuotaExhaustedError,
+    errors.ProviderNotConfiguredError,
+    errors.InvalidRequestError,
+]
+UNCLEAR = [errors.SubmitUnknownError, errors.ProtocolError, errors.InternalError]
+TROUBLES = [
+    errors.TransientError,
+    errors.ProtocolError,
+    errors.OperationLostError,
+    errors.AuthError,
+    errors.ResultExpiredError,
+    errors.ResultInvalidError,
+    errors.StorageDeniedError,
+    errors.GenerationTimeoutError,
+    errors.InternalError,
+]
+VERDICTS = [errors.GenerationFailedError, errors.ContentBlockedError, errors.InputRejectedError]
+
+
+class Life(RuleBasedStateMachine):
+    """One job, its workers, its provider and its impatient owner."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.job = a_job(status=JobStatus.PENDING, worker_id=None, max_attempts=MAX_ATTEMPTS)
+        self.calls: list[int] = []  # attempts whose paid call may have been accepted
+        self.unanswered: list[tuple[int, bool]] = []  # receipts on their way, and if by hand since
+        self.settled = True  # refused, judged, or a person decided: a new attempt is right
+        self.by_hand = 0
+
+    @property
+    def held(self) -> bool:
+        return self.job.worker_id is not None
+
+    @property
+    def late(self) -> bool:
+        return self.job.deadline_at is not None and self.job.deadline_at <= NOON
+
+    def play(self, change: Transition) -> None:
+        self.job = played(self.job, change)
+
+    # --- workers: the natural next step, in three rules so that most sequences get far ---
+
+    @precondition(lambda self: self.job.status in ACTIVE)
+    @rule(data=st.data())
+    def work(self, data: st.DataObject) -> None:
+        if not self.held:
+            self.play(lifecycle.claimed())
+            return
+        steps = {
+            Stage.QUEUED: [self.intend, self.intend, self.trouble_before],
+            Stage.SUBMITTING: [self.answer, self.refuse, self.lose_the_answer, self.settle],
+            Stage.GENERATING: [self.generate, self.judge, self.trouble],
+            Stage.TRANSFERRING: [self.trouble, self.trouble, self.complete],
+        }
+        data.draw(st.sampled_from(steps[self.job.stage]))(data)
+
+    @precondition(lambda self: self.job.status in ACTIVE)
+    @rule(data=st.data())
+    def work_on(self, data: st.DataObject) -> None:
+        self.work(data)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def work_without_trouble(self, data: st.DataObject) -> None:
+        match self.job.stage:
+            case Stage.QUEUED:
+                self.intend(data)
+            case Stage.SUBMITTING:
+                self.answer(data)
+            case Stage.GENERATING:
+                data.draw(st.sampled_from([self.generate, self.judge]))(data)
+            case Stage.TRANSFERRING:
+                self.release_or_postpone(data)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def release_or_postpone(self, data: st.DataObject) -> None:
+        if self.job.stage is Stage.QUEUED and data.draw(st.booleans()):
+            self.play(lifecycle.postponed(5, data.draw(st.sampled_from([NOON, None]))))
+        else:
+            self.play(lifecycle.released(self.job, "hand_over"))
+
+    def intend(self, _: st.DataObject) -> None:
+        if self.job.cancel_requested_at is not None:
+            self.play(lifecycle.cancelled(self.job, held=True, stopped_at_provider=False))
+            return
+        assert self.settled, "a new attempt without a refusal, a verdict or a person"
+        self.play(lifecycle.submitting(self.job))
+        self.calls.append(self.job.attempt)
+        self.unanswered.append((self.job.attempt, False))
+        self.settled = False
+
+    def trouble_before(self, data: st.DataObject) -> None:
+        self.err(data.draw(st.sampled_from([*REFUSALS, errors.StorageUnavailableError]))("oh"))
+
+    def answer(self, _: st.DataObject) -> None:
+        if (self.job.attempt, False) in self.unanswered:
+            self.bring(self.job.attempt, retried=False)
+
+    def refuse(self, data: st.DataObject) -> None:
+        if (self.job.attempt, False) not in self.unanswered:
+            return  # the answer is out already
+        self.unanswered.remove((self.job.attempt, False))
+        self.calls.remove(self.job.attempt)
+        self.settled = True
+        self.err(data.draw(st.sampled_from(REFUSALS))("no"))
+
+    def lose_the_answer(self, data: st.DataObject) -> None:
+        self.err(data.draw(st.sampled_from(UNCLEAR))("?"))
+        assert self.job.status is JobStatus.FAILED
+
+    def settle(self, data: st.DataObject) -> None:
+        """Look for the operation of a submit that may have arrived."""
+        error = SubmitUnknownError("?")
+        receipt = (self.job.attempt, False)
+        match data.draw(st.sampled_from(["unclear", "absent", "spend again"])):
+            case "unclear":
+                self.play(lifecycle.unsettled(self.job, error, wait_s=5))
+            case "absent" if receipt in self.unanswered:
+                self.unanswered.remove(receipt)
+                self.calls.remove(self.job.attempt)
+                self.settled = True
+                self.play(lifecycle.disproved(self.job))
+            case "spend again":
+                self.play(lifecycle.resubmitted(self.job, error))
+                if not self.job.is_final:
+                    self.give_up_receipts()
+            case _:
+                pass
+
+    def give_up_receipts(self) -> None:
+        """Somebody decided to pay again: what comes of earlier attempts is too late."""
+        self.settled = True
+        self.unanswered = [(attempt, True) for attempt, _ in self.unanswered]
+
+    def generate(self, _: st.DataObject) -> None:
+        self.play(lifecycle.generated(expires_at=None, cost_micros=None))
+
+    def judge(self, data: st.DataObject) -> None:
+        error = data.draw(st.sampled_from(VERDICTS))("no")
+        charged = data.draw(st.sampled_from([False, False, True]))
+        change = lifecycle.judged(self.job, error, charged=charged, backoff=BACKOFF, now=NOON)
+        if change.event is EventType.REATTEMPTED:
+            assert not charged, "a charged failure was paid again without a person"
+            assert not self.late, "money was spent when no time was left"
+            self.settled = True
+        self.play(change)
+
+    def complete(self, _: st.DataObject) -> None:
+        self.play(lifecycle.completed(self.job, a_video()))
+
+    def trouble(self, data: st.DataObject) -> None:
+        was = self.job
+        self.err(data.draw(st.sampled_from(TROUBLES))("oh"))
+        assert (self.job.operation, self.job.stage) == (was.operation, was.stage)
+
+    @precondition(lambda self: self.unanswered)
+    @rule(data=st.data())
+    def bring_a_receipt_late(self, data: st.DataObject) -> None:
+        attempt, retried = data.draw(st.sampled_from(self.unanswered))
+        self.bring(attempt, retried=retried)
+
+    def bring(self, attempt: int, *, retried: bool) -> None:
+        self.unanswered.remove((attempt, retried))
+        was = self.job
+        try:
+            self.play(lifecycle.submitted(attempt, an_operation(f"video_{attempt}")))
+        except GuardRefusedError:
+            assert retried or was.status is JobStatus.CANCELLED, "a receipt was refused"
+        else:
+            assert not retried, "a receipt of an older attempt was taken"
+
+    def err(self, error: VidgenError) -> None:
+        self.play(lifecycle.errored(self.job, error, backoff=BACKOFF, now=NOON))
+
+    @rule(seconds=st.sampled_from([1, 10_000]))
+    def come_near_the_deadline(self, seconds: int) -> None:
+        self.job = replace(self.job, deadline_at=NOON + timedelta(seconds=seconds))
+
+    # --- people ---
+
+    @precondition(lambda self: self.job.status in ACTIVE and self.job.attempt)
+    @rule(wish_only=st.booleans())
+    def cancel(self, wish_only: bool) -> None:
+        if wish_only and self.job.status is JobStatus.PROCESSING:
+            self.play(lifecycle.cancel_requested(discard=False))
+        else:
+            self.play(lifecycle.cancelled(self.job, held=self.held, stopped_at_provider=False))
+
+    @precondition(lambda self: self.job.status in {JobStatus.FAILED, JobStatus.CANCELLED})
+    @rule(anew=st.booleans())
+    def retry(self, anew: bool) -> None:
+        was = self.job
+        self.play(lifecycle.retried(self.job, max_attempts=MAX_ATTEMPTS, anew=anew))
+        if self.job.stage is Stage.QUEUED:
+            self.give_up_receipts()
+        else:
+            assert self.job.operation == was.operation is not None
+        self.by_hand += 1
+
+    @precondition(lambda self: self.job.is_final)
+    @rule()
+    def stay_final(self) -> None:
+        held = replace(self.job, worker_id=WORKER)
+        for change in (
+            lifecycle.claimed(),
+            lifecycle.submitting(self.job),
+            lifecycle.generated(expires_at=None, cost_micros=None),
+            lifecycle.completed(self.job, a_video()),
+            lifecycle.released(self.job, "?"),
+            lifecycle.cancel_requested(discard=False),
+            lifecycle.cancelled(self.job, held=False, stopped_at_provider=False),
+            lifecycle.failed(self.job, SubmitUnknownError("?")),
+            lifecycle.submitted(self.job.attempt + 1, an_operation()),
+        ):
+            for job in (self.job, held):
+                try:
+                    played(job, change)
+                except GuardRefusedError:
+                    continue
+                raise AssertionError(f"{change.event} moved a job that is {job.status}")
+
+    # --- what must always hold ---
+
+    @invariant()
+    def attempts_count_paid_submits_only(self) -> None:
+        assert self.job.attempt == len(self.calls)
+
+    @invariant()
+    def attempts_stay_within_what_was_allowed(self) -> None:
+        assert self.job.attempt <= self.job.max_attempts <= MAX_ATTEMPTS * (1 + self.by_hand)
+
+    @invariant()
+    def the_row_keeps_its_promises(self) -> None:
+        job = self.job
+        if job.status is JobStatus.PENDING:
+            assert job.stage is Stage.QUEUED
+            assert not self.held
+        if self.held:
+            assert job.status is JobStatus.PROCESSING
+        paid = job.stage in {Stage.GENERATING, Stage.TRANSFERRING}
+        assert (job.operation is not None) == paid
+        assert job.stage is Stage.QUEUED or job.attempt >= 1
+        assert job.failures >= 0
+        if job.status is JobStatus.FAILED:
+            assert job.error_code
+            assert job.error_message
+        if job.status is JobStatus.COMPLETED:
+            assert job.stage is Stage.TRANSFERRING
+            assert job.storage_key
+            assert job.error_code is None
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+
+
+def test_the_event_of_each_transition_is_told_by_its_name() -> None:
+    job = a_job()
+    told = {
+        lifecycle.claimed().event,
+        lifecycle.postponed(1, None).event,
+        lifecycle.submitting(job).event,
+        lifecycle.submitted(1, an_operation()).event,
+        lifecycle.unsettled(job, SubmitUnknownError("?"), wait_s=1).event,
+        lifecycle.disproved(job).event,
+        lifecycle.generated(expires_at=None, cost_micros=None).event,
+        lifecycle.completed(job, a_video()).event,
+        lifecycle.released(job, "left").event,
+        lifecycle.cancel_requested(discard=False).event,
+        lifecycle.cancelled(job, held=True, stopped_at_provider=False).event,
+        lifecycle.retried(replace(job, status=JobStatus.FAILED), max_attempts=1).event,
+        lifecycle.errored(job, errors.TransientError("no"), backoff=BACKOFF, now=NOON).event,
+        lifecycle.failed(job, errors.InternalError("no")).event,
+        lifecycle.judged(
+            job, errors.GenerationFailedError("no"), charged=False, backoff=BACKOFF, now=NOON
+        ).event,
+    }
+
+    assert told == set(EventType) - {EventType.CREATED, EventType.PROGRESSED}

@@ -1,0 +1,266 @@
+"""
+Turns under the rate limit. No test waits for a minute: the script knows only differences of times,
+so `Clock.pass_` moves all it remembers into the past instead.
+"""
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections.abc import AsyncIterator, Iterable
+from uuid import UUID
+
+import pytest
+from redis.asyncio import Redis
+
+from vidgen.dispatch import open_redis
+from vidgen.errors import DispatchError
+from vidgen.ratelimit import HORIZON_S, WINDOW_S, RateLimit, Turn
+
+TURNS = "vidgen:turns:sora:server"
+TAIL = f"{TURNS}:tail"
+WINDOW_MS = WINDOW_S * 1000
+
+# What a slow machine may take between two questions that are meant to be at the same moment.
+SAME_MOMENT_S = 2.0
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with open_redis(redis_url) as redis:
+        yield redis
+
+
+class Clock:
+    """Time as the script sees it, with leaps."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._leapt_ms = 0
+
+    async def pass_(self, seconds: float) -> None:
+        """Let *seconds* go by."""
+        ms = round(seconds * 1000)
+        turns = await self._redis.zrange(TURNS, 0, -1, withscores=True)
+        await self._redis.delete(TURNS)
+        for number, (member, at) in enumerate(turns):
+            # The script names turns after their time, which must not come twice.
+            await self._redis.zadd(TURNS, {b"%b/%d" % (member, number): at - ms})
+        tail = await self._redis.get(TAIL)
+        if tail is not None:
+            await self._redis.set(TAIL, float(tail) - ms)
+        self._leapt_ms += ms
+
+    async def turns_ms(self) -> dict[bytes, float]:
+        """All turns that are remembered, and when they are."""
+        turns = await self._redis.zrange(TURNS, 0, -1, withscores=True)
+        return {b"%d:%b" % (self._leapt_ms, member): at + self._leapt_ms for member, at in turns}
+
+    async def now_ms(self) -> float:
+        seconds, micros = await self._redis.time()
+        return float(seconds * 1000 + micros // 1000 + self._leapt_ms)
+
+
+async def ask(limit: RateLimit, number: int = 1, *, ahead: bool = False) -> Turn:
+    return await limit.reserve("sora", "server", UUID(int=number), ahead=ahead)
+
+
+def assert_never_more_than(limit: int, turns_ms: Iterable[float]) -> None:
+    ordered = sorted(turns_ms)
+    for first, one_too_many in zip(ordered, ordered[limit:], strict=False):
+        assert one_too_many - first >= WINDOW_MS
+
+
+async def test_the_first_ones_go_at_once_and_the_next_is_told_when_to_come_back(
+    redis: Redis,
+) -> None:
+    limit = RateLimit(redis, limit_per_min=3)
+
+    turns = [await ask(limit, number) for number in range(4)]
+
+    assert turns[:3] == [Turn(reserved=True, wait_s=0)] * 3
+    assert not turns[3].reserved
+    # Half a horizon before there is room, and one place in the line behind it.
+    assert turns[3].wait_s == pytest.approx(60 - 15 + 20, abs=SAME_MOMENT_S)
+
+
+async def test_turns_are_handed_out_as_far_as_the_horizon_and_then_a_line_is_made(
+    redis: Redis,
+) -> None:
+    limit = RateLimit(redis, limit_per_min=3, horizon_s=130)
+
+    turns = [await ask(limit, number) for number in range(12)]
+
+    assert [turn.reserved for turn in turns] == [True] * 9 + [False] * 3
+    waits = [0, 0, 0, 60, 60, 60, 120, 120, 120, *(180 - 65 + place * 20 for place in (1, 2, 3))]
+    assert [turn.wait_s for turn in turns] == pytest.approx(waits, abs=SAME_MOMENT_S)
+
+
+async def test_a_turn_comes_back_after_the_window(redis: Redis) -> None:
+    limit, clock = RateLimit(redis, limit_per_min=1), Clock(redis)
+
+    assert (await ask(limit)).reserved
+    await clock.pass_(WINDOW_S - 20)
+    near = await ask(limit, 2)
+    assert near.reserved
+    assert near.wait_s == pytest.approx(20, abs=SAME_MOMENT_S)
+    await clock.pass_(WINDOW_S + 20)
+    assert await ask(limit, 3) == Turn(reserved=True, wait_s=0)
+
+
+async def test_of_many_who_ask_at_once_only_so_many_go(redis: Redis) -> None:
+    limit = RateLimit(redis, limit_per_min=10)
+
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(ask(limit, number)) for number in range(100)]
+
+    turns = [each.result() for each in asked]
+    assert sum(turn.reserved for turn in turns) == 10
+    told_s = sorted(turn.wait_s for turn in turns if not turn.reserved)
+    gaps = [later - sooner for sooner, later in itertools.pairwise(told_s)]
+    assert min(gaps) > 6 - SAME_MOMENT_S  # one by one, at the speed of the limit
+
+
+async def test_a_job_that_asks_again_uses_up_another_turn(redis: Redis) -> None:
+    limit, clock = RateLimit(redis, limit_per_min=3), Clock(redis)
+
+    turns = []
+    for _ in range(4):
+        turns.append(await ask(limit, 1, ahead=True))
+        await clock.pass_(1)
+
+    assert [turn.reserved for turn in turns] == [True, True, True, False]
+
+
+async def test_a_newcomer_does_not_overtake_those_who_were_told_to_come_back(
+    redis: Redis,
+) -> None:
+    limit, clock = RateLimit(redis, limit_per_min=2), Clock(redis)
+    for number in range(2):
+        await ask(limit, number)
+    third = await ask(limit, 3)
+    await clock.pass_(50)  # there is room within the horizon now, and the third is on its way
+
+    newcomer = await ask(limit, 4)
+    third_again = await ask(limit, 3, ahead=True)
+
+    assert third.wait_s > 50
+    assert third_again.reserved
+    assert not newcomer.reserved
+    assert newcomer.wait_s > third.wait_s - 50
+
+
+async def test_an_urgent_job_does_not_queue_behind_the_line(redis: Redis) -> None:
+    limit, clock = RateLimit(redis, limit_per_min=2), Clock(redis)
+    for number in range(20):
+        await ask(limit, number)
+
+    too_early = await ask(limit, 90, ahead=True)
+    await clock.pass_(too_early.wait_s)
+    urgent = await ask(limit, 90, ahead=True)
+
+    assert not too_early.reserved
+    assert urgent.reserved
+    assert too_early.wait_s + urgent.wait_s == pytest.approx(WINDOW_S, abs=SAME_MOMENT_S)
+    assert urgent.wait_s <= HORIZON_S
+
+
+async def test_the_line_ends_when_its_last_one_was_due(redis: Redis) -> None:
+    limit, clock = RateLimit(redis, limit_per_min=2), Clock(redis)
+    turns = [await ask(limit, number) for number in range(3)]
+
+    await clock.pass_(turns[-1].wait_s + WINDOW_S)
+
+    assert await ask(limit, 9) == Turn(reserved=True, wait_s=0)
+
+
+async def test_providers_and_credentials_have_limits_of_their_own(redis: Redis) -> None:
+    limit = RateLimit(redis, limit_per_min=1)
+
+    turns = [
+        await limit.reserve(provider, credential, UUID(int=1), ahead=False)
+        for provider, credential in [("sora", "a"), ("sora", "b"), ("veo", "a"), ("sora", "a")]
+    ]
+
+    assert [turn.reserved for turn in turns] == [True, True, True, False]
+
+
+async def test_a_lower_limit_counts_at_once(redis: Redis) -> None:
+    for number in range(10):
+        await ask(RateLimit(redis, limit_per_min=10), number)
+
+    assert not (await ask(RateLimit(redis, limit_per_min=2), 99, ahead=True)).reserved
+
+
+async def test_an_emptied_redis_means_one_fresh_window(redis: Redis) -> None:
+    limit = RateLimit(redis, limit_per_min=2)
+    for number in range(5):
+        await ask(limit, number)
+    await redis.flushall()
+    await redis.script_flush()
+
+    turns = [await ask(limit, number) for number in range(3)]
+
+    assert [turn.reserved for turn in turns] == [True, True, False]
+
+
+async def test_nothing_is_remembered_for_longer_than_it_counts(redis: Redis) -> None:
+    limit = RateLimit(redis, limit_per_min=2, horizon_s=70)
+    waits_s = [(await ask(limit, number)).wait_s for number in range(5)]
+
+    assert set(await redis.keys("*")) == {TURNS.encode(), TAIL.encode()}
+    assert 0 < await redis.pttl(TURNS) <= 2 * WINDOW_MS + 1
+    assert 0 < await redis.pttl(TAIL) <= max(waits_s) * 1000 + 2
+
+
+async def test_without_redis_nobody_knows() -> None:
+    async with open_redis("redis://127.0.0.1:1/0") as redis:
+        with pytest.raises(DispatchError, match="ask for a turn"):
+            await ask(RateLimit(redis, limit_per_min=2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("per_min", "jobs"), [(10, 80), (3, 30), (60, 150)])
+async def test_over_many_minutes_the_limit_holds_everybody_is_served_and_nothing_is_wasted(
+    redis: Redis, per_min: int, jobs: int, seed: int
+) -> None:
+    limit, clock, dice = RateLimit(redis, limit_per_min=per_min), Clock(redis), random.Random(seed)
+    began_ms = await clock.now_ms()
+    # Half of them come at once, the others over the minutes that this takes.
+    arrivals_s = [dice.uniform(0, 60 * jobs / per_min) * dice.choice([0, 1]) for _ in range(jobs)]
+    due = [(arrival_s, number, False) for number, arrival_s in enumerate(arrivals_s)]
+    heapq.heapify(due)
+    turns_ms: dict[bytes, float] = {}
+    served_s: dict[int, float] = {}
+
+    while due:
+        at_s, number, came_back = heapq.heappop(due)
+        await clock.pass_(max(at_s - (await clock.now_ms() - began_ms) / 1000, 0))
+        turn = await ask(limit, number, ahead=came_back)
+        now_s = (await clock.now_ms() - began_ms) / 1000
+        if turn.reserved:
+            served_s[number] = now_s + turn.wait_s
+            turns_ms |= await turns_of(redis, clock, number)
+        else:
+            heapq.heappush(due, (now_s + turn.wait_s, number, True))
+
+    assert len(turns_ms) == len(served_s) == jobs
+    assert_never_more_than(per_min, turns_ms.values())
+    assert max(served_s.values()) < 60 * (jobs / per_min + 2)
+    overtaken_s = max(
+        served_s[sooner] - served_s[later]
+        for sooner, later in itertools.product(served_s, repeat=2)
+        if arrivals_s[sooner] < arrivals_s[later]
+    )
+    assert overtaken_s <= WINDOW_S
+
+
+async def turns_of(redis: Redis, clock: Clock, number: int) -> dict[bytes, float]:
+    """The newest turn of job *number*, by its own name."""
+    mine = {
+        str(UUID(int=number)).encode(): at
+        for name, at in (await clock.turns_ms()).items()
+        if str(UUID(int=number)).encode() in name
+    }
+    assert len(mine) == 1
+    return mine
