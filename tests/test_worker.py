@@ -77,7 +77,7 @@ async def test_a_bucket_that_cannot_be_used_ends_the_start_with_a_sentence(
 
     assert exit_code == 1
     assert f'"code":"{code}"' in output
-    assert settings.s3_endpoint_url in output
+    assert str(settings.s3_endpoint_url) in output
 
 
 async def test_a_port_that_is_taken_ends_the_start_with_a_sentence(

@@ -20,7 +20,7 @@ from loguru import logger
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
-from redis.backoff import ExponentialBackoff
+from redis.backoff import AbstractBackoff, ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -75,7 +75,7 @@ class PatientRetry(Retry):
     Once its patience is over, because the process ends, the first error is the last.
     """
 
-    def __init__(self, backoff: ExponentialBackoff, retries: int) -> None:
+    def __init__(self, backoff: AbstractBackoff, retries: int) -> None:
         """Wait as *backoff* says, at most *retries* times."""
         super().__init__(backoff, retries)
         self.patience = Patience()

@@ -435,9 +435,10 @@ def errored(job: VideoJob, error: VidgenError, *, backoff: Backoff, now: datetim
     wait_s = backoff.wait_s(job.failures + 1, error.retry_after_s)
     if job.deadline_at is not None:
         left_s = (job.deadline_at - now).total_seconds()
-        if left_s <= 0:
+        # At the very end one last look at what is paid for; but no money for what nobody can await.
+        if left_s <= 0 or (wait_s >= left_s and job.operation is None):
             return failed(job, error, deadline_s=job.deadline_s)
-        wait_s = min(wait_s, left_s)  # one last try at the very end
+        wait_s = min(wait_s, left_s)
     changes: dict[str, JsonValue] = {
         "failures": job.failures + 1,
         "error_code": error.code,

@@ -1,7 +1,6 @@
 """Money: what was paid is not given up, and nothing is bought that nobody can use."""
 
 import asyncio
-from datetime import timedelta
 
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import SORA, a_rule, quick
@@ -95,14 +94,11 @@ async def test_a_cancel_that_comes_before_the_intent_costs_nothing(
 async def test_a_long_wish_to_wait_does_not_give_up_what_is_paid(
     carrier: Carrier, simulator: SimulatorServer
 ) -> None:
-    simulator.sora.script(a_rule("poll 429-retry-after 3000", times=3))
+    simulator.sora.script(a_rule("poll 429-retry-after 3000", times=1))
 
-    job = await carrier.carry(await carrier.enqueue(SORA))
+    job = await carrier.finish(await carrier.queue.enqueue(SORA, deadline_s=2))
 
-    assert (job.status, job.stage) == (JobStatus.PROCESSING, Stage.GENERATING)
-    assert job.due_at is not None
-    assert job.deadline_at is not None
-    assert job.deadline_at - job.due_at < timedelta(seconds=5)
+    assert job.status is JobStatus.COMPLETED  # looked at once more at the very end
 
 
 async def test_an_old_turn_under_the_rate_limit_is_not_used(

@@ -1,6 +1,7 @@
 """A submit that may have arrived: nothing is paid twice, and what was paid is found."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -40,11 +41,22 @@ async def test_a_video_whose_receipt_was_lost_is_found_and_adopted(
 async def test_a_submit_that_provably_never_arrived_is_made_again(
     carrier: Carrier, simulator: SimulatorServer, outcome: str
 ) -> None:
+    await carrier.finish(await carrier.enqueue(replace(SORA, prompt="shows that the list lists")))
     simulator.sora.script(a_rule(f"submit {outcome}", times=1))
 
     job = await carrier.finish(await carrier.enqueue(SORA))
 
-    assert (job.status, job.attempt, len(simulator.sora.bill)) == (JobStatus.COMPLETED, 1, 1)
+    assert (job.status, job.attempt, len(simulator.sora.bill)) == (JobStatus.COMPLETED, 1, 2)
+
+
+async def test_a_list_that_never_showed_anything_proves_nothing(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.script(a_rule("submit 502", times=1))
+
+    job = await carrier.finish(await carrier.enqueue(SORA))
+
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "submit_unknown")
 
 
 async def test_equal_videos_without_receipts_adopt_one_operation_each(

@@ -395,7 +395,7 @@ async def test_a_key_is_not_sent_to_where_an_old_operation_lives(wire: Wire) -> 
     operation = await wire.submit()
     foreign = wire.simulators.foreign.origin
 
-    with pytest.raises(OperationLostError):
+    with pytest.raises(OperationLostError, match=f"_BASE_URL={foreign}/v1 again"):
         await wire.poll(replace(operation, endpoint=f"{foreign}/v1"))
 
     assert not wire.simulators.foreign.received
@@ -412,6 +412,14 @@ async def test_errors_hold_neither_key_nor_prompt(wire: Wire) -> None:
 
         assert KEY not in caught.value.message
         assert PROMPT not in caught.value.message
+
+
+async def test_a_refused_look_tells_status_and_code_and_no_words(wire: Wire) -> None:
+    operation = await wire.submit()
+    wire.script(Rule(deed="poll", outcome="429"))
+
+    with pytest.raises(RateLimitedError, match=r"refused the poll \(429 \w+\)\.$"):
+        await wire.poll(operation)
 
 
 async def test_a_large_video_takes_little_memory(wire: Wire) -> None:

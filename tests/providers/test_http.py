@@ -1,14 +1,18 @@
 """How vidgen speaks HTTP: addresses, redirects, hints, and what may be repeated of an answer."""
 
 import asyncio
+import math
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from io import BytesIO
+from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import FormData, web
 
 from vidgen.errors import (
     InputRejectedError,
@@ -17,8 +21,8 @@ from vidgen.errors import (
     SubmitUnknownError,
     TransientError,
 )
-from vidgen.providers.answer import Answer, poll_hint, scrubbed, wait_hint
-from vidgen.providers.http import ProviderHttp, same_origin
+from vidgen.providers.answer import Answer, moment, number, poll_hint, scrubbed, wait_hint, word
+from vidgen.providers.http import ProviderHttp, authority, joined, same_origin
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -137,6 +141,89 @@ async def test_each_submit_takes_a_fresh_connection_and_looks_share_one(
     assert ports[1] == ports[3]
 
 
+def frozen_s(seconds: float) -> None:
+    """What a paused machine does to the loop."""
+    time.sleep(seconds)
+
+
+def a_form(image: bytes = b"x") -> FormData:
+    form = FormData(default_to_multipart=True)
+    form.add_field("prompt", "a kite")
+    form.add_field("input_reference", BytesIO(image), content_type="image/png", filename="a.png")
+    return form
+
+
+@pytest.mark.parametrize("kind", ["json", "form"])
+async def test_nothing_is_sent_by_a_process_that_was_frozen_while_it_connected(
+    http: ProviderHttp, kind: str
+) -> None:
+    arrived: list[bytes] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        arrived.append(await request.read())
+        return web.Response()
+
+    loop = asyncio.get_running_loop()
+    body: dict[str, Any] = {"json": b"{}"} if kind == "json" else {"form": a_form()}
+    async with listening(handler) as url:
+        loop.call_soon(frozen_s, 0.3)
+        with pytest.raises(SubmitUnknownError):
+            await http.exchange(
+                "submit", "POST", url, headers={}, not_after=loop.time() + 0.2, **body
+            )
+
+    assert arrived == []
+
+
+async def test_a_form_is_not_ended_by_a_process_that_was_frozen_amid_it(
+    http: ProviderHttp,
+) -> None:
+    begun, thawed = asyncio.Event(), asyncio.Event()
+    arrived: list[bytes] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        begun.set()
+        await thawed.wait()
+        arrived.append(await request.read())
+        return web.Response()
+
+    async def freeze(not_after: float) -> None:
+        await begun.wait()
+        frozen_s(max(not_after - asyncio.get_running_loop().time(), 0) + 0.01)
+        thawed.set()
+
+    async with listening(handler) as url, asyncio.TaskGroup() as group:
+        not_after = asyncio.get_running_loop().time() + 0.5
+        group.create_task(freeze(not_after))
+        form = a_form(bytes(64 * 1024 * 1024))
+        with pytest.raises(SubmitUnknownError):
+            await http.exchange("submit", "POST", url, headers={}, form=form, not_after=not_after)
+
+    assert arrived == []
+
+
+async def test_a_form_arrives_whole_in_time(http: ProviderHttp) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        form = await request.post()
+        file = form["input_reference"]
+        assert isinstance(file, web.FileField)
+        assert (form["prompt"], file.file.read()) == ("a kite", b"x")
+        assert request.content_length
+        return web.Response(status=201)
+
+    async with listening(handler) as url:
+        answer = await http.exchange(
+            "submit",
+            "POST",
+            url,
+            headers={},
+            form=a_form(),
+            not_after=asyncio.get_running_loop().time() + 60,
+        )
+
+    assert answer.status == 201
+
+
 async def test_a_redirected_submit_is_not_followed(http: ProviderHttp) -> None:
     paths: list[str] = []
 
@@ -240,10 +327,58 @@ def test_what_a_provider_says_is_repeated_without_secrets() -> None:
         "Wrong key sk-abc123 or AIzaXYZ (my-own-secret) at https://h/p?sig=1#x for "
         "'a red kite over a grey sea in the eve…'",
         secret="my-own-secret",
-        prompt=prompt,
+        private=("", prompt),
     )
 
     assert said == "Wrong key … or … (…) at https://h/p for '……'"
+
+
+def test_what_a_provider_says_is_repeated_in_characters_that_can_be_stored() -> None:
+    assert scrubbed("a\0b\ud800c\x1b[31m\u202ed\n e") == "abc[31md e"
+    assert Answer(status=200, headers={"x-request-id": "r\udcff1\0"}, body=b"").request_id == "r1"
+
+
+def test_a_code_is_one_word_and_nothing_that_could_be_a_prompt() -> None:
+    assert [word(value) for value in ("a_b.c", 7, -1)] == ["a_b.c", "7", "-1"]
+    strange: tuple[object, ...] = ("two words", "", True, None, {}, "x" * 81, "a\0", "sk-123")
+    for value in strange:
+        assert word(value) is None
+    assert word("the-secret", secret="the-secret") is None
+
+
+def test_only_finite_numbers_are_numbers() -> None:
+    assert [number(value) for value in (7, "7", 7.5, " 7 ")] == [7, 7, 7.5, 7]
+    strange: tuple[object, ...] = (True, None, "nan", "-inf", "1e999999", math.inf, 10**400, [])
+    for value in strange:
+        assert number(value) is None
+
+
+def test_times_are_read_in_every_form_and_absurd_years_are_none() -> None:
+    at = datetime(2026, 9, 24, 12, tzinfo=UTC)
+
+    for value in (
+        at.timestamp(),
+        str(int(at.timestamp())),
+        at.timestamp() * 1000,
+        "2026-09-24T12:00:00Z",
+        "2026-09-24T14:00:00+02:00",
+        "2026-09-24T12:00:00",
+    ):
+        assert moment(value) == at
+    strange: tuple[object, ...] = (0, -5, 1e10, 1e300, "soon", True, None, [], "0001-01-01")
+    for absurd in (*strange, "9999-12-31T23:59:59-23:59"):
+        assert moment(absurd) is None
+
+
+def test_an_address_nobody_can_read_is_an_answer_nobody_can_read() -> None:
+    with pytest.raises(ProtocolError):
+        joined("https://h.example/v1", "http://[")
+
+
+def test_a_host_is_told_with_its_port_where_that_is_not_usual() -> None:
+    assert authority("https://H.example/v1") == authority("https://h.example:443") == "h.example"
+    assert authority("http://h.example:8000/v1") == "h.example:8000"
+    assert authority("http://[::1]:8000/v1") == "[::1]:8000"
 
 
 def test_origins_are_compared_with_their_ports() -> None:

@@ -1,5 +1,7 @@
 """What is configured, and what is missing and how to set it."""
 
+from dataclasses import replace
+
 import pytest
 
 from vidgen.errors import ProviderNotConfiguredError, UnknownProviderError
@@ -51,6 +53,50 @@ def test_vertex_without_a_file_uses_the_application_s_own_credentials() -> None:
 def test_only_sora_can_list_what_was_started() -> None:
     assert NOTHING.finder("sora") is not None
     assert NOTHING.finder("veo") is None
+
+
+VEO_GEMINI, VEO_VERTEX = ("veo", "veo-3.1-generate-preview"), ("veo", "veo-3.1-generate-001")
+ACCOUNTS = (("sora", "sora-2"), VEO_GEMINI, VEO_VERTEX)
+CONFIG = ProvidersConfig(
+    openai_api_key="a", gemini_api_key="a", vertex_project="p", vertex_credentials="a"
+)
+
+
+def accounts(config: ProvidersConfig) -> list[str]:
+    return [build(config).account(name, model) for name, model in ACCOUNTS]
+
+
+def test_an_account_is_named_by_interface_host_and_credential() -> None:
+    sora, gemini, vertex = accounts(CONFIG)
+
+    assert sora == "sora:api.openai.com:ca978112ca1b"
+    assert gemini == "veo-gemini:generativelanguage.googleapis.com:ca978112ca1b"
+    assert vertex.startswith("veo-vertex:us-central1-aiplatform.googleapis.com:")
+    assert accounts(CONFIG) == [sora, gemini, vertex]
+
+
+@pytest.mark.parametrize(
+    ("changes", "other"),
+    [
+        ({"openai_api_key": "b"}, {"sora"}),
+        ({"openai_base_url": "http://gateway:8000/v1"}, {"sora"}),
+        ({"gemini_api_key": "b"}, {"veo-gemini"}),
+        ({"vertex_credentials": "b"}, {"veo-vertex"}),
+        ({"vertex_project": "q"}, {"veo-vertex"}),
+        ({"vertex_location": "europe-west4"}, {"veo-vertex"}),
+        ({"vertex_storage_uri": "gs://b/"}, set()),
+    ],
+)
+def test_two_accounts_never_share_a_name(changes: dict[str, str], other: set[str]) -> None:
+    before, after = accounts(CONFIG), accounts(replace(CONFIG, **changes))  # type: ignore[arg-type]
+
+    differing = {name for name, old in zip(after, before, strict=True) if name != old}
+    assert {name.partition(":")[0] for name in differing} == other
+
+
+def test_an_account_that_is_not_configured_is_told_like_its_credential() -> None:
+    with pytest.raises(ProviderNotConfiguredError, match="OPENAI_API_KEY"):
+        NOTHING.account("sora", "sora-2")
 
 
 def test_no_secret_is_shown() -> None:

@@ -22,10 +22,10 @@ from vidgen.errors import (
     TransientError,
 )
 from vidgen.job import VideoRequest
-from vidgen.providers.answer import Answer
+from vidgen.providers.answer import Answer, private_texts
 from vidgen.providers.protocol import Failed, Running, Submission, Succeeded
 from vidgen.providers.registry import FindsRecent, ProvidersConfig
-from vidgen.providers.sora import build_fields, parse_video, refusal
+from vidgen.providers.sora import build_fields, operation_id, parse_video, refusal
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
 
@@ -37,18 +37,22 @@ def answer(status: int, body: Any, **headers: str) -> Answer:
     return Answer(status=status, headers=headers, body=orjson.dumps(body))
 
 
-def failed(video: dict[str, Any]) -> ProviderError:
+def verdict(video: dict[str, Any]) -> Failed:
     progress = parse_video(video, {})
     assert isinstance(progress, Failed)
-    return progress.error
+    return progress
+
+
+def failed(video: dict[str, Any]) -> ProviderError:
+    return verdict(video).error
 
 
 async def recent(wire: Wire, **changes: Any) -> list[str]:
     finder = wire.provider
     assert isinstance(finder, FindsRecent)
     since = datetime.now(UTC) - HOUR_AGO
-    found = await finder.find_recent(wire.submission(**changes), since, wire.credential)
-    return [operation.id for operation in found]
+    listing = await finder.find_recent(wire.submission(**changes), since, wire.credential)
+    return [operation.id for operation in listing.candidates]
 
 
 @pytest.mark.parametrize("dialect", ["sglang", "vllm-omni", "openrouter", "new-api", "azure"])
@@ -197,6 +201,96 @@ def test_each_last_word_has_its_class(wire: Wire) -> None:
     assert type(failed({"status": "cancelled"})) is GenerationFailedError
     assert type(failed({"status": "expired"})) is ResultExpiredError
     assert type(failed({"status": "deleted"})) is OperationLostError
+
+
+@pytest.mark.parametrize("word", ["cancelled", "canceled", "deleted", "expired"])
+def test_nobody_knows_whether_a_video_that_was_ended_is_charged(wire: Wire, word: str) -> None:
+    assert verdict({"status": word}).charged
+    assert not verdict({"status": "failed"}).charged
+
+
+def test_a_verdict_is_told_by_its_code_and_not_in_words_that_may_hold_the_prompt(
+    wire: Wire,
+) -> None:
+    def said(**error: Any) -> str:
+        return failed({"status": "failed", "error": error}).message
+
+    assert said(code="moderation_blocked", message="a secret kite") == (
+        "The provider's moderation blocked the video (code moderation_blocked); change the prompt"
+        " or the image."
+    )
+    assert said(code="server_error", message="a secret kite") == (
+        "The generation failed at the provider (code server_error)."
+    )
+    assert said(message="a secret kite") == (
+        "The generation failed at the provider, which gives no code for it."
+    )
+    assert said(code="no kite may fly here") == said()
+    blocked = failed({"status": "failed", "error": "blocked by our Moderation system: a kite"})
+    assert type(blocked) is ContentBlockedError
+    assert "kite" not in blocked.message
+
+
+def test_only_a_refused_submit_is_quoted_and_without_what_was_private(wire: Wire) -> None:
+    style = "in the manner of the old masters"
+    request = VideoRequest(
+        provider="sora", prompt="a kite", negative_prompt="rain", extra={"style": style}
+    )
+    body = {"error": {"message": f"no 'rain', no 'a kite', {style}", "code": "bad"}}
+    private = private_texts(request)
+
+    submit = refusal(answer(400, body), "submit", private=private)
+    look = refusal(answer(400, body), "poll")
+
+    assert submit.message == "The provider refused the submit (400 bad): no '…', no '…', …"
+    assert look.message == "The provider refused the poll (400 bad)."
+
+
+@pytest.mark.parametrize(
+    ("cost", "micros"),
+    [
+        (0, 0),
+        (0.1, 100_000),
+        ("1.25", 1_250_000),
+        (1000, 1_000_000_000),
+        (-0.01, None),
+        (1000.01, None),
+        (1e300, None),
+        ("1e999999", None),
+        ("nan", None),
+        ("inf", None),
+        (10**30, None),
+        (True, None),
+        ([], None),
+        ("x", None),
+    ],
+)
+def test_only_a_sane_cost_is_believed(wire: Wire, cost: Any, micros: int | None) -> None:
+    progress = parse_video({"status": "completed", "usage": {"cost": cost}}, {})
+
+    assert isinstance(progress, Succeeded)
+    assert progress.cost_micros == micros
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e999999", 1e300, 2**63, -(2**63), "9" * 400])
+def test_absurd_numbers_are_none(wire: Wire, number: Any) -> None:
+    video = {"expires_at": number, "progress": number}
+
+    done = parse_video({"status": "completed", **video}, {})
+    running = parse_video({"status": "queued", **video}, {})
+
+    assert isinstance(done, Succeeded)
+    assert done.expires_at is None
+    assert isinstance(running, Running)
+    assert running.percent in {None, 0, 100}
+
+
+@pytest.mark.parametrize(
+    "value", ["a\0b", "x" * 1001, "\n", " ", ".", "..", "", None, True, [], 1.5]
+)
+def test_an_id_nobody_could_store_or_ask_for_is_none(wire: Wire, value: Any) -> None:
+    with pytest.raises(ProtocolError):
+        operation_id({"id": value})
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,20 @@ def test_each_error_in_an_operation_has_its_class(
     assert not found.charged
 
 
+@pytest.mark.parametrize("code", [3, 13, "a kite", {"a kite": 1}, None, True])
+def test_an_error_in_an_operation_is_told_by_its_code_and_not_in_its_words(code: Any) -> None:
+    found = failed({"error": {"code": code, "message": "there is 'a kite' in it"}}).error
+
+    assert "kite" not in f"{found.message}{found.provider_code}"
+    if code == 13:
+        assert found.message == "The generation failed at Google (code 13 INTERNAL)."
+
+
+def test_a_cancelled_operation_counts_as_charged() -> None:
+    assert failed({"error": {"code": 1}}).charged
+    assert not failed({"error": {"code": 13}}).charged
+
+
 def test_a_filtered_video_counts_as_charged_on_vertex_only() -> None:
     held = {"raiMediaFilteredCount": 1, "raiMediaFilteredReasons": ["Support codes: 61493863"]}
 

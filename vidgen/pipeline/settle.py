@@ -3,7 +3,8 @@ A submit that may have arrived: find out what became of it, and spend nothing me
 
     the provider lists it       adopt it: it is ours, or an equal video somebody else did not claim
     the list lacks it for long  it never arrived; the same attempt is made again
-    the provider cannot list    `submit_unknown`, unless a setting says to spend again
+    the provider cannot list, or its list proves nothing
+                                `submit_unknown`, unless a setting says to spend again
 """
 
 from datetime import datetime, timedelta
@@ -54,7 +55,7 @@ async def settle(resources: Resources, leases: Leases, held: Held) -> None:
         await _undecidable(resources, held, error)
         return
     try:
-        found = await _unclaimed(resources, held, finder)
+        found, is_proof = await _unclaimed(resources, held, finder)
     except SubmitUnknownError as refused:
         await _undecidable(resources, held, refused)
         return
@@ -69,24 +70,38 @@ async def settle(resources: Resources, leases: Leases, held: Held) -> None:
     if resources.clock.now() < _settled_at(resources, held):
         await _look_again(resources, held, error)
         return
+    if not is_proof:
+        unproven = SubmitUnknownError(
+            "the receipt of the paid request is missing, and the provider's list of videos does not"
+            " prove that no video was started"
+        )
+        await _undecidable(resources, held, unproven)
+        return
     await held.apply(lifecycle.disproved(job))
     logger.info("submit provably never arrived, will be made again", attempt=job.attempt)
 
 
-async def _unclaimed(resources: Resources, held: Held, finder: FindsRecent) -> list[Operation]:
-    """What the provider lists that may be ours and belongs to no attempt yet, the oldest first."""
+async def _unclaimed(
+    resources: Resources, held: Held, finder: FindsRecent
+) -> tuple[list[Operation], bool]:
+    """
+    What the provider lists that is like ours and belongs to no attempt yet, the oldest first; and
+    whether there being nothing proves that nothing was started.
+    """
     job = held.job
     assert job.intent_at is not None  # CHECK promises it
     credential = resources.providers.credential(job.provider, job.model)
     submission = Submission(job_id=job.id, attempt=job.attempt, request=request_of(job))
-    listed = await finder.find_recent(submission, job.intent_at - CLOCK_SKEW, credential)
+    listing = await finder.find_recent(submission, job.intent_at - CLOCK_SKEW, credential)
+    listed = (*listing.candidates, *listing.doubtful)
     if not listed:
-        return []
+        return [], listing.trusted
     async with resources.database.connection() as connection:
         taken = await events.taken_operations(
             connection, listed[0].endpoint, [operation.id for operation in listed]
         )
-    return [operation for operation in reversed(listed) if operation.id not in taken]
+    found = [each for each in reversed(listing.candidates) if each.id not in taken]
+    return found, listing.trusted and all(each.id in taken for each in listing.doubtful)
 
 
 async def _adopt(leases: Leases, held: Held, operation: Operation) -> bool:

@@ -29,7 +29,6 @@ from vidgen.job import InputImage, VideoJob
 from vidgen.pipeline import receipts
 from vidgen.pipeline.leases import Held, Leases
 from vidgen.providers.protocol import (
-    Credential,
     ImageBytes,
     Progress,
     Running,
@@ -63,7 +62,8 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         await held.apply(lifecycle.failed(job, late))
         return Running()
     credential = resources.providers.credential(job.provider, job.model)
-    if not await _may_go(resources, held, credential.id):
+    account = resources.providers.account(job.provider, job.model)
+    if not await _may_go(resources, held, account):
         return Running()
     async with held.interruptible():
         images = await _images(resources, job)
@@ -77,7 +77,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         provider = resources.providers.get(job.provider)
         timely = replace(submission, not_after=leases.trusted_until)
         receipt = await _listened(
-            resources, job.provider, credential, provider.submit(timely, credential)
+            resources, job.provider, account, provider.submit(timely, credential)
         )
         change = lifecycle.submitted(submission.attempt, receipt.operation)
         told = {"operation_id": receipt.operation.id, "attempt": submission.attempt}
@@ -104,39 +104,39 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
 
 
 async def _listened(
-    resources: Resources, name: str, credential: Credential, call: Awaitable[Submitted]
+    resources: Resources, name: str, account: str, call: Awaitable[Submitted]
 ) -> Submitted:
     """The outcome of *call*, after telling the breaker whether the provider answered."""
     breakers = resources.breakers
     try:
         receipt = await call
     except (TransientError, SubmitUnknownError) as error:
-        pause_s = breakers.failed(name, credential.id, asyncio.get_running_loop().time())
+        pause_s = breakers.failed(name, account, asyncio.get_running_loop().time())
         if pause_s:
             logger.warning(
                 "provider does not answer, submits pause", pause_s=pause_s, code=error.code
             )
         raise
     except ProviderError:
-        breakers.answered(name, credential.id)
+        breakers.answered(name, account)
         raise
-    if breakers.answered(name, credential.id):
+    if breakers.answered(name, account):
         logger.info("provider answers again, submits go on")
     return receipt
 
 
-async def _may_go(resources: Resources, held: Held, credential_id: str) -> bool:
+async def _may_go(resources: Resources, held: Held, account: str) -> bool:
     """False if the job was put back: its provider is left alone now, or it is not its turn."""
     now = asyncio.get_running_loop().time()
-    pause_s = resources.breakers.wait_s(held.job.provider, credential_id, now)
+    pause_s = resources.breakers.wait_s(held.job.provider, account, now)
     if pause_s:
         spread_s = pause_s * (1 + resources.jitter() / 4)  # not all of them at the same moment
         await held.apply(lifecycle.postponed(spread_s, held.job.slot_at, reason="provider_down"))
         return False
-    return await _has_turn(resources, held, credential_id)
+    return await _has_turn(resources, held, account)
 
 
-async def _has_turn(resources: Resources, held: Held, credential_id: str) -> bool:
+async def _has_turn(resources: Resources, held: Held, account: str) -> bool:
     """Wait for the turn if it is near; else put the job back until then."""
     job, now = held.job, resources.clock.now()
     if job.slot_at is not None and job.slot_at > now - timedelta(seconds=TURN_KEPT_S):
@@ -144,7 +144,7 @@ async def _has_turn(resources: Resources, held: Held, credential_id: str) -> boo
     else:
         turn = await resources.rate_limit.reserve(
             job.provider,
-            credential_id,
+            account,
             job.id,
             ahead=job.priority > 0 or job.failures > 0 or _came_back(job),
         )

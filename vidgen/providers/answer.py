@@ -4,8 +4,9 @@ What came back from a provider, and what can be read off it: status, hints, word
 Nothing here goes out; `http.py` does that.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,14 +26,18 @@ from vidgen.errors import (
     RateLimitedError,
     TransientError,
 )
+from vidgen.job import Operation, VideoRequest
 
 Deed = Literal["submit", "poll", "list", "cancel", "download"]
 
 MAX_WAIT_S = 3600.0
+MAX_ID_LENGTH = 1000
 
 # Answers of a gateway in front of the provider: 521, 522 and 523 mean that it did not get through.
 TRANSIENT_STATUSES = frozenset({408, 425, 500, 503, 521, 522, 523, 529})
 _SCRUBBED = re.compile(r"\b(?:sk-|AIza|ya29\.)[\w.*…-]+|\bBearer\s+\S+", re.IGNORECASE)
+_WORD = re.compile(r"[\w.:/-]{1,80}", re.ASCII)
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}", re.ASCII)
 _URL_QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*")
 
 
@@ -52,7 +57,7 @@ class Answer:
     @property
     def request_id(self) -> str | None:
         """What the provider's support asks for."""
-        return self.headers.get("x-request-id")
+        return cleaned(self.headers.get("x-request-id"))[:200] or None
 
     def json(self) -> dict[str, Any]:
         """
@@ -119,10 +124,10 @@ def _kind_by_status(status: int, deed: Deed) -> type[ProviderError]:
 
 def wait_hint(headers: Mapping[str, str]) -> float | None:
     """Seconds the other side wants us to wait: `retry-after-ms`, or `retry-after` in both forms."""
-    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+    if (milliseconds := number(headers.get("retry-after-ms"))) is not None:
         return bounded_wait(milliseconds / 1000)
     text = headers.get("retry-after")
-    if (seconds := _number(text)) is not None:
+    if (seconds := number(text)) is not None:
         return bounded_wait(seconds)
     with suppress(ValueError, TypeError, OverflowError):
         at = parsedate_to_datetime(text or "")
@@ -133,7 +138,7 @@ def wait_hint(headers: Mapping[str, str]) -> float | None:
 
 def poll_hint(headers: Mapping[str, str]) -> float | None:
     """Seconds until the next look as `openai-poll-after-ms` wants it, 1 to 60."""
-    milliseconds = _number(headers.get("openai-poll-after-ms"))
+    milliseconds = number(headers.get("openai-poll-after-ms"))
     return None if milliseconds is None else min(60.0, max(1.0, milliseconds / 1000))
 
 
@@ -142,19 +147,89 @@ def bounded_wait(seconds: float) -> float | None:
     return min(seconds, MAX_WAIT_S) if seconds > 0 else None
 
 
-def scrubbed(text: object, *, secret: str = "", prompt: str = "") -> str:
-    """Quote what a provider said in one short line, without keys, queries, or the prompt."""
+def moved(operation: Operation, variable: str) -> OperationLostError:
+    """The error of an operation whose home is not what *variable* names (any more)."""
+    return OperationLostError(
+        f"The video was started at {operation.endpoint}, but {variable} names another server now,"
+        f" and the key is not sent to both. Set {variable}={operation.endpoint} again and retry"
+        " the job."
+    )
+
+
+def cleaned(text: object) -> str:
+    """
+    *text* in one line of printable characters, empty if it is no text.
+
+    Headers and JSON may carry NUL and halves of characters, which PostgreSQL does not store.
+    """
     line = " ".join(text.split()) if isinstance(text, str) else ""
+    return line if line.isprintable() else "".join(filter(str.isprintable, line))
+
+
+def word(value: object, *, secret: str = "") -> str | None:
+    """A code, which some servers send as a number; None for more than a word, and for a key."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    text = str(value)
+    is_key = bool(_SCRUBBED.search(text)) or (len(secret) >= 4 and secret in text)
+    return text if _WORD.fullmatch(text) and not is_key else None
+
+
+def is_storable_id(text: str) -> bool:
+    """Whether *text* can be an operation's id: printable, and of a length somebody can look at."""
+    return 0 < len(text) <= MAX_ID_LENGTH and text.isprintable() and not text.isspace()
+
+
+def media_type(value: object, default: str) -> str:
+    """A media type as a provider tells it, or *default*."""
+    is_one = isinstance(value, str) and _MEDIA_TYPE.fullmatch(value)
+    return str(value) if is_one else default
+
+
+def number(value: object) -> float | None:
+    """A finite number, also one in a text; None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    with suppress(ValueError, OverflowError):
+        found = float(value)
+        return found if math.isfinite(found) else None
+    return None
+
+
+def moment(value: object) -> datetime | None:
+    """A time as unix seconds, milliseconds or ISO 8601; None for none, and for an absurd year."""
+    seconds = number(value)
+    with suppress(ValueError, OverflowError, OSError):
+        if seconds is not None:
+            at = datetime.fromtimestamp(seconds if seconds < 1e11 else seconds / 1000, UTC)
+        else:
+            at = datetime.fromisoformat(value if isinstance(value, str) else "")
+        aware = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        return aware.astimezone(UTC) if 2000 <= at.year <= 2100 else None
+    return None
+
+
+def private_texts(request: VideoRequest) -> tuple[str, ...]:
+    """What must not be quoted back from an answer to the submit of *request*."""
+    longer = (text for text in request.extra.values() if isinstance(text, str) and len(text) >= 20)
+    return (request.prompt, request.negative_prompt or "", *longer)
+
+
+def scrubbed(text: object, *, secret: str = "", private: Iterable[str] = ()) -> str:
+    """Quote what a provider said in one short line, without keys, queries, or *private* texts."""
+    line = cleaned(text)
     if len(secret) >= 4:
         line = line.replace(secret, "…")
     line = _URL_QUERY.sub(r"\1", _SCRUBBED.sub("…", line[:1000]))
-    return _without(line, " ".join(prompt.split()))[:300].strip()
+    for each in private:
+        line = _without(line, cleaned(each))
+    return line[:300].strip()
 
 
 def _without(line: str, prompt: str, window: int = 20) -> str:
     """Drop every stretch of *line* that stands in *prompt* too; also when it was cut."""
-    if prompt and len(prompt) < window:
-        return line.replace(prompt, "…")
+    if len(prompt) < window:
+        return line.replace(prompt, "…") if prompt else line
     kept, at = [], 0
     while at < len(line):
         if at + window <= len(line) and line[at : at + window] in prompt:
@@ -167,10 +242,3 @@ def _without(line: str, prompt: str, window: int = 20) -> str:
             kept.append(line[at])
             at += 1
     return "".join(kept)
-
-
-def _number(text: str | None) -> float | None:
-    with suppress(ValueError):
-        number = float(text or "")
-        return number if -1e12 < number < 1e12 else None
-    return None

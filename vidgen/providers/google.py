@@ -26,12 +26,13 @@ from vidgen.errors import (
     QuotaExhaustedError,
     TransientError,
 )
-from vidgen.providers.answer import Answer, Deed, bounded_wait, by_status, scrubbed, wait_hint
+from vidgen.providers.answer import Answer, Deed, bounded_wait, by_status, scrubbed, wait_hint, word
 from vidgen.providers.protocol import Credential
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 TOKEN_TIMEOUT_S = 30.0
 MAX_REMEMBERED = 256
+MAX_FAMILIES = 5
 
 # docs.cloud.google.com, responsible AI: the codes name a family, and only that.
 _FAMILIES = {
@@ -49,7 +50,7 @@ _FAMILIES = {
     "other": "74803281 29578790 42876398",
 }
 _FAMILY_OF = {code: family for family, codes in _FAMILIES.items() for code in codes.split()}
-_SUPPORT_CODES = re.compile(r"support codes?:?\s*((?:\d{6,10}[,;\s]*)+)", re.IGNORECASE)
+_SUPPORT_CODES = re.compile(r"support codes?:?\s*((?:[0-9]{6,10}[,;\s]*)+)", re.IGNORECASE)
 
 # google-auth is only partly typed.
 _DEFAULT: Any = google.auth.default
@@ -171,7 +172,7 @@ def family(text: str) -> str | None:
     if found is None:
         return None
     codes = re.findall(r"\d+", found.group(1))
-    families = dict.fromkeys(_FAMILY_OF.get(code, f"code {code}") for code in codes)
+    families = dict.fromkeys(_FAMILY_OF.get(code, f"code {code}") for code in codes[:MAX_FAMILIES])
     return ", ".join(families)
 
 
@@ -186,28 +187,34 @@ def blocked(text: str, *, request_id: str | None = None) -> ContentBlockedError:
     )
 
 
-def refusal(answer: Answer, deed: Deed, *, secret: str = "", prompt: str = "") -> ProviderError:
-    """Map an answer of Google that is not 2xx to one class."""
+def refusal(
+    answer: Answer, deed: Deed, *, secret: str = "", private: tuple[str, ...] = ()
+) -> ProviderError:
+    """
+    Map an answer of Google that is not 2xx to one class.
+
+    What Google says is quoted from a submit only, where the *private* texts are known.
+    """
     body = answer.lenient_json()
     if isinstance(body, list) and body:  # streaming endpoints wrap it
         body = body[0]
     error = body.get("error") if isinstance(body, dict) else None
     error = error if isinstance(error, dict) else {}
     message = str(error.get("message") or "")
-    word = str(error.get("status") or "") or None
+    status = word(error.get("status"), secret=secret)
     details = [item for item in _items(error.get("details")) if isinstance(item, dict)]
-    said = scrubbed(message, secret=secret, prompt=prompt)
-    sentence = f"Google refused the {deed} ({answer.status}{f' {word}' if word else ''})"
+    said = scrubbed(message, secret=secret, private=private) if deed == "submit" else ""
+    sentence = f"Google refused the {deed} ({answer.status}{f' {status}' if status else ''})"
     sentence = f"{sentence}: {said}" if said else f"{sentence}."
     if deed == "submit" and answer.status in {404, 410}:
         sentence += " The model is switched off, or not open to this project and region."
     kind = _kind(answer, deed, message, details)
     if kind is None:
         wait_s = _retry_info(details) or wait_hint(answer.headers)
-        return by_status(answer, deed, sentence, code=word, wait_s=wait_s)
+        return by_status(answer, deed, sentence, code=status, wait_s=wait_s)
     if kind is ContentBlockedError:
         return blocked(message, request_id=answer.request_id)
-    return kind(sentence, provider_code=word, http_status=answer.status)
+    return kind(sentence, provider_code=status, http_status=answer.status)
 
 
 def _kind(

@@ -17,11 +17,13 @@ import ipaddress
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from io import BytesIO
 from typing import Literal
+from urllib.parse import urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from vidgen.errors import (
@@ -32,7 +34,7 @@ from vidgen.errors import (
     SubmitUnknownError,
     TransientError,
 )
-from vidgen.providers.answer import TRANSIENT_STATUSES, Answer, Deed
+from vidgen.providers.answer import TRANSIENT_STATUSES, Answer, Deed, cleaned
 from vidgen.providers.protocol import ResultStream
 
 MAX_ANSWER_BYTES = 1024 * 1024
@@ -96,7 +98,7 @@ class ProviderHttp:
         if not_after is not None and asyncio.get_running_loop().time() > not_after:
             raise TransientError("The request was not sent: it would have come too late.")
         sent = {**headers, "Content-Type": "application/json"} if json is not None else headers
-        body = form if json is None else _TimelyBytes(json, not_after)
+        body = _body(json, form, not_after)
         with _transport(deed, _host(url)):
             async with self._session("fresh" if deed == "submit" else "kept").request(
                 method,
@@ -146,7 +148,7 @@ class ProviderHttp:
             encoded = "Content-Encoding" in response.headers
             yield ResultStream(
                 chunks=_chunks(response),
-                content_type=response.headers.get("Content-Type"),
+                content_type=cleaned(response.headers.get("Content-Type")) or None,
                 size_bytes=None if encoded else response.content_length,
             )
         finally:
@@ -253,23 +255,98 @@ def same_origin(one: str, other: str) -> bool:
     return _origin(_parse(one)) == _origin(_parse(other))
 
 
-class _TimelyBytes(aiohttp.BytesPayload):
+def joined(base: str, address: str) -> str:
     """
-    A body that is not sent after a moment; without it no server accepts the request.
+    *address*, which may be relative, as seen from the folder *base*.
 
-    A process that was frozen while it connected must not go on and pay: its job may be another's.
+    Raises:
+        ProtocolError: Nobody can read it.
+    """
+    try:
+        return urljoin(f"{base}/", address)
+    except ValueError as error:
+        raise ProtocolError("The provider names an address nobody can read.") from error
+
+
+def authority(url: str) -> str:
+    """The host of *url*, with its port where that is not the scheme's own."""
+    parsed = _parse(url)
+    host = f"[{parsed.host}]" if ":" in (parsed.host or "") else parsed.host
+    return f"{host}" if parsed.is_default_port() else f"{host}:{parsed.port}"
+
+
+def _body(
+    json: bytes | None, form: aiohttp.FormData | None, not_after: float | None
+) -> aiohttp.Payload | None:
+    content: aiohttp.Payload
+    if json is not None:
+        content = aiohttp.BytesIOPayload(BytesIO(json))  # sent piece by piece
+    elif form is not None:
+        content = form()
+    else:
+        return None
+    return content if not_after is None else _Timely(content, not_after)
+
+
+class _Timely(aiohttp.Payload):
+    """
+    A body of which nothing is sent after a moment; without all of it no server accepts the request.
+
+    A process that was frozen while it connected, or amid a large image, must not go on and pay: its
+    job may be another's.
     """
 
-    def __init__(self, value: bytes, not_after: float | None) -> None:
-        super().__init__(value)
+    _autoclose = True  # what is inside holds bytes only
+
+    def __init__(self, content: aiohttp.Payload, not_after: float) -> None:
+        super().__init__(content, headers=content.headers)
+        self._content = content
         self._not_after = not_after
+
+    @property
+    def size(self) -> int | None:
+        return self._content.size
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._content.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        await self._content.write(_TimelyWriter(writer, self._not_after))
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
-        if self._not_after is not None and asyncio.get_running_loop().time() > self._not_after:
+        await self._content.write_with_length(
+            _TimelyWriter(writer, self._not_after), content_length
+        )
+
+
+class _TimelyWriter(AbstractStreamWriter):
+    """The connection's writer while there is time. A subclass because aiohttp asks for one."""
+
+    def __init__(self, inner: AbstractStreamWriter, not_after: float) -> None:
+        self._inner = inner
+        self._not_after = not_after
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        if asyncio.get_running_loop().time() > self._not_after:
             raise TimeoutError("too late to send")
-        await super().write_with_length(writer, content_length)
+        await self._inner.write(chunk)
+
+    async def write_eof(self, chunk: bytes = b"") -> None:
+        await self._inner.write_eof(chunk)
+
+    async def drain(self) -> None:
+        await self._inner.drain()
+
+    def enable_compression(self, encoding: str = "deflate", strategy: int | None = None) -> None:
+        self._inner.enable_compression(encoding, strategy)
+
+    def enable_chunking(self) -> None:
+        self._inner.enable_chunking()
+
+    async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
+        await self._inner.write_headers(status_line, headers)
 
 
 class _ForbiddenAddressError(OSError):

@@ -128,6 +128,24 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """
+    What a server's list says about a submit whose receipt was lost.
+
+    Attributes:
+        candidates: Operations that match it, the newest first.
+        doubtful: Operations that nothing proves to be others, and nothing to be this one, the
+            newest first: never to be adopted, but unless each belongs to another attempt, nothing
+            is disproved.
+        trusted: Whether absence from the list proves anything.
+    """
+
+    candidates: tuple[Operation, ...]
+    doubtful: tuple[Operation, ...] = ()
+    trusted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResultStream:
     """
     The bytes of one asset as they arrive.

@@ -1,5 +1,6 @@
 """Which providers there are, and what opens them: built once from settings, closed at the end."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -7,10 +8,9 @@ from typing import Protocol, runtime_checkable
 
 from vidgen import catalog
 from vidgen.errors import ProviderNotConfiguredError, UnknownProviderError
-from vidgen.job import Operation
 from vidgen.providers.google import GoogleTokens
-from vidgen.providers.http import ProviderHttp
-from vidgen.providers.protocol import Credential, Provider, Submission
+from vidgen.providers.http import ProviderHttp, authority
+from vidgen.providers.protocol import Credential, Listing, Provider, Submission
 from vidgen.providers.sora import AuthStyle, SoraProvider
 from vidgen.providers.veo import VeoEndpoints, VeoProvider
 
@@ -44,6 +44,18 @@ class ProvidersConfig:
     allow_private_addresses: bool = False
 
     @property
+    def veo_endpoints(self) -> VeoEndpoints:
+        """Where Google is."""
+        return VeoEndpoints(
+            gemini_base_url=self.gemini_base_url,
+            vertex_project=self.vertex_project,
+            vertex_location=self.vertex_location,
+            vertex_base_url=self.vertex_base_url,
+            vertex_storage_uri=self.vertex_storage_uri,
+            gcs_base_url=self.gcs_base_url,
+        )
+
+    @property
     def endpoints(self) -> catalog.Endpoints:
         """What the catalog asks about it."""
         return catalog.Endpoints.of(
@@ -60,9 +72,9 @@ class FindsRecent(Protocol):
 
     async def find_recent(
         self, submission: Submission, since: datetime, credential: Credential
-    ) -> tuple[Operation, ...]:
+    ) -> Listing:
         """
-        Every operation since *since* that may have come from *submission*, the newest first.
+        What the server lists since *since*, our time, that may have come from *submission*.
 
         Raises:
             SubmitUnknownError: This server cannot list, so nothing is proven.
@@ -121,6 +133,29 @@ class Providers:
             )
         return Credential(id=SERVER_CREDENTIAL, secret=config.vertex_credentials or "")
 
+    def account(self, name: str, model: str) -> str:
+        """
+        Name whoever is asked and billed for *model*: interface, host and credential in one word.
+
+        Limits and pauses belong to it. It is the same in every process with the same settings, and
+        holds no secret: of the key only the first 12 hexadecimal digits of its SHA-256.
+
+        Raises:
+            UnknownProviderError, ProviderNotConfiguredError: As `credential`.
+        """
+        secret, config = self.credential(name, model).secret, self.config
+        on_vertex = config.vertex_project is not None
+        if name == "sora":
+            interface, url, owner = name, config.openai_base_url, ""
+        elif catalog.veo_api(model, vertex_configured=on_vertex) == "gemini":
+            interface, url, owner = "veo-gemini", config.gemini_base_url, ""
+        else:
+            # Google limits a project in a location, and credentials may be the machine's own.
+            url = config.veo_endpoints.vertex_home(config.vertex_location)
+            interface, owner = "veo-vertex", f"{config.vertex_project}\n{config.vertex_location}\n"
+        digest = hashlib.sha256(f"{owner}{secret}".encode()).hexdigest()
+        return f"{interface}:{authority(url)}:{digest[:12]}"
+
     async def aclose(self) -> None:
         """Close every provider and all connections."""
         for provider in self.by_name.values():
@@ -131,16 +166,8 @@ class Providers:
 def build(config: ProvidersConfig) -> Providers:
     """Make every provider; nothing is connected yet."""
     http = ProviderHttp(allow_private_addresses=config.allow_private_addresses)
-    endpoints = VeoEndpoints(
-        gemini_base_url=config.gemini_base_url,
-        vertex_project=config.vertex_project,
-        vertex_location=config.vertex_location,
-        vertex_base_url=config.vertex_base_url,
-        vertex_storage_uri=config.vertex_storage_uri,
-        gcs_base_url=config.gcs_base_url,
-    )
     sora = SoraProvider(config.openai_base_url, config.openai_auth_style, http)
-    veo = VeoProvider(endpoints, http, GoogleTokens())
+    veo = VeoProvider(config.veo_endpoints, http, GoogleTokens())
     return Providers(config=config, http=http, by_name={"sora": sora, "veo": veo})
 
 

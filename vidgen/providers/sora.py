@@ -4,14 +4,17 @@ The OpenAI Videos protocol, as `sora`: OpenAI's own, and the many servers that s
 OpenAI switched its own endpoint off on 2026-09-24; the protocol lives on in model servers and
 gateways. So nothing but an id and a status is expected of an answer, errors come in four shapes,
 and a status that nobody knows means that the video is still being made.
+
+What a server says in words is quoted to the user from a refused submit only, without the prompt and
+the key. A look has no prompt at hand to take out of it, so there the code speaks, in our sentence.
 """
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from io import BytesIO
 from typing import Any, Literal
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 import orjson
 from aiohttp import FormData
@@ -35,12 +38,28 @@ from vidgen.errors import (
 )
 from vidgen.image import recognise
 from vidgen.job import JsonValue, Operation
-from vidgen.providers.answer import Answer, Deed, by_status, poll_hint, scrubbed, wait_hint
-from vidgen.providers.http import ProviderHttp, same_origin
+from vidgen.providers.answer import (
+    Answer,
+    Deed,
+    by_status,
+    cleaned,
+    is_storable_id,
+    moment,
+    moved,
+    number,
+    poll_hint,
+    private_texts,
+    scrubbed,
+    wait_hint,
+    word,
+)
+from vidgen.providers.http import ProviderHttp, joined, same_origin
+from vidgen.providers.listing import Reading
 from vidgen.providers.protocol import (
     Asset,
     Credential,
     Failed,
+    Listing,
     Progress,
     ResultStream,
     Running,
@@ -54,11 +73,13 @@ AuthStyle = Literal["bearer", "api-key"]
 
 # How long after completion a refused download only means "not yet".
 SETTLING = timedelta(minutes=2)
+MAX_COST_USD = 1000  # of one video: more is a mistake or a joke
 PAGE_LENGTH = 100
 MAX_PAGES = 50
 
 _SUCCEEDED = frozenset({"completed", "complete", "succeeded", "success", "done"})
-_FAILED = frozenset({"failed", "failure", "error", "cancelled", "canceled", "rejected"})
+_FAILED = frozenset({"failed", "failure", "error", "rejected"})
+_ENDED = frozenset({"cancelled", "canceled", "deleted", "expired"})
 _MONEY_CODES = frozenset(
     {
         "insufficient_quota",
@@ -94,8 +115,8 @@ class SoraProvider:
         _check_first_frame(submission)
         answer = await self._post(submission, credential)
         if not answer.ok:
-            prompt = submission.request.prompt
-            raise refusal(answer, "submit", secret=credential.secret, prompt=prompt)
+            private = private_texts(submission.request)
+            raise refusal(answer, "submit", secret=credential.secret, private=private)
         try:
             video = answer.json()
             operation = self._operation(video, submission, credential)
@@ -127,7 +148,7 @@ class SoraProvider:
             suffix = "" if asset.uri == "video" else f"?variant={asset.uri}"
             url = f"{self._address(operation)}/content{suffix}"
         else:
-            url = urljoin(f"{operation.endpoint}/", asset.uri)
+            url = joined(operation.endpoint, asset.uri)
 
         async def refused(answer: Answer) -> ProviderError:
             return await self._unavailable(answer, operation, credential)
@@ -155,35 +176,27 @@ class SoraProvider:
 
     async def find_recent(
         self, submission: Submission, since: datetime, credential: Credential
-    ) -> tuple[Operation, ...]:
+    ) -> Listing:
         """
-        Every operation since *since* that may have come from *submission*, the newest first.
+        What the server lists since *since*, our time, that may have come from *submission*.
 
         Raises:
             SubmitUnknownError: This server cannot list, so nothing is proven.
-            ProtocolError: A list that proves nothing.
+            ProtocolError: An answer that is no list.
         """
-        found: list[tuple[int, Operation]] = []
+        reading = Reading(
+            fields=build_fields(submission),
+            since=since,
+            at_vendor=same_origin(self._base_url, catalog.OPENAI_ORIGIN),
+            operation_of=lambda video: self._operation(video, submission, credential),
+        )
         after: str | None = None
         for _ in range(MAX_PAGES):
-            page = await self._page(after, credential)
-            videos = [video for video in page.get("data") or () if isinstance(video, dict)]
-            for video in videos:
-                created = _number(video.get("created_at"))
-                # The list tells whole seconds; the cut must not lose a video of the same second.
-                if created is not None and created < int(since.timestamp()):
-                    continue
-                if _matches(video, submission):
-                    operation = self._operation(video, submission, credential)
-                    found.append((int(created or 0), operation))
-            ages = [_number(video.get("created_at")) for video in videos]
-            are_old = all(age is not None and age < int(since.timestamp()) for age in ages)
-            last = str(videos[-1].get("id")) if videos else None
-            if page.get("has_more") is not True or last in {None, after} or are_old:
-                found.sort(key=lambda each: each[0], reverse=True)
-                return tuple(operation for _, operation in found)
-            after = last
-        raise ProtocolError(f"The list of videos has more than {MAX_PAGES} pages.")
+            answer = await self._page(after, credential)
+            after = reading.take(_videos(answer), answer.headers.get("date"), datetime.now(UTC))
+            if after is None:
+                break
+        return reading.listing()  # not trusted if there were more pages
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
@@ -240,7 +253,7 @@ class SoraProvider:
             return refusal(look, "poll", secret=credential.secret)
         return gone if _is_settled(look.json(), datetime.now(UTC)) else not_yet
 
-    async def _page(self, after: str | None, credential: Credential) -> dict[str, Any]:
+    async def _page(self, after: str | None, credential: Credential) -> Answer:
         query = f"?limit={PAGE_LENGTH}&order=desc" + (f"&after={quote(after)}" if after else "")
         answer = await self._http.exchange(
             "list", "GET", f"{self._base_url}/videos{query}", headers=self._headers(credential)
@@ -249,30 +262,25 @@ class SoraProvider:
             raise SubmitUnknownError("This server does not list its videos; nobody can tell.")
         if not answer.ok:
             raise refusal(answer, "list", secret=credential.secret)
-        page = answer.json()
-        if not isinstance(page.get("data"), list):
-            raise ProtocolError("The provider's list of videos has no data.")
-        return page
+        return answer
 
     def _operation(
         self, video: Mapping[str, Any], submission: Submission, credential: Credential
     ) -> Operation:
-        found = video.get("id") or video.get("task_id")
-        if not isinstance(found, str | int) or isinstance(found, bool) or not str(found).strip():
-            raise ProtocolError("The provider's answer has no id.")
+        found = operation_id(video)
         model = submission.request.model
         assert model is not None  # a submission has every default filled in
         extra: dict[str, JsonValue] = {}
         polling_url = video.get("polling_url")
         # Only at home and without a query, which could carry a secret. A bad one loses no receipt.
-        with suppress(ProtocolError, ValueError):
+        with suppress(ProtocolError):
             if isinstance(polling_url, str) and polling_url and "?" not in polling_url:
-                address = urljoin(f"{self._base_url}/", polling_url)
-                if same_origin(address, self._base_url):
+                address = joined(self._base_url, polling_url)
+                if is_storable_id(address) and same_origin(address, self._base_url):
                     extra["polling_url"] = address
         return Operation(
             provider=self.name,
-            id=str(found),
+            id=found,
             endpoint=self._base_url,
             model=model,
             credential_id=credential.id,
@@ -291,10 +299,21 @@ class SoraProvider:
 
     def _check_home(self, operation: Operation) -> None:
         if not same_origin(operation.endpoint, self._base_url):
-            raise OperationLostError(
-                "The video was started at another base URL than OPENAI_BASE_URL names now; the key"
-                " is not sent there. Set it back and retry the job."
-            )
+            raise moved(operation, "OPENAI_BASE_URL")
+
+
+def operation_id(video: Mapping[str, Any]) -> str:
+    """
+    The id of a video object, fit for an address and for PostgreSQL.
+
+    Raises:
+        ProtocolError: There is none.
+    """
+    found = video.get("id") or video.get("task_id")
+    text = "" if isinstance(found, bool) or not isinstance(found, str | int) else str(found)
+    if not is_storable_id(text) or text in {".", ".."}:
+        raise ProtocolError("The provider's answer has no usable id.")
+    return text
 
 
 def build_fields(submission: Submission) -> dict[str, JsonValue]:
@@ -323,19 +342,33 @@ def parse_video(video: Mapping[str, Any], headers: Mapping[str, str]) -> Progres
     if word in _SUCCEEDED:
         return Succeeded(
             assets=_assets(video),
-            expires_at=_time(video.get("expires_at")),
+            expires_at=moment(video.get("expires_at")),
             cost_micros=_cost(video.get("usage")),
         )
-    if word in _FAILED or word in {"expired", "deleted"}:
-        return Failed(error=_verdict(word, video))
+    if word in _FAILED or word in _ENDED:
+        # Who cancelled or deleted it, and what it cost until then, nobody knows.
+        return Failed(error=_verdict(word, video), charged=word in _ENDED)
     return Running(percent=_percent(video.get("progress")), poll_after_s=poll_hint(headers))
 
 
-def refusal(answer: Answer, deed: Deed, *, secret: str = "", prompt: str = "") -> ProviderError:
-    """Map an answer that is not 2xx to one class, by its code first and its status second."""
-    body = answer.lenient_json()
-    code, message = _error_of(body)
-    said = scrubbed(message, secret=secret, prompt=prompt)
+def _videos(answer: Answer) -> dict[str, Any]:
+    page = answer.json()
+    if not isinstance(page.get("data"), list):
+        raise ProtocolError("The provider's list of videos has no data.")
+    return page
+
+
+def refusal(
+    answer: Answer, deed: Deed, *, secret: str = "", private: tuple[str, ...] = ()
+) -> ProviderError:
+    """
+    Map an answer that is not 2xx to one class, by its code first and its status second.
+
+    What the server says is quoted from a submit only, where the *private* texts are known.
+    """
+    found, message = _error_of(answer.lenient_json())
+    code = word(found, secret=secret)
+    said = scrubbed(message, secret=secret, private=private) if deed == "submit" else ""
     named = f" {code}" if code and code != str(answer.status) else ""
     sentence = f"The provider refused the {deed} ({answer.status}{named})"
     sentence = f"{sentence}: {said}" if said else f"{sentence}."
@@ -369,46 +402,52 @@ def _error_of(body: object) -> tuple[str | None, str]:
         return None, ""
     error = body.get("error") or body.get("detail") or body
     if isinstance(error, str):
-        return _word(body.get("code")), error
+        return word(body.get("code")), error
     if isinstance(error, list):  # FastAPI's list of what is wrong with which field
         texts = [str(item.get("msg")) for item in error if isinstance(item, dict)]
         return None, "; ".join(texts)
     if not isinstance(error, dict):
         return None, ""
-    code, kind = _word(error.get("code")), _word(error.get("type"))
+    code, kind = word(error.get("code")), word(error.get("type"))
     if kind in _MONEY_CODES and code not in _MONEY_CODES:
         code = kind
     message = error.get("message") or error.get("msg") or ""
     return code or kind, message if isinstance(message, str) else ""
 
 
-def _verdict(word: str, video: Mapping[str, Any]) -> ProviderError:
-    if word == "deleted":
+def _verdict(status: str, video: Mapping[str, Any]) -> ProviderError:
+    """How it ended, in our words: the server's own may repeat the prompt, which a look lacks."""
+    if status == "deleted":
         return OperationLostError("The video was deleted at the provider.")
-    if word == "expired":
+    if status == "expired":
         return ResultExpiredError("The provider no longer keeps the video.")
     raw = video.get("error")
     code, message = _error_of({"error": raw} if raw else {})
-    prompt = video.get("prompt")
-    said = scrubbed(message, prompt=prompt if isinstance(prompt, str) else "")
-    if any(term in (code or "").lower() for term in _MODERATION_WORDS):
+    named = f" (code {code})" if code else ""
+    if _is_moderation(code, message):
         return ContentBlockedError(
-            "The provider's moderation blocked the video; change the prompt or the image.",
+            f"The provider's moderation blocked the video{named}; change the prompt or the image.",
             provider_code=code,
         )
-    if word in {"cancelled", "canceled"}:
-        return GenerationFailedError("The video was cancelled at the provider.", provider_code=code)
-    sentence = f"The generation failed at the provider{f' ({code})' if code else ''}"
-    return GenerationFailedError(
-        f"{sentence}: {said}" if said else f"{sentence}.", provider_code=code
-    )
+    if status in _ENDED:
+        return GenerationFailedError(
+            f"The video was cancelled at the provider{named}.", provider_code=code
+        )
+    sentence = f"The generation failed at the provider{named}"
+    sentence += "." if code else ", which gives no code for it."
+    return GenerationFailedError(sentence, provider_code=code)
+
+
+def _is_moderation(code: str | None, message: str) -> bool:
+    said = code.lower() if code else message.lower()
+    return any(term in said for term in _MODERATION_WORDS)
 
 
 def _assets(video: Mapping[str, Any]) -> tuple[Asset, ...]:
     urls = video.get("unsigned_urls")
     first = urls[0] if isinstance(urls, list) and urls else video.get("video_url")
-    if isinstance(first, str) and first:
-        return (Asset(variant="video", uri=first, content_type="video/mp4"),)
+    if isinstance(first, str) and (address := cleaned(first)):
+        return (Asset(variant="video", uri=address, content_type="video/mp4"),)
     # Only OpenAI's own models come with pictures; other servers send the video for any variant.
     has_pictures = str(video.get("model") or "").startswith("sora-2")
     types: Mapping[Variant, str] = {"thumbnail": "image/webp", "spritesheet": "image/jpeg"}
@@ -418,26 +457,10 @@ def _assets(video: Mapping[str, Any]) -> tuple[Asset, ...]:
     )
 
 
-def _matches(video: Mapping[str, Any], submission: Submission) -> bool:
-    """Whether the listed video may be the submitted one; silence does not speak against it."""
-    request = submission.request
-    model = video.get("model")
-    told = {"size": request.size, "seconds": request.seconds}
-    if isinstance(model, str) and not model.startswith(request.model or ""):
-        return False
-    for name, wanted in told.items():
-        value = video.get(name)
-        if value is not None and wanted is not None and str(value) != str(wanted):
-            return False
-    if not isinstance(video.get("prompt"), str):
-        raise ProtocolError("The list of videos tells no prompts, so it proves nothing.")
-    return bool(video["prompt"].strip() == request.prompt.strip())
-
-
 def _is_settled(video: Mapping[str, Any], now: datetime) -> bool:
     """Whether the video was completed so long ago that it will not turn up any more."""
-    expires_at = _time(video.get("expires_at"))
-    completed_at = _time(video.get("completed_at"))
+    expires_at = moment(video.get("expires_at"))
+    completed_at = moment(video.get("completed_at"))
     if expires_at is not None and now > expires_at:
         return True
     return completed_at is not None and now - completed_at > SETTLING
@@ -465,7 +488,7 @@ def _form(fields: Mapping[str, JsonValue], submission: Submission) -> FormData:
     for image in submission.images:
         form.add_field(
             "input_reference",
-            image.data,
+            BytesIO(image.data),  # sent piece by piece
             content_type=image.content_type,
             filename=f"{image.role}.{_EXTENSIONS.get(image.content_type, 'bin')}",
         )
@@ -489,33 +512,14 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _word(value: object) -> str | None:
-    """A code, which some servers send as a number."""
-    return str(value) if isinstance(value, str | int) and value != "" else None
-
-
-def _number(value: object) -> float | None:
-    with suppress(ValueError):
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            return float(str(value).removesuffix("%"))
-    return None
-
-
 def _percent(value: object) -> int | None:
-    number = _number(value)
-    return None if number is None or number != number else int(min(100.0, max(0.0, number)))
-
-
-def _time(value: object) -> datetime | None:
-    number = _number(value)
-    with suppress(ValueError, OverflowError, OSError):
-        return None if number is None or number <= 0 else datetime.fromtimestamp(number, UTC)
-    return None
+    found = number(value.removesuffix("%") if isinstance(value, str) else value)
+    return None if found is None else int(min(100.0, max(0.0, found)))
 
 
 def _cost(usage: object) -> int | None:
-    cost = usage.get("cost") if isinstance(usage, dict) else None
-    if isinstance(cost, int | float | str) and not isinstance(cost, bool):
-        with suppress(InvalidOperation, ValueError, OverflowError):
-            return int((Decimal(str(cost)) * 1_000_000).to_integral_value())
-    return None
+    """The cost in micro-dollars; None unless it is a sane number of dollars."""
+    dollars = number(usage.get("cost")) if isinstance(usage, dict) else None
+    if dollars is None or not 0 <= dollars <= MAX_COST_USD:
+        return None
+    return round(dollars * 1_000_000)

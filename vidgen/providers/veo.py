@@ -9,6 +9,10 @@ The model decides which interface serves a request, the operation remembers it. 
 parameters that it does not know and charges for the default, so each one is sent only where the
 interface is documented to take it. Whether Vertex charges for a filtered video is not documented:
 such a failure counts as charged.
+
+What Google says in words is quoted to the user from a refused submit only, without the prompts and
+the key. A look has no prompt at hand to take out of it, so there the code and the families of the
+support codes speak, in our sentence.
 """
 
 import asyncio
@@ -18,7 +22,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 import orjson
 
@@ -38,9 +42,17 @@ from vidgen.errors import (
 )
 from vidgen.job import JsonValue, Operation
 from vidgen.providers import google, inline
-from vidgen.providers.answer import Answer, scrubbed
+from vidgen.providers.answer import (
+    Answer,
+    cleaned,
+    is_storable_id,
+    media_type,
+    moved,
+    private_texts,
+    word,
+)
 from vidgen.providers.google import GoogleTokens
-from vidgen.providers.http import ProviderHttp, same_origin
+from vidgen.providers.http import ProviderHttp, joined, same_origin
 from vidgen.providers.protocol import (
     Asset,
     Credential,
@@ -57,12 +69,26 @@ from vidgen.providers.protocol import (
 Api = Literal["gemini", "vertex"]
 
 INLINE = "inline:"
+CANCELLED = 1
 POLL_TIMEOUT_S = 300.0  # an answer with the video inside takes a while
 _GEMINI_NAME = re.compile(r"(?:models/[\w.-]+/)?operations/[\w.~-]+", re.ASCII)
 _VERTEX_NAME = re.compile(
     r"(projects/[\w.:-]+/locations/([a-z0-9-]+)/[\w./-]+)/operations/[\w.~-]+", re.ASCII
 )
 _TOP_LEVEL = frozenset({"labels"})
+# google.rpc.Code, as far as an operation ends with it.
+_CODE_WORDS: Mapping[int, str] = {
+    CANCELLED: "CANCELLED",
+    2: "UNKNOWN",
+    4: "DEADLINE_EXCEEDED",
+    5: "NOT_FOUND",
+    7: "PERMISSION_DENIED",
+    8: "RESOURCE_EXHAUSTED",
+    9: "FAILED_PRECONDITION",
+    10: "ABORTED",
+    13: "INTERNAL",
+    14: "UNAVAILABLE",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +148,8 @@ class VeoProvider:
             "submit", f"{home}/{path}", api, credential, body, submission.not_after
         )
         if not answer.ok:
-            prompt = submission.request.prompt
-            raise google.refusal(answer, "submit", secret=credential.secret, prompt=prompt)
+            private = private_texts(submission.request)
+            raise google.refusal(answer, "submit", secret=credential.secret, private=private)
         try:
             name = _operation_name(answer.json(), api)
         except ProtocolError as error:
@@ -182,7 +208,7 @@ class VeoProvider:
         if asset.uri.startswith("gs://"):
             home, url = self._at.gcs_base_url, _gcs_url(self._at.gcs_base_url, asset.uri)
         else:
-            home, url = operation.endpoint, urljoin(f"{operation.endpoint}/", asset.uri)
+            home, url = operation.endpoint, joined(operation.endpoint, asset.uri)
         async with self._opened(url, home, api, credential) as stream:
             yield stream
 
@@ -288,10 +314,7 @@ class VeoProvider:
         if found is None:
             raise OperationLostError("The stored operation has no name that Google could know.")
         if not same_origin(operation.endpoint, home):
-            raise OperationLostError(
-                f"The video was started at another base URL than {variable} names now; the key is"
-                " not sent there. Set it back and retry the job."
-            )
+            raise moved(operation, variable)
         return "gemini" if operation.extra.get("api") == "gemini" else "vertex"
 
 
@@ -338,7 +361,8 @@ def parse_operation(data: Mapping[str, Any], api: Api) -> Progress:
         return Running()
     error = data.get("error")
     if isinstance(error, dict):
-        return Failed(error=_in_band(error))
+        # Who cancelled it, and what it cost until then, nobody knows.
+        return Failed(error=_in_band(error), charged=error.get("code") == CANCELLED)
     response = data.get("response")
     response = response if isinstance(response, dict) else {}
     inner = response.get("generateVideoResponse")
@@ -350,19 +374,19 @@ def parse_operation(data: Mapping[str, Any], api: Api) -> Progress:
 
 
 def _in_band(error: Mapping[str, Any]) -> ProviderError:
-    code = error.get("code")
-    message = error.get("message")
-    text = message if isinstance(message, str) else ""
-    if code == 3:
-        if google.family(text) is not None:
-            return google.blocked(text)
+    code, message = error.get("code"), error.get("message")
+    number = code if isinstance(code, int) and not isinstance(code, bool) else None
+    if number == 3:
+        if isinstance(message, str) and google.family(message) is not None:
+            return google.blocked(message)
         return InputRejectedError(
-            f"Google rejected the request: {scrubbed(text) or 'no reason given'}", provider_code="3"
+            "Google rejected the request after it had taken it on (code 3 INVALID_ARGUMENT); check"
+            " the prompt, the images and the parameters.",
+            provider_code="3",
         )
-    return GenerationFailedError(
-        f"The generation failed at Google (code {code}): {scrubbed(text) or 'no reason given'}",
-        provider_code=str(code),
-    )
+    named = " ".join(filter(None, (word(number), _CODE_WORDS.get(number or 0))))
+    sentence = f"The generation failed at Google{f' (code {named})' if named else ''}."
+    return GenerationFailedError(sentence, provider_code=word(number))
 
 
 def _without_video(result: Mapping[str, Any], api: Api) -> Failed:
@@ -383,10 +407,10 @@ def _assets(result: Mapping[str, Any]) -> tuple[Asset, ...]:
             continue
         nested = item.get("video")
         video = nested if isinstance(nested, dict) else item
-        content_type = str(video.get("mimeType") or "video/mp4")
+        content_type = media_type(video.get("mimeType"), "video/mp4")
         uri = video.get("uri") or video.get("gcsUri")
         if isinstance(uri, str) and uri:
-            return (Asset(variant="video", uri=uri, content_type=content_type),)
+            return (Asset(variant="video", uri=cleaned(uri), content_type=content_type),)
         if video.get("bytesBase64Encoded"):
             uri = f"{INLINE}{inline_count}"
             return (Asset(variant="video", uri=uri, content_type=content_type),)
@@ -413,7 +437,12 @@ def _unavailable(answer: Answer, api: Api, credential: Credential) -> ProviderEr
 def _operation_name(data: Mapping[str, Any], api: Api) -> str:
     name = data.get("name")
     pattern = _GEMINI_NAME if api == "gemini" else _VERTEX_NAME
-    if not isinstance(name, str) or pattern.fullmatch(name) is None or ".." in name:
+    if (
+        not isinstance(name, str)
+        or not is_storable_id(name)
+        or pattern.fullmatch(name) is None
+        or ".." in name
+    ):
         raise ProtocolError("Google's answer has no operation name.")
     return name
 

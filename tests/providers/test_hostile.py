@@ -1,0 +1,208 @@
+"""
+Whatever a provider answers, only errors of ours come out, and texts that PostgreSQL can store.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.providers.test_http import listening
+from tests.providers.wires import KEY, MODELS, PROMPT
+from vidgen.errors import ProviderError
+from vidgen.job import Operation, VideoRequest
+from vidgen.providers.protocol import Submission
+from vidgen.providers.registry import Providers, ProvidersConfig, build
+
+FORMATS = ("sora", "veo-gemini", "veo-vertex-inline")
+# What the three formats know, so that strange values get to where they are read.
+NAMES = (
+    *("id", "task_id", "status", "progress", "prompt", "model", "seconds", "size"),
+    *("created_at", "completed_at", "expires_at", "error", "usage", "cost", "unsigned_urls"),
+    *("video_url", "polling_url", "data", "has_more", "code", "message", "msg", "type"),
+    *("detail", "loc", "name", "done", "response", "generateVideoResponse", "generatedSamples"),
+    *("videos", "video", "uri", "gcsUri", "mimeType", "bytesBase64Encoded"),
+    *("raiMediaFilteredCount", "raiMediaFilteredReasons", "details", "reason", "violations"),
+    *("quotaId", "retryDelay"),
+)
+WORDS = (
+    *("queued", "completed", "failed", "cancelled", "expired", "deleted", "moderation_blocked"),
+    *("Support codes: 58061214, 61493863", "models/m/operations/o", "nan", "1e999999", "8", "31s"),
+    *("projects/p/locations/l/publishers/google/models/m/operations/o", "gs://b/o", "http://["),
+    *("a\0b", "\ud800", "\x1b[31m", PROMPT, KEY),
+)
+texts = st.sampled_from(WORDS) | st.text(st.characters(), max_size=40)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(NAMES) | texts, inner, max_size=8)
+    ),
+    max_leaves=20,
+)
+# Python's own encoder writes what no JSON should have: NaN, Infinity, halves of characters.
+bodies = (st.dictionaries(st.sampled_from(NAMES), values, max_size=12) | values).map(
+    lambda value: json.dumps(value).encode()
+) | st.binary(max_size=50)
+statuses = st.sampled_from((200, 200, 200, 200, 201, 302, 400, 401, 404, 422, 429, 500, 503))
+header_texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20)
+headers = st.dictionaries(
+    st.sampled_from(("x-request-id", "retry-after", "retry-after-ms", "openai-poll-after-ms")),
+    header_texts | st.sampled_from(("nan", "inf", "-1", "1e999", "1e300")),
+)
+thoroughly = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Hostile:
+    """A provider that answers everything alike, and ours that speak with it."""
+
+    name: str
+    providers: Providers
+    url: str
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def submission(self) -> Submission:
+        provider, model = self.name.partition("-")[0], MODELS[self.name]
+        request = VideoRequest(
+            provider=provider, prompt=PROMPT, model=model, seconds=8, size="1280x720"
+        )
+        return Submission(job_id=uuid4(), attempt=1, request=request)
+
+    @property
+    def operation(self) -> Operation:
+        ids = {
+            "sora": "video_1",
+            "veo-gemini": "models/m/operations/o",
+            "veo-vertex-inline": "projects/p/locations/l/publishers/google/models/m/operations/o",
+        }
+        return Operation(
+            provider=self.name.partition("-")[0],
+            id=ids[self.name],
+            endpoint=f"{self.url}/v1",
+            model=MODELS[self.name],
+            credential_id="server",
+            extra={"api": "gemini"} if self.name == "veo-gemini" else {},
+        )
+
+    def will(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    async def outcome(self, call: Awaitable[object]) -> object:
+        try:
+            return await call
+        except ProviderError as error:
+            return error
+
+
+@pytest.fixture(params=FORMATS)
+async def hostile(
+    request: pytest.FixtureRequest, account: dict[str, Any]
+) -> AsyncIterator[Hostile]:
+    found: Hostile
+
+    async def handler(asked: web.Request) -> web.StreamResponse:
+        if asked.path == "/token":
+            body = {"access_token": "t", "expires_in": 3600, "token_type": "Bearer"}
+            return web.json_response(body)
+        return web.Response(status=found.status, headers=found.headers, body=found.body)
+
+    async with listening(handler) as url:
+        providers = build(
+            ProvidersConfig(
+                openai_base_url=f"{url}/v1",
+                openai_api_key=KEY,
+                gemini_base_url=f"{url}/v1",
+                gemini_api_key=KEY,
+                vertex_project="p",
+                vertex_base_url=f"{url}/v1",
+                vertex_credentials=orjson.dumps(account | {"token_uri": f"{url}/token"}).decode(),
+            )
+        )
+        found = Hostile(name=request.param, providers=providers, url=url)
+        yield found
+        await providers.aclose()
+
+
+def told(value: object) -> Iterator[str]:
+    """Every text in *value*, of whatever depth."""
+    match value:
+        case str():
+            yield value
+        case ProviderError():
+            yield from told((value.message, value.code, value.provider_code, value.request_id))
+        case Mapping():
+            yield from told((*value.keys(), *value.values()))
+        case tuple() | list():
+            for each in value:
+                yield from told(each)
+        case _:
+            names = fields(value) if is_dataclass(value) else ()
+            yield from told([getattr(value, each.name) for each in names])
+
+
+def check(outcome: object) -> None:
+    for text in told(outcome):
+        text.encode()  # raises at half a character
+        assert "\0" not in text
+        assert KEY not in text
+        assert PROMPT not in text
+
+
+@thoroughly
+@given(status=statuses, head=headers, body=bodies)
+async def test_whatever_answers_a_submit_is_a_receipt_or_an_error_of_ours(
+    hostile: Hostile, status: int, head: dict[str, str], body: bytes
+) -> None:
+    hostile.will(status, head, body)
+    submission = hostile.submission
+    name, model = submission.request.provider, MODELS[hostile.name]
+    credential = hostile.providers.credential(name, model)
+
+    check(await hostile.outcome(hostile.providers.get(name).submit(submission, credential)))
+
+
+@thoroughly
+@given(status=statuses, head=headers, body=bodies)
+async def test_whatever_answers_a_look_is_progress_or_an_error_of_ours(
+    hostile: Hostile, status: int, head: dict[str, str], body: bytes
+) -> None:
+    hostile.will(status, head, body)
+    operation = hostile.operation
+    credential = hostile.providers.credential(operation.provider, operation.model)
+
+    provider = hostile.providers.get(operation.provider)
+    check(await hostile.outcome(provider.poll(operation, credential)))
+
+
+@pytest.mark.parametrize("hostile", ["sora"], indirect=True)
+@thoroughly
+@given(status=statuses, head=headers, body=bodies, videos=st.lists(values, max_size=3) | st.none())
+async def test_whatever_answers_a_look_into_the_list_is_a_listing_or_an_error_of_ours(
+    hostile: Hostile, status: int, head: dict[str, str], body: bytes, videos: list[Any] | None
+) -> None:
+    page = body if videos is None else json.dumps({"data": videos, "has_more": True}).encode()
+    hostile.will(status, head, page)
+    finder = hostile.providers.finder("sora")
+    assert finder is not None
+    credential = hostile.providers.credential("sora", "sora-2")
+    since = datetime.now(UTC) - timedelta(minutes=1)
+
+    submission = replace(hostile.submission, attempt=2)
+    check(await hostile.outcome(finder.find_recent(submission, since, credential)))
