@@ -194,7 +194,8 @@ async def test_every_transition_comes_once_and_in_order(
     trouble: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dispatch, "COMMAND_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(dispatch, "COMMAND_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(module, "LOOK_INTERVAL_S", 0.2)
     job = await queue.enqueue(REQUEST)
     if trouble in {"away", "back"}:
         await proxy.cut()
@@ -244,8 +245,9 @@ async def test_progress_comes_in_between_at_once(queue: VideoQueue, hand: Hand) 
 
 
 async def test_a_stream_of_progress_does_not_hide_what_happened(
-    queue: VideoQueue, hand: Hand, redis: Redis
+    queue: VideoQueue, hand: Hand, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "LOOK_INTERVAL_S", 0.2)
     job = await hand.submit(await hand.claim(await queue.enqueue(REQUEST)))
 
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:

@@ -225,8 +225,8 @@ async def test_without_redis_nobody_knows() -> None:
             await ask(RateLimit(redis, limit_per_min=2))
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("per_min", "jobs"), [(10, 80), (3, 30), (60, 150)])
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("per_min", "jobs"), [(10, 80), (3, 30), (60, 120)])
 async def test_over_many_minutes_the_limit_holds_everybody_is_served_and_nothing_is_wasted(
     redis: Redis, per_min: int, jobs: int, seed: int
 ) -> None:

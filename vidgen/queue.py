@@ -328,7 +328,8 @@ class VideoQueue:
         """
         for _ in range(CANCEL_TRIES):
             job = await self.get(job_id)
-            if job.is_final or (job.worker_id is not None and job.cancel_requested_at is not None):
+            noted = job.cancel_requested_at is not None and job.cancel_discards >= discard
+            if job.is_final or (job.worker_id is not None and noted):
                 return job
             if job.worker_id is None and job.stage is Stage.QUEUED:
                 change = lifecycle.cancelled(job, held=False, stopped_at_provider=False)

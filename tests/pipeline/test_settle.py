@@ -59,6 +59,18 @@ async def test_a_list_that_never_showed_anything_proves_nothing(
     assert (job.status, job.error_code) == (JobStatus.FAILED, "submit_unknown")
 
 
+async def test_a_listed_video_that_may_be_ours_is_neither_adopted_nor_bought_again(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.dialect = "openrouter"  # its list tells no prompts
+    simulator.sora.script(a_rule("submit accept-then-disconnect", times=1))
+
+    job = await carrier.finish(await carrier.enqueue(SORA))
+
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "submit_unknown")
+    assert (job.operation, len(simulator.sora.bill)) == (None, 1)
+
+
 async def test_equal_videos_without_receipts_adopt_one_operation_each(
     carrier: Carrier, simulator: SimulatorServer
 ) -> None:
