@@ -10,15 +10,16 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
 from arq import cron, func
 from arq.connections import ArqRedis, RedisSettings
 from loguru import logger
+from redis.asyncio import ConnectionPool
 from redis.asyncio.client import Pipeline
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError, WatchError
@@ -49,6 +50,8 @@ from vidgen.resources import Resources, open_resources
 from vidgen.server.app import serving
 from vidgen.settings import Settings, mask_url
 from vidgen.store.migrate import migrate
+
+T = TypeVar("T")
 
 POLL_DELAY_S = 0.1
 # arq ends a job that runs longer, for good: far above any deadline, which is ours.
@@ -128,11 +131,15 @@ class House:
     async def _live(self) -> None:
         settings = self._settings
         await _patiently(lambda: migrate(settings.database_url))
-        async with open_resources(settings) as resources, serving(resources):
+        async with AsyncExitStack() as stack:
+            resources = await _patiently(
+                lambda: stack.enter_async_context(open_resources(settings))
+            )
+            await stack.enter_async_context(serving(resources))
             await _check_bucket(resources)
             async with asyncio.TaskGroup() as group:
                 leases = Leases(resources, group)
-                await leases.join()
+                await _patiently(leases.join)
                 board = ProgressBoard(resources, leases.id)
                 loops = [
                     group.create_task(leases.run()),
@@ -238,6 +245,23 @@ class _SteadyRedis(ArqRedis):
         return pipeline
 
 
+class _SteadyPool(ConnectionPool):
+    """
+    Gives a connection out once Redis has answered its greeting, however often that is cut.
+
+    redis 5 tries again to connect, but not to greet, and that error ends arq's main loop. Drop
+    when it does.
+    """
+
+    async def get_connection(self, *_: Any, **__: Any) -> Any:
+        retry: PatientRetry = self.connection_kwargs["retry"]
+        return await retry.call_with_retry(super().get_connection, _tried)
+
+
+async def _tried(_: Exception) -> None:
+    """The pool has cleared away what was left of the connection."""
+
+
 def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
     """Connections as arq would make them, with keep-alive and a pipeline that outlives a cut."""
     redis: _SteadyRedis
@@ -273,6 +297,10 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
             ssl_check_hostname=settings.ssl_check_hostname,
             retry=settings.retry,
             retry_on_error=settings.retry_on_error,
+        )
+        pool = redis.connection_pool
+        redis.connection_pool = _SteadyPool(
+            pool.connection_class, pool.max_connections, **pool.connection_kwargs
         )
     assert isinstance(settings.retry, PatientRetry)  # of `arq_settings`
     redis.patience = settings.retry.patience
@@ -394,13 +422,13 @@ def _first(error: BaseException | None) -> BaseException | None:
     return error
 
 
-async def _patiently(step: "Callable[[], Any]") -> None:
-    """Do *step*; PostgreSQL and Redis may still be starting beside us."""
+async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
+    """The outcome of *step*; PostgreSQL and Redis may still be starting beside us."""
     loop = asyncio.get_running_loop()
     until, wait_s = loop.time() + START_PATIENCE_S, 0.2
     while True:
         try:
-            await step()
+            return await step()
         except DatabaseRefusedError:
             raise  # waiting mends nothing
         except (DatabaseError, DispatchError) as error:
@@ -409,8 +437,6 @@ async def _patiently(step: "Callable[[], Any]") -> None:
             logger.warning("not there yet, waiting", code=error.code, reason=error.message)
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, 5.0)
-        else:
-            return
 
 
 async def _check_bucket(resources: Resources) -> None:

@@ -1,6 +1,7 @@
 """The program `vidgen`: its help, its exit codes, and the one place where errors become words."""
 
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -54,6 +55,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
     logger.remove()
     logger.add(sys.stderr, level="WARNING", format="{level.name}: {message}")
+    # Of what a Ctrl-C cuts in the libraries nobody needs to hear; what matters raises.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     return until_interrupted(lambda: asyncio.run(work))
 
 

@@ -484,19 +484,20 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
     """
     archived: int = await connection.fetchval(
         """
-        WITH archived AS (
-            UPDATE video_jobs
+        -- Materialized: as a subquery the plan may run it again, and past its limit.
+        WITH old AS MATERIALIZED (
+            SELECT id FROM video_jobs
+            WHERE status IN ('failed', 'cancelled') AND archived_at IS NULL
+              AND completed_at < now() - $1::interval
+            LIMIT $2
+            -- One that is being retried by hand right now is no longer ours to archive.
+            FOR UPDATE SKIP LOCKED
+        ), archived AS (
+            UPDATE video_jobs AS job
             SET archived_at = now(), prompt = '', parameters = '{}', metadata = '{}',
                 webhook_url = NULL
-            WHERE id IN (
-                SELECT id FROM video_jobs
-                WHERE status IN ('failed', 'cancelled') AND archived_at IS NULL
-                  AND completed_at < now() - $1::interval
-                LIMIT $2
-                -- One that is being retried by hand right now is no longer ours to archive.
-                FOR UPDATE SKIP LOCKED
-            )
-            RETURNING id
+            FROM old WHERE job.id = old.id
+            RETURNING job.id
         ), events AS (
             DELETE FROM job_events USING archived WHERE job_events.job_id = archived.id
         ), inputs AS (
