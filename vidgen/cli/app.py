@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 REFUSED = 1
 WRONG_SETTINGS = 2
-INTERRUPTED = 130
+SIGNALLED = 128  # plus the number of the signal, as shells have it
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 refused or failed, with 'error \\[code]: sentence' on stderr;"
@@ -62,17 +62,21 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def until_interrupted(work: Callable[[], T]) -> T:
     """Do *work*; Ctrl-C and the signals that ask for an end unwind it before the program ends."""
+    came = [signal.SIGINT]
+
+    def end(number: int, _: FrameType | None) -> None:
+        # As a Ctrl-C: asyncio turns that into a cancellation, where an exception out of nowhere
+        # would tear coroutines apart.
+        came.append(signal.Signals(number))
+        signal.raise_signal(signal.SIGINT)
+
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _end)
+            signal.signal(number, end)
     try:
         return work()
     except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _end(number: int, _: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+        raise typer.Exit(SIGNALLED + came[-1]) from None
 
 
 def _tell(error: VidgenError, code: int) -> int:
