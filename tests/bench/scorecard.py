@@ -1,0 +1,274 @@
+"""
+Who lost, who paid twice, and how long it took: bills, rows, events, bucket and logs side by side.
+"""
+
+import hashlib
+import re
+import signal
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from vidgen.job import EventType, JobStatus
+from vidgen.resources import Clock, bucket_of
+from vidgen.settings import Settings
+from vidgen.simulator.control import Charge
+from vidgen.simulator.s3 import S3Server
+from vidgen.simulator.server import SimulatorServer
+from vidgen.storage import Storage
+
+MAX_BYTES = 64 * 1024 * 1024
+# Before our own log is set up.
+ARQ_GREETS = re.compile(r"\d\d:\d\d:\d\d: (Starting worker|redis_version)")
+UPLOADS = {"PutObject", "CompleteMultipartUpload"}
+FREEING = frozenset(
+    {
+        EventType.RELEASED,
+        EventType.POSTPONED,
+        EventType.ERRORED,
+        EventType.REATTEMPTED,
+        EventType.FAILED,
+        EventType.COMPLETED,
+        EventType.CANCELLED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blow:
+    """A worker that was killed, told to end, or frozen for longer than its lease, and when."""
+
+    signal: signal.Signals
+    at: datetime
+    log: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorecard:
+    """
+    What came of it all.
+
+    Attributes:
+        lost: Jobs that are not final, or completed without the very video in the bucket.
+        paid_twice: Charges beyond the attempts the row knows, or beside one that may deliver.
+        unknown: Jobs that say that nobody knows whether they were paid.
+        silent: Charges that belong to no attempt, of jobs that do not say so.
+        recovered_s, hand_over_s: From each kill or freeze, each SIGTERM to a peer's claim, by job.
+        repeated_uploads: Videos begun to be stored more often than once.
+        orphaned_uploads: Unfinished multiparts that the cleanup aborted.
+        open_uploads: Those that were open after it.
+        defects: What workers logged that nobody planned.
+        ended_alone: Workers that ended though nobody had told them to.
+    """
+
+    jobs: int
+    completed: int
+    failed: dict[str, int]
+    lost: int
+    paid_twice: int
+    unknown: int
+    silent: int
+    recovered_s: tuple[float, ...]
+    hand_over_s: tuple[float, ...]
+    repeated_uploads: int
+    orphaned_uploads: int
+    open_uploads: int
+    defects: tuple[str, ...]
+    ended_alone: int
+
+    def figures(self) -> dict[str, Any]:
+        """As one line of JSON; percentiles in seconds."""
+        return {
+            "jobs": self.jobs,
+            "completed": self.completed,
+            "failed": self.failed,
+            "lost": self.lost,
+            "paid_twice": self.paid_twice,
+            "unknown": self.unknown,
+            "silent": self.silent,
+            "recovered": len(self.recovered_s),
+            "recovered_p50_s": percentile(self.recovered_s, 50),
+            "recovered_p99_s": percentile(self.recovered_s, 99),
+            "handed_over": len(self.hand_over_s),
+            "hand_over_p50_s": percentile(self.hand_over_s, 50),
+            "hand_over_p99_s": percentile(self.hand_over_s, 99),
+            "repeated_uploads": self.repeated_uploads,
+            "orphaned_uploads": self.orphaned_uploads,
+            "open_uploads": self.open_uploads,
+            "defects": len(self.defects),
+            "ended_alone": self.ended_alone,
+        }
+
+
+def percentile(values: Sequence[float], percent: int) -> float | None:
+    """The value that *percent* of the sorted *values* do not exceed; None without any."""
+    if not values:
+        return None
+    return round(values[min(len(values) * percent // 100, len(values) - 1)], 2)
+
+
+async def judged(
+    settings: Settings,
+    simulator: SimulatorServer,
+    s3: S3Server,
+    logs: Path,
+    blows: Sequence[Blow],
+    ended_alone: int,
+) -> Scorecard:
+    """The score, once every worker has ended."""
+    jobs, events = await _read(settings)
+    charges = [charge for one in (simulator.sora, simulator.veo) for charge in one.bill]
+    by_prompt: dict[str, list[Charge]] = defaultdict(list)
+    for charge in charges:
+        by_prompt[charge.prompt].append(charge)
+    failed_generations = {
+        generation.id
+        for one in (simulator.sora, simulator.veo)
+        for generation in one.generations.values()
+        if generation.fate is not None
+    }
+    known = {event["operation_id"] for event in events if event["type"] == EventType.SUBMITTED}
+    surfaced = {job["prompt"] for job in jobs if job["error_code"] == "submit_unknown"}
+    completed = [job for job in jobs if job["status"] == JobStatus.COMPLETED]
+    orphaned, missing = await _bucket(settings, completed)
+    unfinished = sum(job["status"] not in {"completed", "failed", "cancelled"} for job in jobs)
+    return Scorecard(
+        jobs=len(jobs),
+        completed=len(completed),
+        failed=dict(Counter(job["error_code"] for job in jobs if job["status"] == "failed")),
+        lost=unfinished + missing,
+        paid_twice=sum(
+            _too_many(job["attempt"], by_prompt[job["prompt"]], failed_generations) for job in jobs
+        ),
+        unknown=len(surfaced),
+        silent=sum(
+            charge.operation_id not in known and charge.prompt not in surfaced for charge in charges
+        ),
+        recovered_s=_gaps(blows, {signal.SIGKILL, signal.SIGSTOP}, events),
+        hand_over_s=_gaps(blows, {signal.SIGTERM}, events),
+        repeated_uploads=_repeated(s3),
+        orphaned_uploads=orphaned,
+        open_uploads=len(s3.uploads()),
+        defects=tuple(_defects(logs)),
+        ended_alone=ended_alone,
+    )
+
+
+async def _read(settings: Settings) -> "tuple[list[asyncpg.Record], list[asyncpg.Record]]":
+    connection = await asyncpg.connect(settings.database_url, timeout=10, command_timeout=30)
+    try:
+        jobs = await connection.fetch(
+            "SELECT id, prompt, status, attempt, error_code, storage_key, sha256 FROM video_jobs"
+        )
+        events = await connection.fetch(
+            """
+            SELECT job_id, type, at, worker_id, detail ->> 'operation_id' AS operation_id
+            FROM job_events ORDER BY job_id, seq
+            """
+        )
+    finally:
+        await connection.close(timeout=10)
+    return jobs, events
+
+
+def _too_many(attempt: int, charges: Sequence[Charge], failed: set[str]) -> int:
+    may_deliver = sum(charge.operation_id not in failed for charge in charges)
+    return max(len(charges) - attempt, may_deliver - 1, 0)
+
+
+async def _bucket(settings: Settings, completed: "list[asyncpg.Record]") -> tuple[int, int]:
+    """How many unfinished uploads were aborted, and how many videos are not as their row says."""
+    wrong = 0
+    async with Storage.open(bucket_of(settings)) as storage:
+        for job in completed:
+            data = await storage.read(job["storage_key"], MAX_BYTES)
+            wrong += hashlib.sha256(data).hexdigest() != job["sha256"]
+        # S3 tells whole seconds.
+        now = Clock().now() + timedelta(seconds=2)
+        return await storage.abort_uploads_older_than("videos/", timedelta(), now), wrong
+
+
+def _repeated(s3: S3Server) -> int:
+    stored = Counter(
+        one.key for one in s3.requests if one.operation in UPLOADS and one.key.endswith(".mp4")
+    )
+    return sum(times - 1 for times in stored.values())
+
+
+def _gaps(
+    blows: Sequence[Blow], kinds: set[signal.Signals], events: "Sequence[asyncpg.Record]"
+) -> tuple[float, ...]:
+    """Seconds from each blow of this kind to a peer's claim of each job that was held then."""
+    by_job: dict[UUID, list[asyncpg.Record]] = defaultdict(list)
+    for event in events:
+        by_job[event["job_id"]].append(event)
+    gaps: list[float] = []
+    for blow in blows:
+        worker = _worker_of(blow.log)
+        if blow.signal in kinds and worker is not None:
+            gaps += _gaps_of(worker, blow.at, by_job.values())
+    return tuple(sorted(gaps))
+
+
+def _gaps_of(
+    worker: UUID, at: datetime, histories: "Iterable[list[asyncpg.Record]]"
+) -> list[float]:
+    gaps = []
+    for history in histories:
+        before = [event for event in history if event["at"] <= at]
+        after = [event for event in history if event["at"] > at]
+        if _holder(before) != worker:
+            continue
+        for one, next_ in pairwise(after):
+            if one["type"] == EventType.RELEASED and next_["type"] == EventType.CLAIMED:
+                gaps.append((next_["at"] - at).total_seconds())
+            if one["type"] in FREEING:
+                break  # what it ended itself was not handed over
+    return gaps
+
+
+def _holder(history: "Sequence[asyncpg.Record]") -> UUID | None:
+    holder: UUID | None = None
+    for event in history:
+        if event["type"] == EventType.CLAIMED:
+            holder = event["worker_id"]
+        elif event["type"] in FREEING:
+            holder = None
+    return holder
+
+
+def _worker_of(log: Path) -> UUID | None:
+    for line in _lines(log):
+        if isinstance(line, dict) and line["message"] == "worker ready":
+            return UUID(line["workerId"])
+    return None
+
+
+def _defects(logs: Path) -> list[str]:
+    found = []
+    for log in sorted(logs.iterdir()):
+        for line in _lines(log):
+            if isinstance(line, str):
+                found += [line] * (ARQ_GREETS.match(line) is None)
+            elif line["level"] == "critical" or "defect" in line["message"]:
+                found.append(orjson.dumps(line).decode())
+    return found
+
+
+def _lines(log: Path) -> Iterable[dict[str, Any] | str]:
+    """Each line of *log*, parsed if it is one of ours; a kill may have cut the last one."""
+    for raw in log.read_bytes().splitlines(keepends=True):
+        if not raw.endswith(b"\n"):
+            return
+        try:
+            yield orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            yield raw.decode(errors="replace").rstrip()
