@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 
 import orjson
@@ -11,12 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vidgen.dev import screen
-from vidgen.job import JobEvent, VideoJob
+from vidgen.document import iso, job_document
+from vidgen.job import JobEvent, JsonValue, VideoJob
 
 PROMPT_CHARS = 60
 WIDE = 110  # columns of a terminal that has room for model and cost beside the prompt
-# A prompt is private: only `show` tells it, and what stands beside it.
-PRIVATE = frozenset({"prompt", "parameters", "webhook_url"})
 
 
 def write_json(document: object) -> None:
@@ -27,18 +25,9 @@ def write_json(document: object) -> None:
     sys.stdout.buffer.flush()
 
 
-def document(job: VideoJob, *, private: bool = False) -> dict[str, object]:
-    """*job* for JSON; what is private only if asked for."""
-    return {
-        field.name: getattr(job, field.name)
-        for field in fields(job)
-        if private or field.name not in PRIVATE
-    }
-
-
-def listed(job: VideoJob) -> dict[str, object]:
+def listed(job: VideoJob) -> dict[str, JsonValue]:
     """*job* for a JSON list: with the beginning of its prompt."""
-    return document(job) | {"prompt": screen.shortened(job.prompt, PROMPT_CHARS)}
+    return job_document(job) | {"prompt": screen.shortened(job.prompt, PROMPT_CHARS)}
 
 
 def show_jobs(jobs: Sequence[VideoJob], out: Console) -> None:
@@ -184,9 +173,7 @@ def _told(event: JobEvent) -> str:
 
 
 def _iso(at: datetime | None) -> str | None:
-    if at is None:
-        return None
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if at is None else iso(at)
 
 
 def _json(value: object) -> str:

@@ -14,6 +14,7 @@ import typer
 
 from vidgen.cli import words
 from vidgen.cli.app import REFUSED, AsJson, app, run
+from vidgen.document import event_document, job_document
 from vidgen.errors import InvalidRequestError, VidgenError
 from vidgen.job import InputImage, JobStatus, VideoJob, VideoRequest
 
@@ -260,7 +261,9 @@ def show(
             history = await door.queue.history(job_id)
             address = await _address(door.settings, job) if url else None
         if as_json:
-            document = tables.document(job, private=True) | {"events": history}
+            document = job_document(job, private=True) | {
+                "events": [event_document(event) for event in history]
+            }
             tables.write_json(document | ({"url": address} if url else {}))
         else:
             tables.show_job(job, history, address, screen.console())
@@ -380,7 +383,7 @@ def _tell_accepted(job: VideoJob, *, as_json: bool, is_left: bool = True) -> Non
     from vidgen.dev import screen
 
     if as_json:
-        tables.write_json(tables.document(job))
+        tables.write_json(job_document(job))
         return
     out = screen.console()
     if not out.is_terminal:  # for id=$(vidgen submit …)
@@ -412,7 +415,7 @@ async def _finish(door: _Door, job: VideoJob, output: Path | None, *, as_json: b
             size = screen.size(job.size_bytes)
             screen.console(sys.stderr).print(f"saved {output} ({size})", markup=False)
     if as_json:
-        tables.write_json(tables.document(job))
+        tables.write_json(job_document(job))
     return made
 
 
@@ -428,7 +431,7 @@ async def _stream(queue: "VideoQueue", jobs: Sequence[VideoJob]) -> list[VideoJo
 
     async def stream(job: VideoJob) -> None:
         async for event in queue.events(job.id):
-            tables.write_json(event)
+            tables.write_json(event_document(event))
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -470,7 +473,7 @@ async def _each(
                 refusals.append(error)
                 continue
             if as_json:
-                tables.write_json(tables.document(job))
+                tables.write_json(job_document(job))
             else:
                 typer.echo(_told(job))
     for refusal in refusals:

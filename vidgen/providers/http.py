@@ -13,8 +13,6 @@ key and, unless allowed, no private address.
 """
 
 import asyncio
-import ipaddress
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from io import BytesIO
@@ -22,10 +20,11 @@ from typing import Literal
 from urllib.parse import urljoin
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
+from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from vidgen.addresses import ForbiddenAddressError, PublicResolver, is_private
 from vidgen.errors import (
     InputRejectedError,
     ProtocolError,
@@ -222,8 +221,8 @@ class ProviderHttp:
         if post is not None:
             headers["Content-Type"] = "application/json"
         with _transport("download", url.host or ""):
-            if guarded and _is_address(url.host) and not _is_public(url.host or ""):
-                raise _ForbiddenAddressError(url.host)
+            if guarded and is_private(url.host):
+                raise ForbiddenAddressError(url.host)
             return await self._session("guarded" if guarded else "kept").request(
                 "GET" if post is None else "POST",
                 url,
@@ -239,7 +238,7 @@ class ProviderHttp:
             connector = aiohttp.TCPConnector(
                 limit=MAX_CONNECTIONS,
                 force_close=kind == "fresh",
-                resolver=_PublicResolver() if kind == "guarded" else None,
+                resolver=PublicResolver() if kind == "guarded" else None,
             )
             session = self._sessions[kind] = aiohttp.ClientSession(
                 connector=connector,
@@ -349,61 +348,15 @@ class _TimelyWriter(AbstractStreamWriter):
         await self._inner.write_headers(status_line, headers)
 
 
-class _ForbiddenAddressError(OSError):
-    """A foreign origin at a private address; an OSError, so that aiohttp lets it through whole."""
-
-
-class _PublicResolver(AbstractResolver):
-    """
-    Resolves to public addresses only.
-
-    The connector connects to exactly what this returns, so that a name cannot change its address
-    between the check and the connection. A subclass because aiohttp asks for one.
-    """
-
-    def __init__(self) -> None:
-        self._inner = aiohttp.DefaultResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        public = [address for address in found if _is_public(address["host"])]
-        if found and not public:
-            raise _ForbiddenAddressError(host)
-        return public
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
-def _is_address(host: str | None) -> bool:
-    with suppress(ValueError):
-        ipaddress.ip_address(host or "")
-        return True
-    return False
-
-
-def _is_public(host: str) -> bool:
-    address = ipaddress.ip_address(host)
-    if isinstance(address, ipaddress.IPv6Address):
-        # Addresses that only carry an IPv4 one are as private as what they carry.
-        if address in ipaddress.ip_network("64:ff9b::/96"):
-            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        else:
-            address = address.ipv4_mapped or address.sixtofour or address
-    return address.is_global and not address.is_multicast
-
-
 @contextmanager
 def _transport(deed: Deed, host: str) -> Iterator[None]:
     """Map what aiohttp raises to our errors, by whether the request may have arrived."""
     try:
         yield
-    except _ForbiddenAddressError as error:
+    except ForbiddenAddressError as error:
         raise _forbidden(host) from error
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        if isinstance(getattr(error, "os_error", None), _ForbiddenAddressError):
+        if isinstance(getattr(error, "os_error", None), ForbiddenAddressError):
             raise _forbidden(host) from error
         raise TransientError(f"{host} could not be reached ({type(error).__name__}).") from error
     except aiohttp.InvalidURL as error:

@@ -1,10 +1,10 @@
 """What is in the queue, what failed, and another try for it."""
 
-from datetime import datetime
 from uuid import UUID
 
 from aiohttp import web
 
+from vidgen.document import iso
 from vidgen.errors import DispatchError, InvalidRequestError
 from vidgen.job import JobStatus, JsonValue, VideoJob
 from vidgen.queue import VideoQueue
@@ -89,13 +89,9 @@ def _failed(job: VideoJob) -> dict[str, JsonValue]:
         "failedReason": job.error_message,
         "attemptsMade": job.attempt,
         "operationId": job.operation.id if job.operation else None,
-        "createdAt": _iso(job.created_at),
-        "failedAt": _iso(job.completed_at),
+        "createdAt": iso(job.created_at),
+        "failedAt": iso(job.completed_at) if job.completed_at else None,
     }
-
-
-def _iso(at: datetime | None) -> str | None:
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
 
 
 def _job_id(request: web.Request) -> UUID:

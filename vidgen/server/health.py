@@ -8,6 +8,7 @@ from typing import TypeVar
 from aiohttp import web
 from loguru import logger
 
+from vidgen.document import iso
 from vidgen.errors import DatabaseError, DispatchError, VidgenError
 from vidgen.job import JsonValue
 from vidgen.resources import Resources
@@ -61,7 +62,7 @@ def is_healthy(checks: dict[str, JsonValue]) -> bool:
 
 def timestamp() -> str:
     """Now, as the answers of this server say it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return iso(datetime.now(UTC))
 
 
 async def _redis(resources: Resources) -> dict[str, JsonValue]:
