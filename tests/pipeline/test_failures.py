@@ -131,6 +131,36 @@ async def test_a_passing_trouble_costs_neither_the_video_nor_a_second_one(
     assert not s3.uploads()
 
 
+async def test_a_download_that_breaks_is_taken_up_within_one_upload(
+    carrier: Carrier, simulator: SimulatorServer, s3: S3Server
+) -> None:
+    for rule in (Rule(deed="content", outcome="ranges"), a_rule("content truncated", times=2)):
+        simulator.sora.script(rule)
+
+    job = await carrier.finish(await carrier.enqueue(SORA))
+
+    assert job.status is JobStatus.COMPLETED, job
+    begun = [one.headers.get("range") is None for one in simulator.sora.of("content")]
+    assert begun == [True, False, False, True, True]  # the video in three pieces, two pictures
+    assert [one.operation for one in s3.requests if one.key.endswith(".mp4")] == ["PutObject"]
+
+
+async def test_a_download_of_which_another_version_comes_starts_over(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    for rule in (
+        Rule(deed="content", outcome="ranges-changing"),
+        a_rule("content truncated", times=1),
+    ):
+        simulator.sora.script(rule)
+
+    job = await carrier.finish(await carrier.enqueue(SORA))
+
+    assert job.status is JobStatus.COMPLETED, job
+    begun = [one.headers.get("range") is None for one in simulator.sora.of("content")]
+    assert begun == [True, False, True, True, True]
+
+
 async def test_a_failed_generation_is_tried_anew_as_long_as_attempts_remain(
     carrier: Carrier, simulator: SimulatorServer
 ) -> None:

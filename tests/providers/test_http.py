@@ -18,6 +18,7 @@ from vidgen.errors import (
     InputRejectedError,
     ProtocolError,
     ProviderError,
+    ResultInvalidError,
     SubmitUnknownError,
     TransientError,
 )
@@ -386,3 +387,101 @@ def test_origins_are_compared_with_their_ports() -> None:
     assert not same_origin("https://a.example", "http://a.example")
     assert not same_origin("https://a.example", "https://a.example:8443")
     assert not same_origin("https://a.example", "https://a.example.evil.com")
+
+
+BYTES = bytes(range(256)) * 400
+Answering = Callable[[web.Request, int], Awaitable[web.StreamResponse]]
+
+
+async def _downloaded(http: ProviderHttp, answering: Answering) -> tuple[bytes, list[web.Request]]:
+    """What a download gives, and the requests it took; *answering* is told how many came before."""
+    seen: list[web.Request] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        seen.append(request)
+        return await answering(request, len(seen) - 1)
+
+    async with (
+        listening(handler) as url,
+        http.download(
+            f"{url}/video", home=url, credential={"Authorization": "Bearer k"}, refusal=refusal
+        ) as stream,
+    ):
+        return b"".join([chunk async for chunk in stream.chunks]), seen
+
+
+async def _cut(
+    request: web.Request, begin: int, end: int, *, status: int = 200, **headers: str
+) -> web.StreamResponse:
+    """Promise everything from *begin* on and break off before *end*."""
+    response = web.StreamResponse(status=status)
+    for name, value in headers.items():
+        response.headers[name.replace("_", "-")] = value
+    response.content_length = len(BYTES) - begin
+    await response.prepare(request)
+    await response.write(BYTES[begin:end])
+    if end < len(BYTES) and request.transport is not None:
+        request.transport.close()
+    return response
+
+
+async def test_a_download_that_breaks_is_taken_up_where_it_broke(http: ProviderHttp) -> None:
+    breaks = [30_000, 60_000, len(BYTES)]
+
+    async def answering(request: web.Request, before: int) -> web.StreamResponse:
+        begin = request.http_range.start or 0
+        headers = {"ETag": '"v1"'}
+        if begin:
+            headers["Content_Range"] = f"bytes {begin}-{len(BYTES) - 1}/{len(BYTES)}"
+        return await _cut(request, begin, breaks[before], status=206 if begin else 200, **headers)
+
+    data, seen = await _downloaded(http, answering)
+
+    assert data == BYTES
+    assert [request.headers.get("Range") for request in seen] == [
+        None,
+        "bytes=30000-",
+        "bytes=60000-",
+    ]
+    assert {request.headers.get("If-Range") for request in seen[1:]} == {'"v1"'}
+    assert {request.headers["Authorization"] for request in seen} == {"Bearer k"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"ETag": 'W/"v1"'}, {"ETag": '"v1"', "Accept_Ranges": "none"}],
+    ids=["no version", "a weak version", "no ranges"],
+)
+async def test_a_download_whose_rest_cannot_be_proven_is_not_taken_up(
+    http: ProviderHttp, headers: dict[str, str]
+) -> None:
+    async def answering(request: web.Request, _: int) -> web.StreamResponse:
+        assert "Range" not in request.headers
+        return await _cut(request, 0, 30_000, **headers)
+
+    with pytest.raises(ResultInvalidError, match="broke off after 30000 bytes"):
+        await _downloaded(http, answering)
+
+
+@pytest.mark.parametrize("status", [200, 206, 404, 500])
+async def test_what_is_not_the_rest_is_not_taken_for_it(http: ProviderHttp, status: int) -> None:
+    async def answering(request: web.Request, before: int) -> web.StreamResponse:
+        if before == 0:
+            return await _cut(request, 0, 30_000, ETag='"v1"')
+        headers = {"ETag": '"v2"', "Content-Range": f"bytes 0-{len(BYTES) - 1}/{len(BYTES)}"}
+        return web.Response(body=BYTES, status=status, headers=headers)
+
+    with pytest.raises(ResultInvalidError, match="broke off after 30000 bytes"):
+        await _downloaded(http, answering)
+
+
+async def test_a_download_that_never_gets_on_is_given_up(http: ProviderHttp) -> None:
+    async def answering(request: web.Request, before: int) -> web.StreamResponse:
+        if before == 0:
+            return await _cut(request, 0, 30_000, ETag='"v1"')
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    with pytest.raises(ResultInvalidError, match="broke off after 30000 bytes"):
+        await _downloaded(http, answering)

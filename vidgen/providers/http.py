@@ -42,6 +42,8 @@ MAX_HOPS = 5
 MAX_CONNECTIONS = 256
 FETCH_TIMEOUT_S = 60.0
 READ_BUFFER_BYTES = 128 * 1024
+MAX_RESUMES = 3  # in a row without a new byte
+FIRST_RESUME_S = 0.5
 
 _Origin = tuple[str, str | None, int | None]
 _CONNECT_S = 10.0
@@ -130,6 +132,8 @@ class ProviderHttp:
         """
         Open the bytes at *url*; *credential* headers go to the origin of *home* and nowhere else.
 
+        Where the server allows it a connection that breaks is taken up again at the byte it broke.
+
         Args:
             refusal: Maps an answer that is not 200 to an error.
             post: Send this JSON instead of a plain GET; redirects are then not followed.
@@ -138,20 +142,25 @@ class ProviderHttp:
             TransientError: Not reached.
             ProtocolError: An address or a redirect nobody should follow.
         """
-        response = await self._follow(_parse(url), _origin(_parse(home)), credential, post)
+
+        async def ask(part: Mapping[str, str]) -> aiohttp.ClientResponse:
+            headers = {**credential, **part}
+            return await self._follow(_parse(url), _origin(_parse(home)), headers, part, post)
+
+        response = await ask({})
+        body = _Body(response, ask)
         try:
             if response.status != 200:
                 with _transport("download", _host(url)):
                     answer = await _read(response, MAX_ERROR_BYTES)
                 raise await refusal(answer)
-            encoded = "Content-Encoding" in response.headers
             yield ResultStream(
-                chunks=_chunks(response),
+                chunks=body.chunks(),
                 content_type=cleaned(response.headers.get("Content-Type")) or None,
-                size_bytes=None if encoded else response.content_length,
+                size_bytes=body.size_bytes,
             )
         finally:
-            response.close()
+            body.close()
 
     async def fetch(self, url: str, *, max_bytes: int) -> bytes:
         """
@@ -195,13 +204,19 @@ class ProviderHttp:
         return bytes(data)
 
     async def _follow(
-        self, url: URL, home: _Origin, credential: Mapping[str, str], post: bytes | None
+        self,
+        url: URL,
+        home: _Origin,
+        at_home_headers: Mapping[str, str],
+        headers: Mapping[str, str],
+        post: bytes | None,
     ) -> aiohttp.ClientResponse:
         at_home = True
         for _ in range(MAX_HOPS + 1):
             # Once away, always away: a way back could be laid by whoever we were sent to.
             at_home = at_home and _origin(url) == home
-            response = await self._open(url, credential, post, at_home=at_home)
+            sent = at_home_headers if at_home else headers
+            response = await self._open(url, sent, post, at_home=at_home)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None or post is not None:
                 return response
@@ -213,11 +228,11 @@ class ProviderHttp:
         raise ProtocolError(f"The result is behind more than {MAX_HOPS} redirects.")
 
     async def _open(
-        self, url: URL, credential: Mapping[str, str], post: bytes | None, *, at_home: bool
+        self, url: URL, sent: Mapping[str, str], post: bytes | None, *, at_home: bool
     ) -> aiohttp.ClientResponse:
         guarded = not at_home and not self._allow_private
         # A compressed body would not have the length that was announced for the video.
-        headers = {"Accept-Encoding": "identity", **(credential if at_home else {})}
+        headers = {"Accept-Encoding": "identity", **sent}
         if post is not None:
             headers["Content-Type"] = "application/json"
         with _transport("download", url.host or ""):
@@ -400,16 +415,74 @@ async def _read(response: aiohttp.ClientResponse, cap: int = MAX_ANSWER_BYTES) -
     return Answer(status=response.status, headers=headers, body=bytes(body[:cap]))
 
 
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    received = 0
-    try:
-        async for chunk in response.content.iter_any():
-            received += len(chunk)
-            yield chunk
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ResultInvalidError(
-            f"The download broke off after {received} bytes ({type(error).__name__})."
-        ) from error
+class _Body:
+    """
+    The bytes of a download, over as many connections as it takes.
+
+    Taken up again only where that provably gives the rest of the same bytes: the server announced
+    the length, and names them by a strong ETag or by a date (RFC 9110, sections 13.1.5 and 14).
+    """
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        ask: Callable[[Mapping[str, str]], Awaitable[aiohttp.ClientResponse]],
+    ) -> None:
+        """*ask* opens the same address again with more headers."""
+        self._response = response
+        self._ask = ask
+        encoded = "Content-Encoding" in response.headers
+        self.size_bytes = None if encoded else response.content_length
+        self._version = _version(response)
+
+    def close(self) -> None:
+        """Close the connection that is open now."""
+        self._response.close()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """
+        All bytes in order.
+
+        Raises:
+            ResultInvalidError: The connection broke, and cannot be taken up again.
+        """
+        received, broken = 0, 0
+        while True:
+            try:
+                async for chunk in self._response.content.iter_any():
+                    received += len(chunk)
+                    broken = 0
+                    yield chunk
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                broken += 1
+                if broken > MAX_RESUMES or not await self._resume(received, broken):
+                    raise ResultInvalidError(
+                        f"The download broke off after {received} bytes ({type(error).__name__})."
+                    ) from error
+            else:
+                return
+
+    async def _resume(self, received: int, broken: int) -> bool:
+        if self._version is None or self.size_bytes is None or not received < self.size_bytes:
+            return False
+        self._response.close()
+        await asyncio.sleep(FIRST_RESUME_S * 2 ** (broken - 1))
+        wanted = {"Range": f"bytes={received}-", "If-Range": self._version}
+        try:
+            self._response = await self._ask(wanted)
+        except TransientError:
+            return True  # the closed response says so once more, until there were enough tries
+        promised = f"bytes {received}-{self.size_bytes - 1}/{self.size_bytes}"
+        is_rest = self._response.headers.get("Content-Range", "").strip() == promised
+        return self._response.status == 206 and is_rest
+
+
+def _version(response: aiohttp.ClientResponse) -> str | None:
+    """What If-Range may name these bytes by; None if nothing proves that they stay the same."""
+    if response.method != "GET" or response.headers.get("Accept-Ranges") == "none":
+        return None
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 
 
 def _parse(url: str, base: URL | None = None) -> URL:

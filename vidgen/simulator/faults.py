@@ -13,7 +13,8 @@ words; a directive in a prompt may put the deed in front (`poll-503`):
     verdicts   moderation failed failed-message failed-silent filtered prompt-blocked error
                no-samples expired cancelled never   (poll: once the generation is due, for good)
     content    not-ready truncated truncated-chunked stall redirect redirect-foreign redirect-loop
-    modifiers  late after-ms stuck status generate slow gzip size no-length hidden expires
+    modifiers  late after-ms stuck status generate slow gzip size no-length ranges ranges-changing
+               hidden expires
 """
 
 import re
@@ -80,6 +81,8 @@ MODIFIERS: Mapping[str, Deed] = {
     "gzip": "content",
     "size": "content",
     "no-length": "content",
+    "ranges": "content",
+    "ranges-changing": "content",
     "hidden": "list",
     "expires": "token",
 }

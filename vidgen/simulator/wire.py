@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import assert_never
+from uuid import uuid4
 
 import orjson
 from aiohttp import web
@@ -284,6 +285,11 @@ async def send(
     if "gzip" in drawn.modifiers:
         response.headers["Content-Encoding"] = "gzip"
         pieces = _gzipped(pieces)
+    begin = 0
+    if "ranges" in drawn.modifiers or "ranges-changing" in drawn.modifiers:
+        begin = _offer_ranges(request, drawn, response, size_bytes)
+        pieces = _without(pieces, begin)
+        size_bytes -= begin
     await response.prepare(request)
     limit = size_bytes if drawn.outcome is None else round(drawn.outcome.number(0.5) * size_bytes)
     speed = drawn.number("slow")
@@ -297,6 +303,28 @@ async def send(
         await asyncio.sleep(len(piece) / speed if speed else 0)
     await response.write_eof()
     return response
+
+
+def _offer_ranges(
+    request: web.Request, drawn: Drawn, response: web.StreamResponse, size_bytes: int
+) -> int:
+    """Let a broken download be taken up again (RFC 9110, section 14); from which byte it is."""
+    version = uuid4() if "ranges-changing" in drawn.modifiers else size_bytes
+    response.headers.update({"Accept-Ranges": "bytes", "ETag": f'"sim-{version}"'})
+    begin = request.http_range.start or 0
+    if begin == 0 or request.headers.get("If-Range") != response.headers["ETag"]:
+        return 0
+    response.set_status(206)
+    response.headers["Content-Range"] = f"bytes {begin}-{size_bytes - 1}/{size_bytes}"
+    response.content_length = size_bytes - begin
+    return begin
+
+
+def _without(pieces: Iterable[bytes], begin: int) -> Iterator[bytes]:
+    """*pieces* from the byte *begin* on."""
+    for piece in pieces:
+        yield piece[begin:]
+        begin = max(begin - len(piece), 0)
 
 
 def base64_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
