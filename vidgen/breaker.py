@@ -5,64 +5,149 @@ A provider that does not answer is left alone for a while: submits pause, polls 
        ^                             ^                             │          │
        └────────── any answer ───────┼────────────────────────────┘          │
                                      └──────────── the probe fails ───────────┘
+
+One breaker for each provider and credential over all workers, in Redis and by its clock. Redis
+emptied means a closed breaker: a few more submits that are refused or time out, no more.
 """
 
 from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from vidgen.dispatch import redis_errors
 
 FAILURES_TO_OPEN = 5
 FIRST_PAUSE_S = 15.0
 LONGEST_PAUSE_S = 300.0
 PROBE_S = 30.0  # after so long without a word from the probe another may try
+# What nobody asked about for so long is history.
+FORGOTTEN_AFTER_S = 3600
+
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function number(name) return tonumber(redis.call('HGET', KEYS[1], name) or '0') end
+"""
+
+_WAIT = (
+    _NOW
+    + """
+if number('pause') == 0 then return 0 end
+if now < number('open_until') then return number('open_until') - now end
+if now < number('probing_until') then return number('probing_until') - now end
+redis.call('HSET', KEYS[1], 'probing_until', now + ARGV[1])
+return 0
+"""
+)
+
+_FAILED = (
+    _NOW
+    + """
+local failures = redis.call('HINCRBY', KEYS[1], 'failures', 1)
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+if failures < tonumber(ARGV[1]) then return 0 end
+local pause = number('pause')
+-- Calls that were under way when it opened say nothing new.
+if pause > 0 and now < number('open_until') then return 0 end
+pause = math.min(math.max(pause * 2, tonumber(ARGV[2])), tonumber(ARGV[3]))
+redis.call('HSET', KEYS[1], 'pause', pause, 'open_until', now + pause, 'probing_until', 0)
+return pause
+"""
+)
+
+_ANSWERED = """
+local pause = redis.call('HGET', KEYS[1], 'pause')
+redis.call('DEL', KEYS[1])
+return pause and 1 or 0
+"""
 
 
-@dataclass(slots=True)
-class _State:
-    failures: int = 0
-    pause_s: float = 0.0
-    open_until: float = 0.0
-    probing_until: float = 0.0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerState:
+    """
+    How it stands with one provider and credential.
+
+    Attributes:
+        failures: Submits in a row that got no answer.
+        pause_s: How long submits pause each time; 0 while the breaker is closed.
+    """
+
+    failures: int
+    pause_s: float
+
+    @property
+    def is_open(self) -> bool:
+        """Submits pause, or one of them probes."""
+        return self.pause_s > 0
 
 
 class Breakers:
-    """One breaker for each provider and credential, of this process; times are the loop's."""
+    """One breaker for each provider and credential, shared by all processes."""
 
-    def __init__(self) -> None:
-        """All closed."""
-        self._states: dict[tuple[str, str], _State] = {}
+    def __init__(self, redis: Redis) -> None:
+        """Remember in *redis*."""
+        self._redis = redis
+        self._wait = redis.register_script(_WAIT)
+        self._failed = redis.register_script(_FAILED)
+        self._answered = redis.register_script(_ANSWERED)
 
-    def wait_s(self, provider: str, credential_id: str, now: float) -> float:
+    async def wait_s(self, provider: str, credential_id: str) -> float:
         """
         0 lets a submit through; else how many seconds to wait before asking again.
 
         After a pause the first one through is the probe, and the others wait for its outcome.
+
+        Raises:
+            DispatchError: Redis is away, so nobody knows.
         """
-        state = self._states.get((provider, credential_id))
-        if state is None or not state.pause_s:
-            return 0.0
-        if now < state.open_until:
-            return state.open_until - now
-        if now < state.probing_until:
-            return state.probing_until - now
-        state.probing_until = now + PROBE_S
-        return 0.0
+        async with redis_errors("ask the breaker"):
+            wait_ms = await self._wait(
+                keys=[_key(provider, credential_id)], args=[round(PROBE_S * 1000)]
+            )
+        return int(wait_ms) / 1000
 
-    def answered(self, provider: str, credential_id: str) -> bool:
-        """Take in any answer, also a refusal; True if the breaker was open."""
-        state = self._states.pop((provider, credential_id), None)
-        return state is not None and state.pause_s > 0
+    async def answered(self, provider: str, credential_id: str) -> bool:
+        """
+        Take in any answer, also a refusal; True if the breaker was open.
 
-    def failed(self, provider: str, credential_id: str, now: float) -> float:
-        """Take in that no answer came; the seconds of the pause that begins now, or 0."""
-        state = self._states.setdefault((provider, credential_id), _State())
-        state.failures += 1
-        if state.failures < FAILURES_TO_OPEN:
-            return 0.0
-        state.pause_s = min(state.pause_s * 2 or FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        state.open_until = now + state.pause_s
-        state.probing_until = 0.0
-        return state.pause_s
+        Raises:
+            DispatchError: Redis is away; a later answer will do.
+        """
+        async with redis_errors("tell the breaker"):
+            return bool(await self._answered(keys=[_key(provider, credential_id)]))
 
-    def is_open(self, provider: str, credential_id: str) -> bool:
-        """Whether submits pause."""
-        state = self._states.get((provider, credential_id))
-        return state is not None and state.pause_s > 0
+    async def failed(self, provider: str, credential_id: str) -> float:
+        """
+        Take in that no answer came; the seconds of the pause that begins now, or 0.
+
+        Raises:
+            DispatchError: Redis is away; a later failure will do.
+        """
+        async with redis_errors("tell the breaker"):
+            pause_ms = await self._failed(
+                keys=[_key(provider, credential_id)],
+                args=[
+                    FAILURES_TO_OPEN,
+                    round(FIRST_PAUSE_S * 1000),
+                    round(LONGEST_PAUSE_S * 1000),
+                    FORGOTTEN_AFTER_S,
+                ],
+            )
+        return int(pause_ms) / 1000
+
+    async def state(self, provider: str, credential_id: str) -> BreakerState:
+        """
+        How it stands, without asking to go through.
+
+        Raises:
+            DispatchError: Redis is away.
+        """
+        async with redis_errors("look at the breaker"):
+            failures, pause_ms = await self._redis.hmget(  # type: ignore[misc]  # redis 5 types it as either
+                _key(provider, credential_id), ["failures", "pause"]
+            )
+        return BreakerState(failures=int(failures or 0), pause_s=int(pause_ms or 0) / 1000)
+
+
+def _key(provider: str, credential_id: str) -> str:
+    return f"vidgen:breaker:{provider}:{credential_id}"

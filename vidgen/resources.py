@@ -55,7 +55,7 @@ class Resources:
     storage: Storage
     providers: Providers
     transfers: Gate
-    breakers: Breakers = field(default_factory=Breakers)
+    breakers: Breakers
     clock: Clock = field(default_factory=Clock)
     jitter: Callable[[], float] = field(default_factory=lambda: random.Random().random)  # noqa: S311  spreads load, keeps no secret
 
@@ -89,6 +89,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             storage=storage,
             providers=providers,
             transfers=Gate(settings.transfer_concurrency),
+            breakers=Breakers(redis),
         )
 
 

@@ -9,6 +9,7 @@ polled.
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from loguru import logger
 
 from vidgen import catalog, image, lifecycle
 from vidgen.errors import (
+    DispatchError,
     GenerationTimeoutError,
     InvalidRequestError,
     LeaseLostError,
@@ -97,6 +99,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
             raise
         logger.info("video submitted", **told)
         await leases.announce(held.job)
+        await _answered(resources, job.provider, account)
         return receipt.progress
 
     # Whoever cancels us, the call goes on and its receipt is stored: it may already be paid for.
@@ -106,29 +109,33 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
 async def _listened(
     resources: Resources, name: str, account: str, call: Awaitable[Submitted]
 ) -> Submitted:
-    """The outcome of *call*, after telling the breaker whether the provider answered."""
-    breakers = resources.breakers
+    """The outcome of *call*; what it says about the provider is told to the breaker."""
     try:
-        receipt = await call
+        # A receipt is stored before anything else: the breaker hears of it afterwards.
+        return await call
     except (TransientError, SubmitUnknownError) as error:
-        pause_s = breakers.failed(name, account, asyncio.get_running_loop().time())
-        if pause_s:
-            logger.warning(
-                "provider does not answer, submits pause", pause_s=pause_s, code=error.code
-            )
+        # What the breaker is not told while Redis is away, the next submit will tell it.
+        with suppress(DispatchError):
+            pause_s = await resources.breakers.failed(name, account)
+            if pause_s:
+                logger.warning(
+                    "provider does not answer, submits pause", pause_s=pause_s, code=error.code
+                )
         raise
     except ProviderError:
-        breakers.answered(name, account)
+        await _answered(resources, name, account)
         raise
-    if breakers.answered(name, account):
-        logger.info("provider answers again, submits go on")
-    return receipt
+
+
+async def _answered(resources: Resources, name: str, account: str) -> None:
+    with suppress(DispatchError):
+        if await resources.breakers.answered(name, account):
+            logger.info("provider answers again, submits go on")
 
 
 async def _may_go(resources: Resources, held: Held, account: str) -> bool:
     """False if the job was put back: its provider is left alone now, or it is not its turn."""
-    now = asyncio.get_running_loop().time()
-    pause_s = resources.breakers.wait_s(held.job.provider, account, now)
+    pause_s = await resources.breakers.wait_s(held.job.provider, account)
     if pause_s:
         spread_s = pause_s * (1 + resources.jitter() / 4)  # not all of them at the same moment
         await held.apply(lifecycle.postponed(spread_s, held.job.slot_at, reason="provider_down"))

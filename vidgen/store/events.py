@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from vidgen.job import JobEvent
+from vidgen.job import EventType, JobEvent
 from vidgen.store.pool import Connection
 from vidgen.store.rows import event_of
 
@@ -25,13 +25,18 @@ async def taken_operations(
 
 
 async def of_job(connection: Connection, job_id: UUID, after: int = 0) -> list[JobEvent]:
-    """All events of a job behind number *after*, in the order in which they happened."""
+    """
+    All events of a job behind number *after*, in the order in which they happened.
+
+    Those of a newer release, of which we do not know what they are, are left out.
+    """
     rows = await connection.fetch(
         """
         SELECT seq, job_id, type, at, status, stage, attempt, progress, detail
-        FROM job_events WHERE job_id = $1 AND seq > $2 ORDER BY seq
+        FROM job_events WHERE job_id = $1 AND seq > $2 AND type = ANY($3::text[]) ORDER BY seq
         """,
         job_id,
         after,
+        list(EventType),
     )
     return [event_of(row) for row in rows]

@@ -37,6 +37,9 @@ _AWAY = (
     asyncpg.ReadOnlySQLTransactionError,  # we still talk to the old primary
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
+    # A newer release migrated the schema meanwhile: once more, with statements prepared anew.
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
 )
 # What will not go away by waiting.
 _UNMIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)

@@ -1,0 +1,105 @@
+"""
+Two releases side by side: a deploy migrates the schema while workers of the release before go on.
+"""
+
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.builders import WORKER, a_job, a_new_job, a_worker
+from tests.store.conftest import applied, claimed, history, inserted
+from vidgen import lifecycle
+from vidgen.errors import DatabaseError
+from vidgen.job import EventType, Stage
+from vidgen.store import jobs, workers
+from vidgen.store.migrate import migrate, migrations
+from vidgen.store.pool import Database, connect
+
+# What a later release may do to each table as long as this one runs.
+EXPAND = """
+ALTER TABLE video_jobs ADD COLUMN tomorrow text NOT NULL DEFAULT 'x';
+ALTER TABLE job_events ADD COLUMN tomorrow jsonb;
+ALTER TABLE workers ADD COLUMN tomorrow integer;
+CREATE TABLE tomorrow (id uuid PRIMARY KEY);
+INSERT INTO vidgen_migrations (version, name, sha256) VALUES (9999, '9999_tomorrow', 'x');
+"""
+CONTRACTS = re.compile(
+    r"\b(DROP\s+(TABLE|COLUMN|TYPE)|RENAME|ALTER\s+COLUMN\s+\w+\s+(SET\s+DATA\s+)?TYPE|SET\s+NOT\s+NULL"
+    r"|CREATE\s+INDEX\s+CONCURRENTLY)\b",
+    re.IGNORECASE,
+)
+ADDS_A_DUTY = re.compile(r"ADD COLUMN\s+\w+\s+[^,;]*NOT NULL(?![^,;]*DEFAULT)", re.IGNORECASE)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    async with Database(database_url, size=2) as database:
+        yield database
+
+
+@pytest.mark.parametrize("migration", migrations()[1:], ids=lambda migration: migration.name)
+def test_a_later_step_leaves_everything_that_the_release_before_uses(migration: object) -> None:
+    sql = re.sub(r"--.*", "", getattr(migration, "sql", ""))
+
+    assert not CONTRACTS.search(sql)
+    assert not ADDS_A_DUTY.search(sql)
+
+
+async def test_a_worker_goes_on_over_the_migration_of_the_next_release(
+    database: Database, database_url: str
+) -> None:
+    async with database.connection() as connection:  # its statements are prepared from here on
+        job = await claimed(connection, await inserted(connection))
+        await workers.heartbeat(connection, a_worker())
+        job = await applied(connection, job, lifecycle.submitting(job))
+    async with connect(database_url) as deploy:
+        await deploy.execute(EXPAND)
+
+    async with database.connection() as connection:
+        receipt = lifecycle.submitted(job.attempt, a_job(Stage.GENERATING).operation)  # type: ignore[arg-type]  # this stage has one
+        job = await applied(connection, job, receipt)
+        await workers.heartbeat(connection, a_worker())
+        told = await history(connection, job)
+
+    assert job.stage is Stage.GENERATING
+    assert [event.type for event in told][-1] is EventType.SUBMITTED
+    assert job.worker_id == WORKER
+
+
+async def test_a_transaction_that_meets_the_migration_is_refused_as_a_passing_trouble(
+    database: Database, database_url: str
+) -> None:
+    async with database.connection() as connection:
+        await jobs.insert(connection, [a_new_job()])
+    async with connect(database_url) as deploy:
+        await deploy.execute(EXPAND)
+
+    with pytest.raises(DatabaseError):
+        async with database.connection() as connection, connection.transaction():
+            await jobs.insert(connection, [a_new_job()])
+
+    async with database.connection() as connection, connection.transaction():
+        [job] = await jobs.insert(connection, [a_new_job()])
+    assert job.stage is Stage.QUEUED
+
+
+async def test_events_of_a_newer_release_are_left_out(database: Database) -> None:
+    async with database.connection() as connection:
+        job = await inserted(connection)
+        await connection.execute(
+            """
+            INSERT INTO job_events (job_id, type, status, stage, attempt, progress)
+            VALUES ($1, 'teleported', 'pending', 'queued', 0, 0)
+            """,
+            job.id,
+        )
+
+        assert [event.type for event in await history(connection, job)] == [EventType.CREATED]
+
+
+async def test_an_old_release_leaves_a_newer_schema_alone(database_url: str) -> None:
+    async with connect(database_url) as deploy:
+        await deploy.execute(EXPAND)
+
+    assert await migrate(database_url) == []
