@@ -42,9 +42,38 @@ BUCKET = "videos"
 TEMPLATE = "vidgen_template"
 LEAK_TIMEOUT_S = 2  # the other end of a closed connection notices a moment later
 
+# The rows of other tables go with their jobs.
+EMPTIED = ("video_jobs", "workers", "upkeep", "pauses", "audit", "durations")
+# More than two cores have: most tests wait for a process, a row or a timer.
+WORKERS = 4
+# The longest first, lest one of them is all that still runs at the end.
+FIRST = ("test_the_types_are_right", "tests/journeys/", "tests/dev/", "tests/test_source.py")
+
 _CHILDREN = pytest.StashKey[set[psutil.Process]]()
 
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """
+    Run whole folders in several processes; files and what was picked out by a word run in this one.
+
+    Said here instead of in `addopts`, which fails where pytest-xdist is switched off or missing.
+    """
+    if not config.pluginmanager.hasplugin("xdist") or _is_worker(config):
+        return
+    option = config.option
+    if option.numprocesses is None and not option.usepdb and not _is_narrow(config):
+        option.numprocesses = WORKERS
+    if option.numprocesses and option.dist == "no":
+        option.dist = "loadgroup"  # hands out one test at a time, in order
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, where the tests are shared out."""
+    if _is_worker(config):
+        items.sort(key=lambda item: [word not in item.nodeid for word in FIRST])
 
 
 def pytest_collection_finish() -> None:
@@ -146,7 +175,7 @@ async def emptied_database_url(shared_database_url: str) -> str:
     """The shared database without a row."""
     connection = await asyncpg.connect(shared_database_url, timeout=10)
     try:
-        for table in ("video_jobs", "workers", "upkeep"):  # the other rows go with their jobs
+        for table in EMPTIED:
             await connection.execute(f"DELETE FROM {table}", timeout=30)  # noqa: S608
     finally:
         await connection.close(timeout=10)
@@ -210,27 +239,29 @@ def pgbouncer_url(database_url: str, server_folder: Path) -> Iterator[str]:
         yield parts._replace(netloc=f"vidgen@127.0.0.1:{child.port}").geturl()
 
 
+@pytest.fixture(scope="session")
+def models_read_once() -> Iterator[None]:
+    """botocore looks through 1,700 files for each new session: half the time of a short test."""
+    from botocore import loaders, session
+
+    loader = loaders.Loader()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "create_loader", lambda _=None: loader)
+        yield
+
+
 @pytest.fixture
-async def s3(tmp_path: Path) -> AsyncIterator["S3Server"]:
+async def s3(tmp_path: Path, models_read_once: None) -> AsyncIterator["S3Server"]:
     """An S3 server of the test's own with the bucket `videos`."""
-    import aiobotocore.session
-
     from vidgen.simulator.s3 import S3Server
+    from vidgen.simulator.s3.disk import Disk
 
-    server = S3Server(tmp_path / "s3", access_key=S3_ACCESS_KEY, secret_key=S3_SECRET_KEY)
-    await server.start()
-    try:
-        async with aiobotocore.session.get_session().create_client(
-            "s3",
-            endpoint_url=server.url,
-            region_name="us-east-1",
-            aws_access_key_id=S3_ACCESS_KEY,
-            aws_secret_access_key=S3_SECRET_KEY,
-        ) as client:
-            await client.create_bucket(Bucket=BUCKET)
+    folder = tmp_path / "s3"
+    folder.mkdir()
+    with closing(Disk(folder)) as disk:  # a client for this one request takes 0.1 s
+        disk.create_bucket(BUCKET)
+    async with S3Server(folder, access_key=S3_ACCESS_KEY, secret_key=S3_SECRET_KEY) as server:
         yield server
-    finally:
-        await server.stop()
 
 
 @pytest.fixture
@@ -287,6 +318,18 @@ def environment_of(settings: Settings) -> dict[str, str]:
             text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             environment[str(info.validation_alias)] = text
     return environment
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of the processes that pytest-xdist started."""
+    return hasattr(config, "workerinput")
+
+
+def _is_narrow(config: pytest.Config) -> bool:
+    """Whether this is a small part of the tests: a process more would cost more than it saves."""
+    option = config.option
+    picked = option.keyword or option.markexpr or option.collectonly
+    return bool(picked) or not any(Path(argument).is_dir() for argument in config.args)
 
 
 def _children() -> set[psutil.Process]:

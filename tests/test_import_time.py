@@ -40,6 +40,7 @@ def test_the_queue_brings_no_worker_no_provider_and_no_storage_along(statement: 
     brought = imported_by(statement)
 
     heavy = {"aiohttp", "aiobotocore", "botocore", "google", "arq", "requests", "typer", "rich"}
+    heavy |= {"prometheus_client", "opentelemetry"}
     assert not packages(brought) & heavy
     ours = {name for name in brought if name.startswith("vidgen.")}
     light = {"vidgen.providers", "vidgen.storage", "vidgen.worker", "vidgen.pipeline"}

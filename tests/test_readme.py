@@ -9,7 +9,7 @@ from vidgen import errors
 from vidgen.cli import app
 from vidgen.errors import VidgenError
 from vidgen.job import EventType
-from vidgen.server import admin, health
+from vidgen.server import admin, health, metrics
 from vidgen.settings import describe
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,9 @@ def test_every_event_is_documented_and_no_other() -> None:
     assert set(CODE_WORDS.findall(section)) - {"history(id)"} == set(EventType)
 
 
-@pytest.mark.parametrize("routes", [health.routes, admin.routes], ids=["health", "admin"])
+@pytest.mark.parametrize(
+    "routes", [health.routes, admin.routes, metrics.routes], ids=["health", "admin", "metrics"]
+)
 def test_every_route_is_documented(routes: list[object]) -> None:
     for route in routes:
         assert f"`{route.method} {route.path}`" in README  # type: ignore[attr-defined]

@@ -275,21 +275,22 @@ def check_image(request: VideoRequest, role: ImageRole, facts: ImageFacts) -> No
         )
 
 
+def is_retired(model: Model, *, today: date, endpoints: Endpoints) -> bool:
+    """Whether *model* is switched off where requests for it go."""
+    at_vendor = endpoints.sora_is_vendor if model.api == "openai" else endpoints.gemini_is_vendor
+    return model.retires_on is not None and today >= model.retires_on and at_vendor
+
+
 def _default_model(provider: str, endpoints: Endpoints) -> str:
     if provider == "sora":
         return "sora-2"
     return "veo-3.1-generate-001" if endpoints.vertex_configured else "veo-3.1-generate-preview"
 
 
-def _is_retired(model: Model, today: date, endpoints: Endpoints) -> bool:
-    at_vendor = endpoints.sora_is_vendor if model.api == "openai" else endpoints.gemini_is_vendor
-    return model.retires_on is not None and today >= model.retires_on and at_vendor
-
-
 def _check_alive(model: Model, today: date, endpoints: Endpoints) -> None:
-    if not _is_retired(model, today, endpoints):
+    if not is_retired(model, today=today, endpoints=endpoints):
         return
-    live = [other for other in models() if not _is_retired(other, today, endpoints)]
+    live = [other for other in models() if not is_retired(other, today=today, endpoints=endpoints)]
     vendor, variable = (
         ("OpenAI", "OPENAI_BASE_URL") if model.api == "openai" else ("Google", "GEMINI_BASE_URL")
     )

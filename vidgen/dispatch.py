@@ -333,11 +333,11 @@ async def redis_errors(deed: str) -> AsyncIterator[None]:
 
 def _score(dispatch: Dispatch, now: datetime) -> int:
     now_ms = round(now.timestamp() * 1000)
-    if dispatch.due_at is not None:
-        due_ms = round(dispatch.due_at.timestamp() * 1000)
-        if due_ms > now_ms:
-            return due_ms  # arq runs what has a score in the past: no head start before it is due
-    return now_ms - dispatch.priority * HEAD_START_MS
+    # Of two clocks the database's counts: who sends may be ahead of it.
+    due_ms = now_ms if dispatch.due_at is None else round(dispatch.due_at.timestamp() * 1000)
+    if due_ms > now_ms:
+        return due_ms  # arq runs what has a score in the past: no head start before it is due
+    return due_ms - dispatch.priority * HEAD_START_MS
 
 
 def _message(dispatch: Dispatch, now: datetime) -> bytes:

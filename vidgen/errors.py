@@ -10,6 +10,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     │   ├── ProviderNotConfiguredError  provider_not_configured
     │   ├── IdempotencyConflictError  idempotency_conflict
     │   ├── JobNotFoundError        job_not_found
+    │   ├── WebhookInvalidError     webhook_invalid     what came in is not from a provider
     │   └── InvalidStateError       invalid_state       e.g. retry of a job that still runs
     ├── ProviderError                                   what a provider answered, or failed to
     │   ├── TransientError          provider_unavailable    retryable: same attempt, same step
@@ -107,6 +108,12 @@ class JobNotFoundError(RequestError):
     """No job has this id."""
 
     code = "job_not_found"
+
+
+class WebhookInvalidError(RequestError):
+    """What came to a webhook of ours is forged, stale, repeated or unreadable; nothing was done."""
+
+    code = "webhook_invalid"
 
 
 class InvalidStateError(RequestError):
@@ -274,6 +281,19 @@ class DispatchError(VidgenError):
 
     code = "redis_unavailable"
     retryable = True
+
+
+class TooManyWatchersError(VidgenError):
+    """This process serves as many watchers as it can hold; another one, or a later try, may do."""
+
+    code = "too_many_watchers"
+    retryable = True
+
+
+class NoResultError(RequestError):
+    """There is no file of this kind: the job has not made one."""
+
+    code = "no_result"
 
 
 class InternalError(VidgenError):

@@ -1,12 +1,15 @@
 """
-What watchers of a job hear at once, over Redis: progress, and that something happened.
+What is heard at once, over Redis: watchers of a job hear its progress and that something happened,
+a worker hears that a provider called about a job it holds.
 
-The truth of what happened stays in `job_events`; a lost message costs a watcher a second or two.
+The truth stays in PostgreSQL and at the provider; a lost message costs a watcher a second or two,
+and a worker the rest of its wait until the next look.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -18,6 +21,16 @@ from vidgen.dispatch import redis_errors
 from vidgen.errors import DispatchError
 
 CLOSE_TIMEOUT_S = 2
+# A subscription that is never used is cut by routers on the way, and without a word.
+PING_INTERVAL_S = 20.0
+LISTEN_TIMEOUT_S = 3.0
+RECONNECT_WAIT_S = 1.0
+
+# What ends the nap of the job that this task works on.
+_alarm: ContextVar[asyncio.Event | None] = ContextVar("alarm", default=None)
+MAX_TOLD = 1000
+_PREFIX = "vidgen:job:"
+_ALL = f"{_PREFIX}*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +46,7 @@ class Notice:
 
 
 def _channel(job_id: UUID) -> str:
-    return f"vidgen:job:{job_id}"
+    return f"{_PREFIX}{job_id}"
 
 
 async def tell(redis: Redis, job_id: UUID, percent: int | None = None) -> None:
@@ -94,6 +107,148 @@ async def watch(redis: Redis, job_id: UUID) -> AsyncIterator[Watch]:
         with suppress(DispatchError):  # a deaf one tries again with each `next`
             await heard.listen()
         yield heard
+
+
+class Ear:
+    """Hears of many jobs, or of all of them, over one connection."""
+
+    def __init__(self, redis: Redis) -> None:
+        """Listen to nothing yet."""
+        self._pubsub = PubSub(_own_pool(redis))
+        self._channels: set[str] = set()
+        self._hears_all = False
+
+    async def listen(self, job_ids: Iterable[UUID], *, everything: bool) -> None:
+        """
+        Hear of *job_ids* from now on and of no others, or of *everything*.
+
+        Raises:
+            DispatchError: Redis is away.
+        """
+        wanted = {_channel(job_id) for job_id in job_ids}
+        async with redis_errors("subscribe"):
+            if everything and not self._hears_all:
+                await self._pubsub.psubscribe(_ALL)
+            elif self._hears_all and not everything:
+                await self._pubsub.punsubscribe(_ALL)
+            self._hears_all = everything
+            if more := wanted - self._channels:
+                await self._pubsub.subscribe(*more)
+            if over := self._channels - wanted:
+                await self._pubsub.unsubscribe(*over)
+            self._channels = wanted
+
+    async def next(self, timeout_s: float) -> list[tuple[UUID, int | None]]:
+        """
+        What was told meanwhile: jobs with their progress, or None where something happened.
+
+        Raises:
+            DispatchError: Redis is away.
+        """
+        if not self._channels and not self._hears_all:
+            await asyncio.sleep(timeout_s)
+            return []
+        told: list[tuple[UUID, int | None]] = []
+        async with redis_errors("listen"):
+            while len(told) < MAX_TOLD:
+                message = await self._pubsub.get_message(
+                    ignore_subscribe_messages=True, timeout=0 if told else timeout_s
+                )
+                if message is None:
+                    break
+                job_id = UUID(message["channel"].decode().removeprefix(_PREFIX))
+                told.append((job_id, orjson.loads(message["data"])))
+        return told
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await _close(self._pubsub)
+
+
+class Wakes:
+    """Which jobs of this process sleep between two looks, and may be woken."""
+
+    def __init__(self) -> None:
+        """Nobody sleeps yet."""
+        self._alarms: dict[UUID, asyncio.Event] = {}
+
+    @contextmanager
+    def expected(self, job_id: UUID) -> Iterator[None]:
+        """Let `wake` end the `nap` of whoever works on *job_id* in the context."""
+        if job_id in self._alarms:  # by a dispatch that came twice; the other one has the job
+            yield
+            return
+        alarm = self._alarms[job_id] = asyncio.Event()
+        token = _alarm.set(alarm)
+        try:
+            yield
+        finally:
+            _alarm.reset(token)
+            del self._alarms[job_id]
+
+    def wake(self, job_id: UUID) -> None:
+        """End the nap of *job_id*, or the next one if it looks just now."""
+        if alarm := self._alarms.get(job_id):
+            alarm.set()
+
+
+async def nap(wait_s: float) -> None:
+    """Sleep for *wait_s* seconds, or until the job is woken that this task works on."""
+    alarm = _alarm.get()
+    if alarm is None:
+        await asyncio.sleep(wait_s)
+        return
+    timer = asyncio.get_running_loop().call_later(wait_s, alarm.set)
+    try:
+        await alarm.wait()
+    finally:
+        timer.cancel()
+    alarm.clear()
+
+
+async def call(redis: Redis, worker_id: UUID, job_id: UUID) -> bool:
+    """
+    Have *worker_id* look at *job_id* now; whether it heard.
+
+    Raises:
+        DispatchError: Redis is away.
+    """
+    async with redis_errors("call a worker"):
+        return bool(await redis.publish(_calls(worker_id), str(job_id)))
+
+
+async def hear_calls(redis: Redis, worker_id: UUID, wakes: Wakes) -> None:
+    """Wake the jobs that *worker_id* is called about, with one subscription, until cancelled."""
+    while True:
+        async with AsyncExitStack() as stack:
+            pubsub = PubSub(_own_pool(redis))
+            stack.push_async_callback(_close, pubsub)
+            with suppress(DispatchError):
+                async with redis_errors("subscribe to calls"):
+                    await pubsub.subscribe(_calls(worker_id))
+                while await _hear(pubsub, wakes):
+                    pass
+        await asyncio.sleep(RECONNECT_WAIT_S)
+
+
+async def _hear(pubsub: PubSub, wakes: Wakes) -> bool:
+    """Listen for a while; False if not even the answer to our ping came."""
+    loop = asyncio.get_running_loop()
+    until, alive = loop.time() + PING_INTERVAL_S, False
+    async with redis_errors("ping"):
+        await pubsub.ping()
+    while (left_s := until - loop.time()) > 0:
+        async with redis_errors("listen to calls"):
+            message = await pubsub.get_message(timeout=min(left_s, LISTEN_TIMEOUT_S))
+        alive = alive or message is not None
+        if message is not None and message["type"] == "message":
+            with suppress(ValueError):  # others may write to our Redis, too
+                wakes.wake(UUID(message["data"].decode()))
+    return alive
+
+
+def _calls(worker_id: UUID) -> str:
+    return f"vidgen:calls:{worker_id}"
 
 
 def _own_pool(redis: Redis) -> ConnectionPool:

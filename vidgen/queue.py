@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self, TypeGuard
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import orjson
@@ -22,7 +21,7 @@ from loguru import logger
 from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
 
-from vidgen import catalog, image, lifecycle, live
+from vidgen import catalog, image, lifecycle, live, tracing, webhook
 from vidgen.catalog import Endpoints
 from vidgen.dispatch import Dispatch, Dispatcher, open_redis
 from vidgen.errors import (
@@ -32,6 +31,7 @@ from vidgen.errors import (
     InvalidStateError,
     JobNotFoundError,
     LeaseLostError,
+    UnknownProviderError,
     VidgenError,
 )
 from vidgen.job import (
@@ -44,16 +44,16 @@ from vidgen.job import (
     VideoRequest,
 )
 from vidgen.settings import Settings
-from vidgen.store import events, inputs, jobs
+from vidgen.store import events, inputs, jobs, steering
 from vidgen.store.inputs import StoredInput
 from vidgen.store.jobs import Counts, NewJob
 from vidgen.store.pool import Connection, Database
 from vidgen.store.rows import parameters_of
+from vidgen.store.steering import Pause
 
 LOOK_INTERVAL_S = 1.0  # watchers read the truth at least so often, whether Redis speaks or not
 CANCEL_TRIES = 5  # a worker may take or give back the job between our look and our write
 MAX_TEXT = 500
-MAX_URL = 2000
 MAX_PRIORITY = 9
 MAX_DEADLINE_S = 7 * 24 * 3600
 MAX_METADATA_BYTES = 16 * 1024
@@ -108,6 +108,7 @@ class VideoQueue:
     def __init__(self, settings: Settings) -> None:
         """Connect to nothing yet."""
         self._settings = settings
+        self._tracing = tracing.of(settings)
         self._stack = AsyncExitStack()
         self._database: Database
         self._redis: Redis
@@ -249,6 +250,8 @@ class VideoQueue:
         *,
         status: JobStatus | None = None,
         provider: str | None = None,
+        model: str | None = None,
+        code: str | None = None,
         user_id: str | None = None,
         scene_id: str | None = None,
         before: UUID | None = None,
@@ -260,6 +263,8 @@ class VideoQueue:
                 connection,
                 status=status,
                 provider=provider,
+                model=model,
+                code=code,
                 user_id=user_id,
                 scene_id=scene_id,
                 before=before,
@@ -388,7 +393,7 @@ class VideoQueue:
                 scene_id=scene_id,
                 limit=limit,
             )
-        plans = [_plan(job, lifecycle.resumes(job) and not anew) for job in found]
+        plans = [retry_plan(job, anew=anew) for job in found]
         if dry_run:
             return plans
         done: list[RetryPlan] = []
@@ -397,6 +402,42 @@ class VideoQueue:
                 await self.retry(plan.job_id, anew=anew)
                 done.append(plan)
         return done
+
+    async def pause(
+        self, provider: str | None = None, *, by: str = "", reason: str = ""
+    ) -> list[Pause]:
+        """
+        Let no worker take a new job of *provider*, or of any; the pauses that hold then.
+
+        Jobs that were taken before go on to their end, retries by hand and new requests wait.
+
+        Args:
+            by: Who wants it, for whoever wonders.
+
+        Raises:
+            UnknownProviderError: There is no such provider.
+        """
+        _check_provider(provider)
+        async with self._database.connection() as connection:
+            await steering.pause(connection, provider, by, reason)
+            return await steering.pauses(connection)
+
+    async def resume(self, provider: str | None = None) -> list[Pause]:
+        """
+        End the pause of *provider*, or without one the pause of all; the pauses that are left.
+
+        Raises:
+            UnknownProviderError: There is no such provider.
+        """
+        _check_provider(provider)
+        async with self._database.connection() as connection:
+            await steering.resume(connection, provider)
+            return await steering.pauses(connection)
+
+    async def pauses(self) -> list[Pause]:
+        """Which providers take no new jobs."""
+        async with self._database.connection() as connection:
+            return await steering.pauses(connection)
 
     async def stats(self) -> Counts:
         """How many jobs are where."""
@@ -422,6 +463,21 @@ class VideoQueue:
     ) -> list[VideoJob]:
         now = datetime.now(UTC)
         _check_wish(wish)
+        _check_webhook(wish, allow_private=self._settings.allow_private_addresses)
+        with self._tracing.span("vidgen.enqueue", jobs=len(requests)) as spot:
+            made = await self._accept(requests, wish, connection, now)
+            if len(made) == 1:
+                spot.tell(job_id=made[0].id, provider=made[0].provider, model=made[0].model)
+            await self._dispatch(made)
+        return made
+
+    async def _accept(
+        self,
+        requests: Sequence[VideoRequest],
+        wish: _Wish,
+        connection: Connection | None,
+        now: datetime,
+    ) -> list[VideoJob]:
         prepared: list[tuple[NewJob, list[StoredInput]]] = []
         for number, request in enumerate(requests):
             try:
@@ -433,12 +489,9 @@ class VideoQueue:
             if number % INSERT_BATCH == INSERT_BATCH - 1:
                 await asyncio.sleep(0)  # others want the loop, too
         if connection is not None:
-            made = await self._insert(connection, prepared)
-        else:
-            async with self._database.connection() as own:
-                made = await self._insert(own, prepared)
-        await self._dispatch(made)
-        return made
+            return await self._insert(connection, prepared)
+        async with self._database.connection() as own:
+            return await self._insert(own, prepared)
 
     def _prepare(
         self, request: VideoRequest, wish: _Wish, now: datetime
@@ -482,6 +535,7 @@ class VideoQueue:
                 estimated_cost_micros=quote.cost_micros,
                 webhook_url=wish.webhook_url,
                 metadata=wish.metadata,
+                traceparent=self._tracing.traceparent(),
             ),
             stored,
         )
@@ -531,7 +585,15 @@ class VideoQueue:
         return job
 
 
-def _plan(job: VideoJob, goes_on: bool) -> RetryPlan:
+def _check_provider(name: str | None) -> None:
+    if name is not None and name not in catalog.PROVIDERS:
+        known = ", ".join(catalog.PROVIDERS)
+        raise UnknownProviderError(f"There is no provider {name!r:.60}; known are {known}.")
+
+
+def retry_plan(job: VideoJob, *, anew: bool = False) -> RetryPlan:
+    """What a retry of *job* would do, and cost."""
+    goes_on = lifecycle.resumes(job) and not anew
     return RetryPlan(
         job_id=job.id,
         stage=job.stage if goes_on else Stage.QUEUED,
@@ -575,11 +637,14 @@ def _check_wish(wish: _Wish) -> None:
                 f"{name} must be text of 1 to {MAX_TEXT} characters, without null characters and"
                 " lone surrogates"
             )
-    if wish.webhook_url is not None and not _is_web_address(wish.webhook_url):
-        raise InvalidRequestError(
-            f"webhook_url must be an http or https address of at most {MAX_URL} characters"
-        )
     _check_metadata(wish.metadata)
+
+
+def _check_webhook(wish: _Wish, *, allow_private: bool) -> None:
+    if wish.webhook_url is not None:
+        why = webhook.refusal(wish.webhook_url, allow_private=allow_private)
+        if why is not None:
+            raise InvalidRequestError(f"webhook_url {why}")
 
 
 def _check_whole(name: str, value: object, lowest: int, highest: int) -> None:
@@ -593,17 +658,6 @@ def _is_storable(text: object) -> TypeGuard[str]:
     if not isinstance(text, str) or not text or "\0" in text:
         return False
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def _is_web_address(url: object) -> bool:
-    if not _is_storable(url) or len(url) > MAX_URL or any(letter.isspace() for letter in url):
-        return False
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises on a port that is none
-    except ValueError:
-        return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 def _check_metadata(metadata: object) -> None:

@@ -77,6 +77,7 @@ class RateLimit:
         horizon_s: float = HORIZON_S,
     ) -> None:
         """Count in *redis*."""
+        self._redis = redis
         self._limit_per_min = limit_per_min
         self._window_ms = round(window_s * 1000)
         self._horizon_ms = round(horizon_s * 1000)
@@ -108,3 +109,18 @@ class RateLimit:
                 ],
             )
         return Turn(reserved=bool(reserved), wait_s=int(wait_ms) / 1000)
+
+    async def used(self, provider: str, credential_id: str) -> int:
+        """
+        How many turns of the last minute, and of those handed out ahead, are taken.
+
+        Raises:
+            DispatchError: Redis is away.
+        """
+        async with redis_errors("count turns"):
+            seconds, micros = await self._redis.time()
+            since = seconds * 1000 + micros // 1000 - self._window_ms
+            count: int = await self._redis.zcount(
+                f"vidgen:turns:{provider}:{credential_id}", since, "+inf"
+            )
+        return count

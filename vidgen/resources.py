@@ -16,6 +16,7 @@ from vidgen.ratelimit import RateLimit
 from vidgen.settings import Settings
 from vidgen.storage import Bucket, Storage
 from vidgen.store.pool import Database
+from vidgen.tracing import Tracing, exporting
 
 # What the parts of all transfers of a process hold together; one alone may always fill its own.
 MEMORY_BYTES = 160 * 1024 * 1024
@@ -44,6 +45,7 @@ class Resources:
     Attributes:
         transfers: Bounds the transfers of this process, the most urgent first.
         breakers: Which providers are left alone for a while.
+        tracing: Where spans go, if anywhere.
         jitter: Draws a number from 0 to 1.
     """
 
@@ -56,6 +58,7 @@ class Resources:
     providers: Providers
     transfers: Gate
     breakers: Breakers
+    tracing: Tracing = field(default_factory=Tracing)
     clock: Clock = field(default_factory=Clock)
     jitter: Callable[[], float] = field(default_factory=lambda: random.Random().random)  # noqa: S311  spreads load, keeps no secret
 
@@ -69,6 +72,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         DatabaseError: PostgreSQL cannot be reached; Redis and S3 are reached when they are needed.
     """
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(exporting(settings))
         database = await stack.enter_async_context(
             Database(
                 settings.database_url,
@@ -89,6 +93,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             storage=storage,
             providers=providers,
             transfers=Gate(settings.transfer_concurrency),
+            tracing=tracing,
             breakers=Breakers(redis),
         )
 

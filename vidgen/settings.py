@@ -11,7 +11,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -36,16 +37,19 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from vidgen import webhook
 from vidgen.errors import SettingsError
 
 Need = Literal["database", "redis"]
 LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["auto", "json", "pretty"]
+Role = Literal["read", "operate"]
 
 EVERYTHING: frozenset[Need] = frozenset({"database", "redis"})
 OWN_PREFIX = "VIDGEN_"
 POOLER_PORT = 6543  # where Supabase and its like offer PostgreSQL in transaction mode
 KEY_BYTES = 32  # of a nacl SecretBox
+MIN_TOKEN_CHARS = 16
 
 _DATABASE_WANTED = "postgresql://user:password@host:5432/name, special characters as %XX"
 _REDIS_WANTED = (
@@ -162,6 +166,28 @@ class Settings(BaseSettings):
         None,
         validation_alias="ADMIN_TOKEN",
         description="Opens the admin endpoints as a Bearer token; at least 16 characters.",
+    )
+    admin_tokens: SecretStr | None = Field(
+        None,
+        validation_alias="VIDGEN_ADMIN_TOKENS",
+        description="More of them: NAME:ROLE:TOKEN, comma separated; ROLE is read or operate.",
+    )
+
+    # --- webhooks ---
+    webhook_secrets: SecretStr | None = Field(
+        None,
+        validation_alias="VIDGEN_WEBHOOK_SECRETS",
+        description="Sign webhooks: whsec_… or whsk_…, comma separated; each of them signs.",
+    )
+    openai_webhook_secret: SecretStr | None = Field(
+        None,
+        validation_alias="OPENAI_WEBHOOK_SECRET",
+        description="Opens POST /api/webhooks/openai: the whsec_… secret of OpenAI's webhook.",
+    )
+    gemini_webhook_secret: SecretStr | None = Field(
+        None,
+        validation_alias="GEMINI_WEBHOOK_SECRET",
+        description="Opens POST /api/webhooks/gemini: the secret of a static Gemini API webhook.",
     )
 
     # --- logs ---
@@ -399,6 +425,12 @@ class Settings(BaseSettings):
         description="Fetch images and results, and call webhooks, in private networks, too.",
     )
 
+    otlp_endpoint: HttpUrl | None = Field(
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="Where traces go, by OTLP over HTTP; empty: nowhere. Needs vidgen[otel].",
+    )
+
     # --- doors ---
     http_host: str = Field(
         "0.0.0.0",  # noqa: S104  health checks of an orchestrator come from outside
@@ -474,6 +506,12 @@ class Settings(BaseSettings):
         return _keys(secret.get_secret_value()) if secret else ()
 
     @property
+    def webhook_signers(self) -> tuple[webhook.Secret, ...]:
+        """What signs every webhook we send; empty if none is set."""
+        secret = self.webhook_secrets
+        return webhook.secrets_of(secret.get_secret_value()) if secret else ()
+
+    @property
     def part_size_bytes(self) -> int:
         """Bytes of one part of a multipart upload."""
         return self.part_size_mb * 1024 * 1024
@@ -520,8 +558,33 @@ class Settings(BaseSettings):
     @field_validator("admin_token")
     @classmethod
     def _check_token(cls, secret: SecretStr | None) -> SecretStr | None:
-        if secret is not None and len(secret.get_secret_value()) < 16:
-            raise _wanted("at least 16 characters")
+        if secret is not None and len(secret.get_secret_value()) < MIN_TOKEN_CHARS:
+            raise _wanted(f"at least {MIN_TOKEN_CHARS} characters")
+        return secret
+
+    @field_validator("admin_tokens")
+    @classmethod
+    def _check_tokens(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            tokens_of(secret.get_secret_value())
+        return secret
+
+    @field_validator("webhook_secrets", "openai_webhook_secret", "gemini_webhook_secret")
+    @classmethod
+    def _check_webhook_secrets(
+        cls, secret: SecretStr | None, field: ValidationInfo
+    ) -> SecretStr | None:
+        if secret is None:
+            return secret
+        try:
+            found = webhook.secrets_of(secret.get_secret_value())
+        except ValueError:
+            found = ()
+        if field.field_name == "webhook_secrets":
+            if not found:
+                raise _wanted(webhook.SECRETS_WANTED)
+        elif {each.scheme for each in found} != {"v1"}:
+            raise _wanted(webhook.HMAC_SECRETS_WANTED)
         return secret
 
     @field_validator("google_application_credentials")
@@ -539,6 +602,42 @@ class Settings(BaseSettings):
         if text and not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+(/\S*)?", text):
             raise _wanted("gs://bucket or gs://bucket/prefix")
         return text.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminToken:
+    """
+    What opens the HTTP API.
+
+    Attributes:
+        name: Whose it is, for the record of actions.
+    """
+
+    name: str
+    role: Role
+    token: str = field(repr=False)
+
+
+def tokens_of(text: str) -> tuple[AdminToken, ...]:
+    """The tokens in VIDGEN_ADMIN_TOKENS; names and tokens are each used once."""
+    tokens = tuple(_token(part.strip()) for part in text.split(","))
+    if len({token.name for token in tokens}) + len({token.token for token in tokens}) < 2 * len(
+        tokens
+    ):
+        raise _wanted("each name and each token once")
+    return tokens
+
+
+def _token(text: str) -> AdminToken:
+    name, _, rest = text.partition(":")
+    role, _, token = rest.partition(":")
+    if not re.fullmatch(r"[\w.@-]{1,64}", name) or len(token) < MIN_TOKEN_CHARS:
+        raise _wanted(f"NAME:ROLE:TOKEN with a token of at least {MIN_TOKEN_CHARS} characters")
+    if role == "read":
+        return AdminToken(name=name, role="read", token=token)
+    if role == "operate":
+        return AdminToken(name=name, role="operate", token=token)
+    raise _wanted("NAME:ROLE:TOKEN with the role read or operate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

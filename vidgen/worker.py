@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError, WatchError
 
-from vidgen import logs
+from vidgen import live, logs, metrics
 from vidgen.dispatch import (
     FUNCTION,
     Dispatch,
@@ -44,9 +45,10 @@ from vidgen.errors import (
 )
 from vidgen.pipeline import sweep
 from vidgen.pipeline.carry import carry
+from vidgen.pipeline.deliver import Deliverer
 from vidgen.pipeline.leases import Leases
 from vidgen.pipeline.progress import ProgressBoard
-from vidgen.resources import Resources, open_resources
+from vidgen.resources import Clock, Resources, open_resources
 from vidgen.server.app import serving
 from vidgen.settings import Settings, mask_url
 from vidgen.store.migrate import migrate
@@ -64,6 +66,7 @@ CRON_TIMEOUT_S = 600
 CRON_KEEP_RESULT_S = 3600
 START_PATIENCE_S = 30.0
 STOP_TIMEOUT_S = 10.0
+LAG_INTERVAL_S = 0.5
 
 
 class House:
@@ -82,7 +85,15 @@ class House:
             asyncio.get_running_loop().create_future()
         )
         self._stop = asyncio.Event()
+        self._wakes = live.Wakes()
+        self._deliverer: Deliverer
         self._life: asyncio.Task[None] | None = None
+
+    @property
+    def clock(self) -> Clock:
+        """The time of the database, once we are open."""
+        resources, _, _ = self._ready.result()
+        return resources.clock
 
     async def open(self) -> None:
         """
@@ -108,9 +119,11 @@ class House:
         """Work on the job of *dispatch*."""
         resources, leases, board = self._ready.result()
         try:
-            await carry(resources, leases, board, dispatch)
+            with self._wakes.expected(dispatch.job_id):
+                await carry(resources, leases, board, dispatch)
         except DatabaseError as error:
             logger.warning("dispatch left to the sweep", reason=error.message)
+        self._deliverer.wake()  # the job may have ended
 
     async def cleanup(self) -> None:
         """Do what is due of retention and orphans."""
@@ -145,7 +158,11 @@ class House:
                     group.create_task(leases.run()),
                     group.create_task(board.run()),
                     group.create_task(sweep.run(resources, leases)),
+                    group.create_task(live.hear_calls(resources.redis, leases.id, self._wakes)),
+                    group.create_task(_measure_lag()),
                 ]
+                self._deliverer = Deliverer(resources)
+                group.create_task(self._deliverer.run())
                 self._ready.set_result((resources, leases, board))
                 logger.info(
                     "worker ready", workerId=str(leases.id), concurrency=settings.concurrency
@@ -153,6 +170,7 @@ class House:
                 await self._stop.wait()
                 for loop in loops:
                     loop.cancel()
+                self._deliverer.stop()
             await leases.leave()
         logger.info("worker stopped")
 
@@ -202,6 +220,7 @@ class _SteadyPipeline(Pipeline):
     it, and is looked at again with the next poll. Drop when arq catches it.
     """
 
+    clock: Clock
     patience: Patience
 
     async def execute(self, raise_on_error: bool = True) -> Any:
@@ -214,20 +233,30 @@ class _SteadyPipeline(Pipeline):
 
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         try:
-            return await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
+            answer = await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
         except WatchError:
             return 1 if args[0] == "EXISTS" else None
+        if args[0] == "ZSCORE" and answer is not None:
+            return answer - _ahead_ms(self.clock)  # arq compares it with our own clock
+        return answer
 
 
 class _SteadyRedis(ArqRedis):
     """
     The connections of arq's worker.
 
+    What is due is asked for by the clock of the database, which wrote when: with its own, arq would
+    leave everything lying for as long as it is behind.
+
     Once its patience is over errors are as good as answers: without that arq would wait for a
     Redis that is away before it ends, and leave its end undone.
     """
 
+    clock: Clock
     patience: Patience
+
+    async def zrangebyscore(self, name: Any, min: Any, max: Any, **options: Any) -> Any:  # type: ignore[override]  # as arq calls it
+        return await super().zrangebyscore(name, min, max + _ahead_ms(self.clock), **options)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
@@ -241,6 +270,7 @@ class _SteadyRedis(ArqRedis):
         pipeline = _SteadyPipeline(
             self.connection_pool, self.response_callbacks, transaction, shard_hint
         )
+        pipeline.clock = self.clock
         pipeline.patience = self.patience
         return pipeline
 
@@ -303,11 +333,17 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
             pool.connection_class, pool.max_connections, **pool.connection_kwargs
         )
     assert isinstance(settings.retry, PatientRetry)  # of `arq_settings`
+    redis.clock = Clock()  # until the first heartbeat
     redis.patience = settings.retry.patience
     redis.job_serializer = orjson.dumps
     redis.job_deserializer = orjson.loads
     redis.default_queue_name = queue_name
     return redis
+
+
+def _ahead_ms(clock: Clock) -> int:
+    """How far the database is ahead of us."""
+    return round(clock.ahead / timedelta(milliseconds=1))
 
 
 def _keep_alive() -> dict[int, int]:
@@ -354,6 +390,7 @@ async def startup(ctx: dict[str, Any]) -> None:
     except VidgenError as error:
         logger.error("worker cannot start", code=error.code, reason=error.message)
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from error
+    redis.clock = house.clock
     ctx["house"] = house
 
 
@@ -437,6 +474,15 @@ async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
             logger.warning("not there yet, waiting", code=error.code, reason=error.message)
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, 5.0)
+
+
+async def _measure_lag() -> None:
+    """Keep telling how late this loop wakes a sleeper: what blocks it delays every job."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_INTERVAL_S
+        await asyncio.sleep(LAG_INTERVAL_S)
+        metrics.EVENT_LOOP_LAG.observe(max(loop.time() - due, 0.0))
 
 
 async def _check_bucket(resources: Resources) -> None:

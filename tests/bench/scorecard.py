@@ -124,6 +124,7 @@ async def judged(
     ended_alone: int,
 ) -> Scorecard:
     """The score, once every worker has ended."""
+    s3.faults.clear()  # what was meant for the workers must not meet the judge
     jobs, events = await _read(settings)
     charges = [charge for one in (simulator.sora, simulator.veo) for charge in one.bill]
     by_prompt: dict[str, list[Charge]] = defaultdict(list)

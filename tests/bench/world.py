@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import psutil
 from pydantic import SecretStr
 
 from tests.bench.scorecard import Blow
@@ -85,6 +86,10 @@ class Crew:
                 stdout=file,
                 stderr=asyncio.subprocess.STDOUT,
             )
+
+    def process(self, place: int) -> psutil.Process:
+        """The worker of *place*, to be measured."""
+        return psutil.Process(self._processes[place].pid)
 
     async def ready(self, place: int) -> None:
         """Wait until the worker of *place* takes jobs."""

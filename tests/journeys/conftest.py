@@ -21,10 +21,10 @@ STOP_TIMEOUT_S = 20
 
 
 class WorkerProcess:
-    """`arq vidgen.worker.WorkerSettings` with *settings* as its whole environment."""
+    """`arq vidgen.worker.WorkerSettings` with *settings* and *more* as its whole environment."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._environment = environment_of(settings)
+    def __init__(self, settings: Settings, **more: str) -> None:
+        self._environment = environment_of(settings) | more
         self._process: asyncio.subprocess.Process
         self._reader: asyncio.Task[None]
         self._ready = asyncio.Event()
@@ -70,6 +70,16 @@ class WorkerProcess:
         await self._group.__aexit__(None, None, None)
         return code
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def id(self) -> str:
+        """As it calls itself in the database."""
+        worker_id: str = self.said("worker ready")[0]["workerId"]
+        return worker_id
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
@@ -90,16 +100,16 @@ class WorkerProcess:
                 self._ready.set()
 
 
-StartWorker = Callable[[Settings], Any]
+StartWorker = Callable[..., Any]
 
 
 @pytest.fixture
-async def start_worker() -> AsyncIterator[Callable[[Settings], Any]]:
+async def start_worker() -> AsyncIterator[StartWorker]:
     """Start workers that end with the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(settings: Settings) -> WorkerProcess:
-            return await stack.enter_async_context(WorkerProcess(settings))
+        async def start(settings: Settings, **more: str) -> WorkerProcess:
+            return await stack.enter_async_context(WorkerProcess(settings, **more))
 
         yield start
 

@@ -35,6 +35,7 @@ from vidgen.simulator.server import SimulatorServer
 END_TIMEOUT_S = 50
 HAND_OVER_S = 5.0
 AWAY_S = 4.0  # longer than a lease
+WAYS = ["database_url", "redis_url", "s3_endpoint_url", "openai_base_url"]
 FEW_LINES = 150  # a worker that spins writes thousands
 
 
@@ -298,9 +299,7 @@ async def test_a_provider_that_refuses_is_left_alone_while_its_videos_go_on(
     assert worker.said("provider answers again, submits go on")
 
 
-@pytest.mark.parametrize(
-    "setting", ["database_url", "redis_url", "s3_endpoint_url", "openai_base_url"]
-)
+@pytest.mark.parametrize("setting", WAYS)
 async def test_connections_may_be_cut_at_any_moment(
     settings: Settings,
     queue: VideoQueue,
@@ -329,6 +328,49 @@ async def cut_at_random(proxy: Proxy, dice: random.Random) -> None:
                 proxy.reset()
             case _:
                 proxy.truncate(dice.randrange(400))
+
+
+async def closed(proxy: Proxy) -> None:
+    await proxy.cut()
+    await asyncio.sleep(AWAY_S)
+
+
+async def slow(proxy: Proxy) -> None:
+    proxy.delay_s = 0.2
+    await asyncio.sleep(AWAY_S)
+
+
+async def lossy(proxy: Proxy) -> None:
+    dice = random.Random(3)
+    for _ in range(20):
+        proxy.truncate(dice.randrange(400))
+        await asyncio.sleep(AWAY_S / 20)
+
+
+@pytest.mark.timeout(120)  # after a closed way submits pause, as above
+@pytest.mark.parametrize("trouble", [closed, slow, lossy])
+@pytest.mark.parametrize("setting", WAYS)
+async def test_a_way_may_be_closed_slow_or_lossy_for_longer_than_a_lease(
+    settings: Settings,
+    queue: VideoQueue,
+    start_worker: StartWorker,
+    simulator: SimulatorServer,
+    setting: str,
+    trouble: Callable[[Proxy], Awaitable[None]],
+) -> None:
+    settings = settings.model_copy(update={"concurrency": 8})
+    async with proxy_of(port_of(getattr(settings, setting))) as proxy:
+        worker = await start_worker(through(proxy, settings, setting))
+        jobs = await queue.enqueue_many(trams(30))
+        async with asyncio.timeout(END_TIMEOUT_S):
+            await simulator.sora.arrived("poll")
+
+        await trouble(proxy)
+        assert (await queue.stats()).completed < len(jobs)
+        await proxy.restore()
+
+        await all_paid_once(queue, simulator, jobs)
+        assert await worker.stop() == 0
 
 
 def port_of(url: object) -> int:

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from loguru import logger
 
-from vidgen import lifecycle
+from vidgen import lifecycle, metrics
 from vidgen.dispatch import Dispatch
 from vidgen.errors import (
     DatabaseError,
@@ -30,10 +30,18 @@ from vidgen.pipeline.transfer import transfer
 from vidgen.providers.protocol import Asset, Progress
 from vidgen.resources import Resources
 from vidgen.store import jobs
+from vidgen.tracing import Value
 
 # A dispatch may overtake the commit of its row: 0.25, 0.5, 1, … 16 s later it is looked for again.
 MAX_LOOKS = 8
 FIRST_LOOK_S = 0.25
+
+_SPANS = {
+    Stage.QUEUED: "vidgen.submit",
+    Stage.SUBMITTING: "vidgen.settle",
+    Stage.GENERATING: "vidgen.poll",
+    Stage.TRANSFERRING: "vidgen.transfer",
+}
 
 
 async def carry(
@@ -51,10 +59,12 @@ async def carry(
             return
         with suppress(DispatchError):
             await resources.dispatcher.take_off(dispatch.id)
-        with logger.contextualize(**_context(held.job)):
+        traceparent = await _traceparent(resources, held.job)
+        with logger.contextualize(**_context(held.job)), resources.tracing.within(traceparent):
             try:
                 await _stages(resources, leases, board, held)
             except LeaseLostError:
+                metrics.LEASE_LOSSES.inc()
                 logger.warning("lease lost, stopping", stage=held.job.stage)
             finally:
                 board.forget(dispatch.job_id)
@@ -66,12 +76,16 @@ async def _stages(resources: Resources, leases: Leases, board: ProgressBoard, he
         while held.is_ours:
             if held.cancel_wanted and await _heed_cancel(resources, held):
                 return
-            try:
-                await _stage(resources, leases, board, held, known)
-            except InterruptedStageError as interrupted:
-                if interrupted.why is not Interruption.CANCEL:
-                    await _leave(held, interrupted.why)
-                    return
+            with resources.tracing.span(_SPANS[held.job.stage], **_traced(held.job)) as spot:
+                try:
+                    await _stage(resources, leases, board, held, known)
+                except InterruptedStageError as interrupted:
+                    spot.tell(interrupted=interrupted.why)
+                    if interrupted.why is not Interruption.CANCEL:
+                        await _leave(held, interrupted.why)
+                        return
+                # The attempt is counted with the intent, the operation known by the receipt.
+                spot.tell(status=held.job.status, stage=held.job.stage, **_traced(held.job))
     except SubmitUnknownError as error:
         await put_off(resources, held, error)
     except (LeaseLostError, DatabaseError):
@@ -157,6 +171,7 @@ async def _give_up_for_now(resources: Resources, held: Held, error: VidgenError)
     told = {"stage": held.job.stage, "code": error.code, "reason": error.message}
     job = await held.apply(change)
     if job.is_final:
+        metrics.gave_up(job)
         logger.info("job failed", **told, attempt=job.attempt)
     else:
         wait_s = change.detail["wait_s"]
@@ -183,6 +198,33 @@ async def _look_again_if_missing(resources: Resources, dispatch: Dispatch) -> No
     )
     with suppress(DispatchError):
         await resources.dispatcher.send([again], now=now)
+
+
+async def _traceparent(resources: Resources, job: VideoJob) -> str | None:
+    """
+    Where the trace of *job* goes on; whoever carries a job first that was enqueued without one
+    begins it.
+    """
+    tracing = resources.tracing
+    if not tracing.is_on:
+        return None
+    with suppress(DatabaseError):  # a trace is worth no job
+        async with resources.database.connection() as connection:
+            if found := await jobs.traceparent(connection, job.id):
+                return found
+            with tracing.span("vidgen.carry", **_traced(job)):
+                return await jobs.begin_trace(connection, job.id, tracing.traceparent())
+    return None
+
+
+def _traced(job: VideoJob) -> dict[str, Value]:
+    return {
+        "job_id": job.id,
+        "provider": job.provider,
+        "model": job.model,
+        "attempt": job.attempt,
+        "operation_id": job.operation.id if job.operation else None,
+    }
 
 
 def _context(job: VideoJob) -> dict[str, str]:

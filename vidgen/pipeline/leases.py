@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 from loguru import logger
 
-from vidgen import lifecycle, live
+from vidgen import lifecycle, live, metrics
 from vidgen.dispatch import Dispatch
 from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
 from vidgen.job import VideoJob
@@ -220,6 +220,7 @@ class Leases:
                         await self._reconcile()
             except (DatabaseError, TimeoutError) as error:
                 logger.warning("heartbeat failed", reason=str(error) or "no answer in time")
+            metrics.held(held.job.stage for held in self._held.values())
             if not self.trusted and self._held:
                 logger.error("leases can no longer be trusted, stopping own work", jobs=self.count)
                 self._interrupt_all(Interruption.LEASE_LOST, urgent=True)
@@ -280,17 +281,20 @@ class Leases:
         while True:
             try:
                 async with self._resources.database.connection() as connection:
-                    return await jobs.apply(connection, job.id, change, lease=job.lease)
+                    after = await jobs.apply(connection, job.id, change, lease=job.lease)
             except LeaseLostError:
                 written = await self._written(job, change) if tries else None
                 if written is None:
                     raise
-                return written
+                after = written
             except DatabaseError as error:
                 tries += 1
                 if not self.trusted:
                     raise LeaseLostError(f"job {job.id}: the lease ran out unrenewed") from error
                 await self._pause(tries)
+                continue
+            metrics.written(job, change, after)
+            return after
 
     async def receive(
         self, job: VideoJob, change: Transition, keep: Callable[[], Awaitable[None]] | None = None
@@ -309,14 +313,14 @@ class Leases:
         while True:
             try:
                 async with self._resources.database.connection() as connection:
-                    return await jobs.apply(
+                    after = await jobs.apply(
                         connection, job.id, change, lease=job.lease, worker_id=self.id
                     )
             except LeaseLostError:
                 written = await self._written(job, change) if tries else None
                 if written is None:
                     raise
-                return written
+                after = written
             except DatabaseError as error:
                 tries += 1
                 logger.warning("receipt not stored yet", tries=tries, reason=error.message)
@@ -327,6 +331,9 @@ class Leases:
                             f"job {job.id}: its receipt waits elsewhere"
                         ) from error
                 await self._pause(tries)
+                continue
+            metrics.written(job, change, after)
+            return after
 
     async def _kept(
         self, keep: Callable[[], Awaitable[None]]
@@ -357,13 +364,12 @@ class Leases:
             await self._resources.dispatcher.send([dispatch], now=self._resources.clock.now())
 
     async def _claim(self, job_id: UUID) -> VideoJob | None:
+        change = lifecycle.claimed()
         tries, until = 0, asyncio.get_running_loop().time() + CLAIM_PATIENCE_S
         while True:
             try:
                 async with self._resources.database.connection() as connection:
-                    return await jobs.apply(
-                        connection, job_id, lifecycle.claimed(), worker_id=self.id
-                    )
+                    job = await jobs.apply(connection, job_id, change, worker_id=self.id)
             except LeaseLostError:
                 return None
             except DatabaseError:
@@ -371,6 +377,9 @@ class Leases:
                 if asyncio.get_running_loop().time() > until or self._handing_over:
                     raise
                 await self._pause(tries)
+                continue
+            metrics.written(None, change, job)
+            return job
 
     async def _give_back(self, held: Held) -> None:
         if not held.is_ours:

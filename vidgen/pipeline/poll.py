@@ -2,13 +2,12 @@
 Following an operation: look, sleep, look. Thousands of these sleep side by side in one process.
 """
 
-import asyncio
 from datetime import timedelta
 from typing import assert_never
 
 from loguru import logger
 
-from vidgen import lifecycle
+from vidgen import lifecycle, live, metrics
 from vidgen.errors import AuthError, GenerationTimeoutError, OperationLostError, ProviderError
 from vidgen.job import VideoJob
 from vidgen.lifecycle import Backoff
@@ -49,6 +48,7 @@ async def poll(
                 raise
             progress, wish_s = Running(), unseen.retry_after_s
             logger.debug("look failed", code=unseen.code, reason=unseen.message)
+            resources.tracing.note("look failed", code=unseen.code)
         first = None
         match progress:
             case Running(percent=percent, poll_after_s=poll_after_s):
@@ -74,7 +74,13 @@ async def look(resources: Resources, job: VideoJob) -> Progress:
     assert job.operation is not None  # CHECK promises it
     provider = resources.providers.get(job.provider)
     credential = resources.providers.credential(job.provider, job.model)
-    return await provider.poll(job.operation, credential)
+    try:
+        progress = await provider.poll(job.operation, credential)
+    except ProviderError:
+        metrics.looked(job, "error")
+        raise
+    metrics.looked(job, type(progress).__name__.lower())
+    return progress
 
 
 async def _look(resources: Resources, held: Held) -> Progress:
@@ -89,14 +95,15 @@ def _is_passing(error: ProviderError) -> bool:
 async def _judge(resources: Resources, held: Held, error: ProviderError, *, charged: bool) -> None:
     job = held.job
     provider = resources.providers.get(job.provider)
+    charged = charged or provider.charges_failures
     change = lifecycle.judged(
         job,
         error,
-        charged=charged or provider.charges_failures,
+        charged=charged,
         backoff=Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter()),
         now=resources.clock.now(),
     )
-    await held.apply(change)
+    metrics.judged(await held.apply(change), error.code, charged=charged)
     logger.info("generation failed", code=error.code, reason=error.message, attempt=job.attempt)
 
 
@@ -111,4 +118,4 @@ async def _sleep(resources: Resources, held: Held, wish_s: float | None) -> None
             raise GenerationTimeoutError("the provider gave no verdict in time")
         wait_s = min(wait_s, (deadline_at - now) / timedelta(seconds=1))
     async with held.interruptible():
-        await asyncio.sleep(max(wait_s, MIN_WAIT_S))
+        await live.nap(max(wait_s, MIN_WAIT_S))

@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 from loguru import logger
 
-from vidgen import lifecycle
+from vidgen import lifecycle, metrics
 from vidgen.errors import InvalidRequestError, LeaseLostError, OperationTakenError
 from vidgen.job import Operation
 from vidgen.pipeline.leases import Leases
@@ -72,5 +72,6 @@ async def _store(
     except LeaseLostError:
         logger.error("receipt came too late: a paid operation belongs to no attempt", **told)
     else:
+        metrics.written(None, change, job)
         logger.info("receipt brought home", **told)
         await leases.announce(job)

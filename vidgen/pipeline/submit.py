@@ -15,7 +15,7 @@ from datetime import timedelta
 
 from loguru import logger
 
-from vidgen import catalog, image, lifecycle
+from vidgen import catalog, image, lifecycle, metrics
 from vidgen.errors import (
     DispatchError,
     GenerationTimeoutError,
@@ -78,9 +78,10 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     async def pay() -> Progress:
         provider = resources.providers.get(job.provider)
         timely = replace(submission, not_after=leases.trusted_until)
-        receipt = await _listened(
-            resources, job.provider, account, provider.submit(timely, credential)
-        )
+        with metrics.submit_of(job):
+            receipt = await _listened(
+                resources, job.provider, account, provider.submit(timely, credential)
+            )
         change = lifecycle.submitted(submission.attempt, receipt.operation)
         told = {"operation_id": receipt.operation.id, "attempt": submission.attempt}
         try:
@@ -95,6 +96,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
             # An equal video without a receipt has adopted ours: then its own one is left for us.
             raise SubmitUnknownError("its operation was adopted by another job") from error
         except LeaseLostError:
+            metrics.wasted(job, LeaseLostError.code)
             logger.error("receipt came too late: a paid operation belongs to no attempt", **told)
             raise
         logger.info("video submitted", **told)
@@ -156,6 +158,8 @@ async def _has_turn(resources: Resources, held: Held, account: str) -> bool:
             ahead=job.priority > 0 or job.failures > 0 or _came_back(job),
         )
         wait_s = turn.wait_s
+        if wait_s > 0:
+            metrics.RATE_LIMIT_WAITS.labels(metrics.provider_of(job)).inc()
         if not turn.reserved or wait_s > HOLD_S:
             slot_at = now + timedelta(seconds=wait_s) if turn.reserved else None
             await held.apply(lifecycle.postponed(wait_s, slot_at, reason="rate_limit"))

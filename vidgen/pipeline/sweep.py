@@ -12,13 +12,13 @@ from datetime import timedelta
 
 from loguru import logger
 
-from vidgen import lifecycle
+from vidgen import lifecycle, metrics
 from vidgen.dispatch import Dispatch
 from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
 from vidgen.pipeline import receipts
 from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
-from vidgen.store import inputs, jobs, upkeep, workers
+from vidgen.store import history, inputs, jobs, steering, upkeep, workers
 from vidgen.store.jobs import DueJob
 
 BATCH = 500
@@ -28,9 +28,11 @@ OVERDUE_S = 2.0
 DEAD_WORKER_KEPT_S = 3600.0
 CLEANUP_EVERY_S = 1800.0
 RECEIPTS_EVERY_S = 30.0
+LEARN_EVERY_S = 60.0
 LOOK_THROUGH_EVERY_S = 60.0
 # Cron ticks wait for a free place; if none came up for so long, the sweep cleans up itself.
 CLEANUP_OVERDUE_S = 2 * 3600.0
+AUDIT_KEPT = timedelta(days=90)
 # Older than any transfer that is still under way: a try may outlast its deadline a little.
 ORPHANED_UPLOAD_AGE = timedelta(hours=6)
 RESULT_PREFIX = "videos/"
@@ -49,6 +51,7 @@ async def run(resources: Resources, leases: Leases) -> None:
             if turn:
                 await sweep(resources, leases)
                 await _collect_receipts(resources, leases)
+                await _learn(resources)
                 await cleanup(resources, every_s=CLEANUP_OVERDUE_S)
         except (DatabaseError, DispatchError) as error:
             logger.warning("sweep put off", code=error.code, reason=error.message)
@@ -62,6 +65,13 @@ async def _collect_receipts(resources: Resources, leases: Leases) -> None:
         await receipts.collect(resources, leases)
     except StorageError as error:
         logger.warning("receipts not looked for", code=error.code, reason=error.message)
+
+
+async def _learn(resources: Resources) -> None:
+    """Keep up with how long videos take: estimates live on it."""
+    async with resources.database.connection() as connection:
+        if await upkeep.take_turn(connection, "learn", LEARN_EVERY_S):
+            await history.learn(connection)
 
 
 async def sweep(resources: Resources, leases: Leases) -> None:
@@ -83,15 +93,17 @@ async def _free_orphans(resources: Resources, leases: Leases) -> None:
         async with resources.database.connection() as connection:
             orphans = await jobs.orphaned(connection, ttl_s, BATCH)
         for job in orphans:
+            change = lifecycle.released(job, "worker_lost")
             with suppress(LeaseLostError):  # its worker, or another sweep, was faster
                 async with resources.database.connection() as connection:
                     freed = await jobs.apply(
                         connection,
                         job.id,
-                        lifecycle.released(job, "worker_lost"),
+                        change,
                         lease=job.lease,
                         worker_id=leases.id,
                     )
+                metrics.written(job, change, freed)
                 logger.warning("job freed from a lost worker", jobId=str(job.id), stage=job.stage)
                 await leases.announce(freed)
         if len(orphans) < BATCH:
@@ -160,6 +172,7 @@ async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> 
     async with resources.database.connection() as connection:
         await inputs.delete_of_ended(connection)
         await workers.forget_dead(connection, DEAD_WORKER_KEPT_S)
+        await steering.forget_entries(connection, AUDIT_KEPT)
     logger.info("cleaned up", archived=archived, uploads_aborted=await _abort_orphans(resources))
 
 

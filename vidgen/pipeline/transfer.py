@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from loguru import logger
 
-from vidgen import lifecycle
+from vidgen import lifecycle, metrics
 from vidgen.errors import (
     NotReadyError,
     ProviderError,
@@ -108,8 +108,10 @@ async def _store_video(
     assert job.operation is not None  # CHECK promises it
     provider = resources.providers.get(job.provider)
     credential = resources.providers.credential(job.provider, job.model)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
     async with provider.open_result(job.operation, asset, credential) as stream:
-        return await resources.storage.upload(
+        stored = await resources.storage.upload(
             f"{_folder(job)}.mp4",
             stream.chunks,
             content_type=content_type,
@@ -117,6 +119,8 @@ async def _store_video(
             metadata=_marks(job),
             inspector=inspector,
         )
+    metrics.transferred(job, stored.size_bytes, loop.time() - begun)
+    return stored
 
 
 async def _store_picture(resources: Resources, job: VideoJob, asset: Asset) -> str | None:

@@ -7,13 +7,14 @@ from aiohttp import web
 from vidgen.document import iso
 from vidgen.errors import DispatchError, InvalidRequestError
 from vidgen.job import JobStatus, JsonValue, VideoJob
-from vidgen.queue import VideoQueue
 from vidgen.resources import Resources
+from vidgen.server import audit
 from vidgen.server.health import timestamp
-from vidgen.server.keys import RESOURCES
+from vidgen.server.keys import QUEUE, RESOURCES
 from vidgen.store import jobs, workers
 from vidgen.store.jobs import Counts
 
+PREFIX = "/api/admin/"
 FAILED_LISTED = 50
 WAITING_TOO_LONG_S = 900.0
 
@@ -29,7 +30,7 @@ async def queue(request: web.Request) -> web.Response:
         oldest_s = await jobs.oldest_due_s(connection)
         active = await workers.alive(connection, resources.settings.lease_ttl_s)
         failed = await jobs.recent(connection, status=JobStatus.FAILED, limit=FAILED_LISTED)
-    issues = await _issues(resources, counts, oldest_s, active)
+    wrong = await issues(resources, counts, oldest_s, active)
     return web.json_response(
         {
             "stats": {
@@ -40,7 +41,7 @@ async def queue(request: web.Request) -> web.Response:
                 "delayed": counts.delayed,
                 "total": counts.total,
             },
-            "health": {"status": "degraded" if issues else "healthy", "issues": issues},
+            "health": {"status": "degraded" if wrong else "healthy", "issues": wrong},
             "failedJobs": [_failed(job) for job in failed],
             "timestamp": timestamp(),
         }
@@ -51,30 +52,35 @@ async def queue(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """Let a failed job go on, from its paid result if that still exists."""
     job_id = _job_id(request)
-    resources = request.app[RESOURCES]
-    queue = VideoQueue.sharing(resources.settings, resources.database, resources.redis)
-    job = await queue.retry(job_id)
+    await audit.note(request, "retry", job_id)
+    job = await request.app[QUEUE].retry(job_id)
     how = "goes on with its paid result" if job.operation else "starts anew and will be paid again"
     return web.json_response(
         {"success": True, "message": f"job {job_id} {how}", "jobId": str(job_id)}
     )
 
 
-async def _issues(
+def refusal(status: int, code: str, message: str) -> web.Response:
+    """A refused request in the words these endpoints have always had."""
+    return web.json_response({"success": False, "code": code, "message": message}, status=status)
+
+
+async def issues(
     resources: Resources, counts: Counts, oldest_s: float, active: int
 ) -> list[JsonValue]:
-    issues: list[JsonValue] = []
+    """What looks wrong, in sentences."""
+    found: list[JsonValue] = []
     if active == 0:
-        issues.append("no worker is alive")
+        found.append("no worker is alive")
     if oldest_s > WAITING_TOO_LONG_S:
-        issues.append(f"the oldest job has waited for {oldest_s:.0f} s")
+        found.append(f"the oldest job has waited for {oldest_s:.0f} s")
     if counts.failed:
-        issues.append(f"{counts.failed} jobs failed and can be retried")
+        found.append(f"{counts.failed} jobs failed and can be retried")
     try:
         await resources.dispatcher.ping()
     except DispatchError as error:
-        issues.append(error.message)
-    return issues
+        found.append(error.message)
+    return found
 
 
 def _failed(job: VideoJob) -> dict[str, JsonValue]:

@@ -1,7 +1,6 @@
 """The aiohttp application, its one error boundary, and who may call what."""
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -11,24 +10,35 @@ from loguru import logger
 from vidgen.errors import (
     DatabaseError,
     DispatchError,
+    IdempotencyConflictError,
     InvalidStateError,
     JobNotFoundError,
+    NoResultError,
     RequestError,
     SettingsError,
+    TooManyWatchersError,
     VidgenError,
 )
+from vidgen.queue import VideoQueue
 from vidgen.resources import Resources
-from vidgen.server import admin, health
-from vidgen.server.keys import RESOURCES
+from vidgen.server import admin, health, jobs, metrics, openapi, page, session, steering, webhooks
+from vidgen.server.access import ACCESS, Access, guarded
+from vidgen.server.hub import Hub
+from vidgen.server.keys import HUB, QUEUE, RESOURCES
+from vidgen.server.operation import Operation, answer
+from vidgen.server.problem import problem
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LOOPBACK = "127.0.0.1"
-MAX_BODY_BYTES = 1024 * 1024
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/api/health/worker"})
+# Three images of 20 MiB as base64, and the rest.
+MAX_BODY_BYTES = 88 * 1024 * 1024
 SHUTDOWN_TIMEOUT_S = 2.0
 _STATUS: dict[type[VidgenError], int] = {
     JobNotFoundError: 404,
+    NoResultError: 404,
+    IdempotencyConflictError: 409,
+    TooManyWatchersError: 503,
     InvalidStateError: 409,
     DatabaseError: 503,
     DispatchError: 503,
@@ -36,13 +46,44 @@ _STATUS: dict[type[VidgenError], int] = {
 }
 
 
+def operations() -> list[Operation]:
+    """What `/openapi.json` describes."""
+    return [*jobs.operations, *steering.operations, *session.operations]
+
+
 def build(resources: Resources) -> web.Application:
     """The application over open *resources*."""
-    app = web.Application(middlewares=[_errors, _authorised], client_max_size=MAX_BODY_BYTES)
+    traced = [_traced] if resources.tracing.is_on else []
+    app = web.Application(
+        middlewares=[_sealed, _errors, guarded, *traced], client_max_size=MAX_BODY_BYTES
+    )
     app[RESOURCES] = resources
-    app.add_routes(health.routes)
-    app.add_routes(admin.routes)
+    app[QUEUE] = VideoQueue.sharing(resources.settings, resources.database, resources.redis)
+    app[HUB] = Hub(resources)
+    app[ACCESS] = Access(resources.settings)
+    app[metrics.ASKED] = metrics.Asked(resources)
+    app.cleanup_ctx.append(_hub)
+    app.on_shutdown.append(_end_streams)
+    for routes in (health.routes, admin.routes, metrics.routes, webhooks.routes, page.routes):
+        app.add_routes(routes)
+    app.add_routes([web.route(one.method, one.path, one.handler) for one in operations()])
+    app.router.add_get("/openapi.json", _openapi)
     return app
+
+
+async def _hub(app: web.Application) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(app[HUB].run())
+        yield
+        reading.cancel()
+
+
+async def _end_streams(app: web.Application) -> None:
+    app[HUB].end()  # before the connections are closed, so that each says a proper end
+
+
+async def _openapi(_: web.Request) -> web.Response:
+    return answer(openapi.document(operations()))
 
 
 @asynccontextmanager
@@ -58,7 +99,7 @@ async def serving(resources: Resources) -> AsyncIterator[None]:
         yield
         return
     host = settings.http_host
-    if settings.admin_token is None and host != LOOPBACK:
+    if settings.admin_token is None and settings.admin_tokens is None and host != LOOPBACK:
         logger.warning("no ADMIN_TOKEN is set: serving on loopback only", host=LOOPBACK)
         host = LOOPBACK
     runner = web.AppRunner(build(resources), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
@@ -82,39 +123,44 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
 
 
 @web.middleware
+async def _sealed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What browsers need to know of every answer; the page has its own, wider policy."""
+    response = await handler(request)
+    if not response.prepared:
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("Referrer-Policy", "no-referrer")
+        response.headers.setdefault("X-Frame-Options", "DENY")
+        response.headers.setdefault(
+            "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"
+        )
+    return response
+
+
+@web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPException as error:
-        response = _problem(error.status, "http_error", error.reason)
-        if allow := error.headers.get("Allow"):
-            response.headers["Allow"] = allow
-        return response
+        allow = error.headers.get("Allow")
+        return problem(
+            error.status, "http_error", error.reason, **({"Allow": allow} if allow else {})
+        )
     except VidgenError as error:
         status = _status(error)
-        return _problem(status, error.code, error.message)
+        if request.path.startswith(admin.PREFIX):
+            return admin.refusal(status, error.code, error.message)
+        return problem(status, error.code, error.message)
     except asyncio.CancelledError:
         raise
     except Exception:  # noqa: BLE001  the request boundary: no traceback leaves the process
         logger.exception("request ended with a defect", path=request.path, method=request.method)
-        return _problem(500, "internal_error", "a defect of vidgen; its log has the details")
+        return problem(500, "internal_error", "a defect of vidgen; its log has the details")
 
 
 @web.middleware
-async def _authorised(request: web.Request, handler: Handler) -> web.StreamResponse:
-    secret = request.app[RESOURCES].settings.admin_token
-    if secret is not None and request.path not in OPEN_PATHS:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        given = (
-            token.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
-        )
-        if not hmac.compare_digest(given, secret.get_secret_value().encode()):
-            response = _problem(
-                401, "unauthorized", "this needs `Authorization: Bearer ADMIN_TOKEN`"
-            )
-            response.headers["WWW-Authenticate"] = "Bearer"
-            return response
-    return await handler(request)
+async def _traced(request: web.Request, handler: Handler) -> web.StreamResponse:
+    with request.app[RESOURCES].tracing.within(request.headers.get("traceparent")):
+        return await handler(request)
 
 
 def _status(error: VidgenError) -> int:
@@ -122,7 +168,3 @@ def _status(error: VidgenError) -> int:
         if isinstance(error, kind):
             return status
     return 500
-
-
-def _problem(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"success": False, "code": code, "message": message}, status=status)

@@ -1,6 +1,6 @@
 """What happened, in order; `store.jobs` writes each event in the statement of its transition."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from vidgen.job import EventType, JobEvent
@@ -38,5 +38,52 @@ async def of_job(connection: Connection, job_id: UUID, after: int = 0) -> list[J
         job_id,
         after,
         list(EventType),
+    )
+    return [event_of(row) for row in rows]
+
+
+async def of_jobs(connection: Connection, after: Mapping[UUID, int]) -> list[JobEvent]:
+    """All events of several jobs, each behind a number of its own, in the order of all events."""
+    rows = await connection.fetch(
+        """
+        SELECT happened.* FROM unnest($1::uuid[], $2::bigint[]) AS watched (job_id, after)
+        CROSS JOIN LATERAL (
+            SELECT seq, job_id, type, at, status, stage, attempt, progress, detail
+            FROM job_events
+            WHERE job_id = watched.job_id AND seq > watched.after AND type = ANY($3::text[])
+        ) AS happened
+        ORDER BY seq
+        """,
+        list(after),
+        list(after.values()),
+        list(EventType),
+    )
+    return [event_of(row) for row in rows]
+
+
+async def newest(connection: Connection) -> int:
+    """The number of the last event there is; 0 without any."""
+    seq: int = await connection.fetchval("SELECT coalesce(max(seq), 0) FROM job_events")
+    return seq
+
+
+async def behind(
+    connection: Connection, after: int, missing: Sequence[int], limit: int
+) -> list[JobEvent]:
+    """
+    At most *limit* events of all jobs behind number *after*, and those of *missing* that are there.
+
+    Numbers are given before the commit: one may appear after its successors.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT seq, job_id, type, at, status, stage, attempt, progress, detail FROM job_events
+        WHERE (seq > $1 OR seq = ANY($2::bigint[])) AND type = ANY($3::text[])
+        ORDER BY seq LIMIT $4
+        """,
+        after,
+        missing,
+        list(EventType),
+        limit,
     )
     return [event_of(row) for row in rows]

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from asyncpg import Record, UniqueViolationError
+from uuid_utils.compat import uuid7
 
 from vidgen.errors import LeaseLostError, OperationTakenError
 from vidgen.job import JobStatus, JsonValue, Lease, VideoJob
@@ -38,6 +39,7 @@ class NewJob:
     estimated_cost_micros: int | None
     webhook_url: str | None
     metadata: Mapping[str, JsonValue]
+    traceparent: str | None
 
 
 async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJob]:
@@ -53,19 +55,20 @@ async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJo
             INSERT INTO video_jobs (
                 id, provider, model, prompt, parameters, fingerprint, scene_id, user_id,
                 idempotency_key, priority, due_at, max_attempts, deadline_s,
-                estimated_cost_micros, webhook_url, metadata
+                estimated_cost_micros, webhook_url, metadata, traceparent
             )
             SELECT n.id, n.provider, n.model, n.prompt, n.parameters, n.fingerprint, n.scene_id,
                    n.user_id, n.idempotency_key, n.priority, coalesce(n.run_at, now()),
-                   n.max_attempts, n.deadline_s, n.estimated_cost_micros, n.webhook_url, n.metadata
+                   n.max_attempts, n.deadline_s, n.estimated_cost_micros, n.webhook_url, n.metadata,
+                   n.traceparent
             FROM unnest(
                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
                 $8::text[], $9::text[], $10::smallint[], $11::timestamptz[], $12::integer[],
-                $13::integer[], $14::bigint[], $15::text[], $16::jsonb[]
+                $13::integer[], $14::bigint[], $15::text[], $16::jsonb[], $17::text[]
             ) AS n (
                 id, provider, model, prompt, parameters, fingerprint, scene_id,
                 user_id, idempotency_key, priority, run_at, max_attempts,
-                deadline_s, estimated_cost_micros, webhook_url, metadata
+                deadline_s, estimated_cost_micros, webhook_url, metadata, traceparent
             )
             ON CONFLICT DO NOTHING
             RETURNING *
@@ -99,7 +102,30 @@ def _values(job: NewJob) -> tuple[object, ...]:
         job.estimated_cost_micros,
         job.webhook_url,
         json_of(job.metadata),
+        job.traceparent,
     )
+
+
+async def traceparent(connection: Connection, job_id: UUID) -> str | None:
+    """Where the trace of a job goes on; None if none has begun."""
+    found: str | None = await connection.fetchval(
+        "SELECT traceparent FROM video_jobs WHERE id = $1", job_id
+    )
+    return found
+
+
+async def begin_trace(connection: Connection, job_id: UUID, traceparent: str | None) -> str | None:
+    """Note where the trace of a job goes on, unless one has begun; where it does then."""
+    found: str | None = await connection.fetchval(
+        """
+        UPDATE video_jobs SET traceparent = coalesce(traceparent, $2)
+        WHERE id = $1
+        RETURNING traceparent
+        """,
+        job_id,
+        traceparent,
+    )
+    return found
 
 
 async def by_idempotency_key(
@@ -126,8 +152,8 @@ async def apply(
     worker_id: UUID | None = None,
 ) -> VideoJob:
     """
-    Write *change* and its event in one statement, if its guard holds, and return the job as it
-    is then.
+    Write *change*, its event and, at the end of a job, its webhook in one statement, if the guard
+    holds, and return the job as it is then.
 
     Args:
         lease: What proves that we hold the job, for transitions that need it.
@@ -220,12 +246,23 @@ async def _apply(
               AND (NOT $17::boolean OR job.cancel_requested_at IS NULL)
               -- Redis and the database do not share a clock: a dispatch may come a little early.
               AND (NOT $15::boolean OR job.due_at <= now() + interval '1 second')
+              AND ($1 <> 'claimed' OR job.stage <> 'queued' OR NOT EXISTS (
+                  SELECT FROM pauses WHERE pauses.provider IN (job.provider, '*')
+              ))
             RETURNING job.*
         ), event AS (
             INSERT INTO job_events (
                 job_id, type, status, stage, attempt, progress, worker_id, detail
             )
             SELECT id, $1, status, stage, attempt, progress, $7, $16 FROM changed
+            RETURNING seq
+        ), delivery AS (
+            INSERT INTO webhook_deliveries (id, job_id, type, event_seq, url, snapshot)
+            SELECT $18::uuid, changed.id, 'video.' || changed.status, event.seq,
+                   changed.webhook_url,
+                   to_jsonb(changed) - ARRAY['prompt', 'parameters', 'fingerprint', 'webhook_url']
+            FROM changed, event
+            WHERE $8 IN ('completed', 'failed', 'cancelled') AND changed.webhook_url IS NOT NULL
         )
         SELECT * FROM changed
         """,
@@ -246,6 +283,7 @@ async def _apply(
         change.only_due,
         json_of(change.detail),
         change.unless_cancelled,
+        uuid7(),
     )
 
 
@@ -260,6 +298,8 @@ async def recent(
     *,
     status: JobStatus | None = None,
     provider: str | None = None,
+    model: str | None = None,
+    code: str | None = None,
     user_id: str | None = None,
     scene_id: str | None = None,
     before: UUID | None = None,
@@ -276,6 +316,8 @@ async def recent(
           AND ($3::text IS NULL OR user_id = $3)
           AND ($4::text IS NULL OR scene_id = $4)
           AND ($5::uuid IS NULL OR id < $5)
+          AND ($7::text IS NULL OR model = $7)
+          AND ($8::text IS NULL OR error_code = $8)
           AND archived_at IS NULL
         ORDER BY id DESC
         LIMIT $6
@@ -286,6 +328,8 @@ async def recent(
         scene_id,
         before,
         limit,
+        model,
+        code,
     )
     return [job_of(row) for row in rows]
 
@@ -427,13 +471,16 @@ async def due(
 ) -> list[DueJob]:
     """
     The next *limit* jobs that have been due for *overdue_s* seconds, longest first, behind
-    *after*.
+    *after*; without those that a pause holds back.
     """
     rows = await connection.fetch(
         """
-        SELECT id, lease_epoch, priority, due_at FROM video_jobs
+        SELECT id, lease_epoch, priority, due_at FROM video_jobs AS job
         WHERE due_at <= now() - make_interval(secs => $1)
           AND ($2::timestamptz IS NULL OR (due_at, id) > ($2, $3::uuid))
+          AND (stage <> 'queued' OR NOT EXISTS (
+              SELECT FROM pauses WHERE pauses.provider IN (job.provider, '*')
+          ))
         ORDER BY due_at, id
         LIMIT $4
         """,
@@ -480,7 +527,8 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
     Keep only a summary of failed and cancelled jobs that ended longer than *keep* ago; how many
     it were.
 
-    Prompt, parameters, metadata, events and images go; reason, cost, ids and times stay.
+    Prompt, parameters, metadata, events, images and webhooks go; reason, cost, ids and times stay,
+    and webhooks that are still on their way: their schedule may be longer than jobs are kept.
     """
     archived: int = await connection.fetchval(
         """
@@ -502,6 +550,9 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
             DELETE FROM job_events USING archived WHERE job_events.job_id = archived.id
         ), inputs AS (
             DELETE FROM job_inputs USING archived WHERE job_inputs.job_id = archived.id
+        ), deliveries AS (
+            DELETE FROM webhook_deliveries AS delivery USING archived
+            WHERE delivery.job_id = archived.id AND delivery.state <> 'pending'
         )
         SELECT count(*) FROM archived
         """,

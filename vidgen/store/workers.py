@@ -69,6 +69,53 @@ async def alive(connection: Connection, ttl_s: float) -> int:
     return count
 
 
+async def slots(connection: Connection, ttl_s: float) -> int:
+    """How many videos all workers that are alive may have in flight together."""
+    count: int = await connection.fetchval(
+        """
+        SELECT coalesce(sum(concurrency), 0) FROM workers
+        WHERE heartbeat_at > now() - make_interval(secs => $1)
+        """,
+        ttl_s,
+    )
+    return count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedWorker:
+    """
+    One worker process, as the books have it.
+
+    Attributes:
+        held: Jobs it holds.
+        alive: Whether it gave a heartbeat within the lease's time.
+    """
+
+    id: UUID
+    hostname: str
+    pid: int
+    version: str
+    concurrency: int
+    held: int
+    started_at: datetime
+    heartbeat_at: datetime
+    alive: bool
+
+
+async def listed(connection: Connection, ttl_s: float) -> list[ListedWorker]:
+    """Every worker that is not forgotten, the living ones first, then the newest."""
+    rows = await connection.fetch(
+        """
+        SELECT id, hostname, pid, version, concurrency, started_at, heartbeat_at,
+               heartbeat_at > now() - make_interval(secs => $1) AS alive,
+               (SELECT count(*) FROM video_jobs WHERE worker_id = workers.id) AS held
+        FROM workers ORDER BY alive DESC, started_at DESC
+        """,
+        ttl_s,
+    )
+    return [ListedWorker(**row) for row in rows]
+
+
 async def forget_dead(connection: Connection, ttl_s: float) -> int:
     """Strike workers off that have been silent for *ttl_s* seconds and hold nothing any more."""
     deleted: str = await connection.execute(

@@ -1,0 +1,291 @@
+// A new video: only what the chosen model can do, with the price before the click.
+
+import { get, post, uuid } from "./api.js";
+import { attr, button, empty, h, icon, put, show, swap, toast } from "./dom.js";
+import { priceOf, priceRange } from "./price.js";
+import { money, providerName } from "./words.js";
+
+export const name = "make";
+export const title = () => "New video";
+
+const MAX_IMAGE_BYTES = 20 * 1024 * 1024;
+const ROLES = { first_frame: "First frame", last_frame: "Last frame", reference: "Reference" };
+
+export function mount(root, context) {
+  let providers = [];
+  let gone = false;
+  let sent = null; // the idempotency key of this wish, and the wish: one wish never becomes two videos
+  const images = [];
+
+  if (!context.acts) {
+    root.append(h("div.head", null, context.heading), h("div.panel", null, empty("film", "Your role may look and not act")));
+    return {};
+  }
+
+  const prompt = h("textarea", { id: "prompt", rows: "6", required: true, placeholder: "A tram in the rain, seen from above, slow camera", oninput: count });
+  const counter = h("p.hint", { id: "prompt-count" });
+  prompt.setAttribute("aria-describedby", "prompt-count");
+  const model = h("select", { id: "model", onchange: chooseModel });
+  const about = h("p.hint");
+  const seconds = h("div.options");
+  const shape = h("div.options");
+  const resolution = h("div.options");
+  const resolutionField = group("Resolution", resolution);
+  const shapeField = group("Size", shape);
+  const audio = h("input", { type: "checkbox", id: "audio", checked: true });
+  const audioField = h("label.choice", null, audio, h("span", null, "With sound"));
+  const negative = h("input", { id: "negative", autocomplete: "off" });
+  const negativeField = field("Not in the picture", negative);
+  const seed = h("input", { id: "seed", type: "number", min: "0", max: "4294967295", step: "1" });
+  const seedField = field("Seed", seed);
+  const optional = h("div.form-row", null, negativeField, seedField);
+  const imageList = h("div.field");
+  const addImage = button("Add an image", { kind: "small", glyph: "plus", onclick: () => newImage() });
+  const imageField = h("div.field", null, h("span.label", null, "Images"), imageList, h("div", null, addImage));
+  const scene = h("input", { id: "scene", maxlength: "500", autocomplete: "off" });
+  const user = h("input", { id: "user", maxlength: "500", autocomplete: "off" });
+  const priority = h("select", { id: "priority" }, [...Array(10).keys()].map((value) => h("option", { value }, value === 0 ? "0, usual" : value === 9 ? "9, first of all" : String(value))));
+  const runAt = h("input", { id: "run-at", type: "datetime-local" });
+  const webhook = h("input", { id: "webhook", type: "url", placeholder: "https://…", maxlength: "2000", autocomplete: "off" });
+  const value = h("span.value", { role: "status" });
+  const note = h("p.hint");
+  const error = h("p.error", { role: "alert", hidden: true });
+  const submit = h("button.button.primary", { type: "submit" }, icon("plus"), h("span", null, "Make the video"));
+
+  const form = h(
+    "form.form",
+    { onsubmit: send, onchange: price, hidden: true },
+    h(
+      "div.panel.form-main",
+      null,
+      h("div.field", null, h("label", { for: "prompt" }, "Prompt"), prompt, counter),
+      h("div.field", null, h("label", { for: "model" }, "Model"), model, about),
+      group("Length", seconds),
+      shapeField,
+      resolutionField,
+      optional,
+      audioField,
+      imageField,
+      h("details.more", null, h("summary", null, "For whom and when"), h("div", null, h("div.form-row", null, field("Scene", scene), field("User", user), field("Priority", priority)), h("div.form-row", null, field("Not before", runAt), field("Webhook", webhook)))),
+    ),
+    h("div.panel.form-side.price", null, h("span.muted", null, "Estimated price"), value, note, submit, error),
+  );
+  const nothing = h("div.panel", { hidden: true });
+  root.append(h("div.head", null, context.heading), form, nothing);
+  load();
+
+  async function load() {
+    try {
+      ({ providers } = await get("/api/providers"));
+      if (gone) return;
+    } catch (problem) {
+      if (gone) return;
+      swap(nothing, empty("failed", "The models cannot be listed", problem.message));
+      show(nothing, true);
+      return;
+    }
+    swap(model, providers.filter((provider) => provider.models.length).map((provider) => h("optgroup", { label: `${providerName(provider.name)}${provider.configured ? provider.paused ? ", paused" : "" : ", no key set"}` }, provider.models.map((one) => h("option", { value: `${provider.name}/${one.name}`, disabled: !one.available }, `${one.name}${one.available ? `, ${priceRange(one)} a second` : one.retires_on ? ", switched off" : ", not set up"}`)))));
+    const first = [...model.options].find((option) => !option.disabled);
+    if (!first) {
+      swap(nothing, empty("providers", "No model can be used", "Set a provider's key, or an endpoint that still serves its models, and restart."));
+      show(nothing, true);
+      return;
+    }
+    model.value = first.value;
+    chooseModel();
+    show(form, true);
+    if (context.query.like) await copyOf(context.query.like);
+    if (!gone) prompt.focus({ preventScroll: true });
+  }
+
+  async function copyOf(id) {
+    try {
+      const job = await get(`/api/jobs/${id}`);
+      const option = [...model.options].find((one) => one.value === `${job.provider}/${job.model}` && !one.disabled);
+      if (option) model.value = option.value;
+      chooseModel();
+      const wish = job.parameters;
+      prompt.value = job.prompt ?? "";
+      check(seconds, wish.seconds);
+      check(shape, wish.size ?? wish.aspect_ratio);
+      check(resolution, wish.resolution);
+      if (wish.audio !== null) audio.checked = wish.audio;
+      negative.value = wish.negative_prompt ?? "";
+      scene.value = job.scene_id ?? "";
+      user.value = job.user_id ?? "";
+      for (const image of wish.images ?? []) if (image.url) newImage(image);
+      count();
+      price();
+      if ((wish.images ?? []).some((image) => !image.url)) toast("Its uploaded images are not copied.");
+    } catch (problem) {
+      toast(problem.message, "bad");
+    }
+  }
+
+  function chosen() {
+    const [providerOf, ...rest] = model.value.split("/");
+    const provider = providers.find((one) => one.name === providerOf);
+    return { provider, model: provider.models.find((one) => one.name === rest.join("/")) };
+  }
+
+  function chooseModel() {
+    const { provider, model: one } = chosen();
+    const kept = { seconds: picked(seconds), shape: picked(shape), resolution: picked(resolution) };
+    const ratios = one.aspect_ratios.length > 0;
+    options(seconds, "seconds", one.seconds.map(String), (value) => `${value} s`, kept.seconds ?? String(one.default_seconds));
+    options(shape, "shape", ratios ? one.aspect_ratios : one.sizes, shapeName, kept.shape);
+    options(resolution, "resolution", ratios ? one.resolutions : [], (value) => value, kept.resolution);
+    shapeField.querySelector("legend").textContent = ratios ? "Shape" : "Size";
+    show(resolutionField, ratios);
+    show(audioField, one.takes.includes("audio"));
+    show(negativeField, one.takes.includes("negative_prompt"));
+    show(seedField, one.takes.includes("seed"));
+    show(optional, !negativeField.hidden || !seedField.hidden);
+    show(imageField, one.image_roles.length > 0);
+    for (const image of images) image.offer(one.image_roles);
+    put(about, [provider.paused ? `${providerName(provider.name)} is paused: the job will wait.` : null, one.retires_on ? `Its vendor ${one.retires_on > new Date().toISOString() ? "switches" : "switched"} it off at its own endpoint on ${one.retires_on}.` : null].filter(Boolean).join(" "));
+    show(about, about.textContent !== "");
+    count();
+    price();
+  }
+
+  // Some resolutions exist at the longest length only: the others cannot be chosen then.
+  function fit() {
+    const { model: one } = chosen();
+    const longest = String(one.seconds.at(-1));
+    const full = one.full_length_only?.includes(picked(resolution));
+    for (const input of seconds.querySelectorAll("input")) input.disabled = Boolean(full) && input.value !== longest;
+    if (full) check(seconds, longest);
+  }
+
+  function wish() {
+    const { provider, model: one } = chosen();
+    const ratios = one.aspect_ratios.length > 0;
+    return {
+      provider: provider.name,
+      model: one.name,
+      prompt: prompt.value.trim(),
+      seconds: Number(picked(seconds)),
+      ...(ratios ? { aspect_ratio: picked(shape), resolution: picked(resolution) } : { size: picked(shape) }),
+      ...(one.takes.includes("audio") ? { audio: audio.checked } : {}),
+      ...(one.takes.includes("negative_prompt") && negative.value.trim() ? { negative_prompt: negative.value.trim() } : {}),
+      ...(one.takes.includes("seed") && seed.value !== "" ? { seed: Number(seed.value) } : {}),
+      ...(images.length ? { images: images.map((image) => image.wish()) } : {}),
+      ...(scene.value.trim() ? { scene_id: scene.value.trim() } : {}),
+      ...(user.value.trim() ? { user_id: user.value.trim() } : {}),
+      ...(priority.value !== "0" ? { priority: Number(priority.value) } : {}),
+      ...(runAt.value ? { run_at: new Date(runAt.value).toISOString() } : {}),
+      ...(webhook.value.trim() ? { webhook_url: webhook.value.trim() } : {}),
+    };
+  }
+
+  function price() {
+    fit();
+    const { model: one } = chosen();
+    const made = wish();
+    const micros = priceOf(one, made);
+    put(value, money(micros));
+    put(note, `${made.seconds} s of ${one.name}. The vendor's list price; what is billed is told when it is done.`);
+  }
+
+  function count() {
+    put(counter, `${prompt.value.length} characters`);
+  }
+
+  function newImage(from = null) {
+    const number = images.length ? images.at(-1).number + 1 : 1;
+    const role = h("select", { aria: { label: `Role of image ${number}` } });
+    const url = h("input", { type: "url", placeholder: "https://… or choose a file", aria: { label: `Address of image ${number}` }, value: from?.url ?? "" });
+    const file = h("input", { type: "file", accept: "image/png,image/jpeg,image/webp", aria: { label: `File of image ${number}` }, onchange: take });
+    const remove = h("button.button.ghost.bare", { type: "button", title: "Remove", aria: { label: `Remove image ${number}` }, onclick: drop }, icon("stop"));
+    const row = h("div.image-row", null, role, h("div.field", null, url, file), remove);
+    let data = null;
+    const image = {
+      number,
+      offer(roles) {
+        const before = role.value || from?.role;
+        swap(role, roles.map((one) => h("option", { value: one }, ROLES[one] ?? one)));
+        if (roles.includes(before)) role.value = before;
+      },
+      wish: () => ({ role: role.value, ...(data ? { data } : { url: url.value.trim() }) }),
+    };
+    image.offer(chosen().model.image_roles);
+    images.push(image);
+    imageList.append(row);
+
+    async function take() {
+      const [picked] = file.files;
+      data = null;
+      if (!picked) return;
+      if (picked.size > MAX_IMAGE_BYTES) {
+        toast("An image may have 20 MiB.", "bad");
+        file.value = "";
+        return;
+      }
+      const reader = new FileReader();
+      reader.onload = () => {
+        data = reader.result.slice(reader.result.indexOf(",") + 1);
+        url.value = "";
+      };
+      reader.readAsDataURL(picked);
+    }
+
+    function drop() {
+      images.splice(images.indexOf(image), 1);
+      row.remove();
+      addImage.focus();
+    }
+  }
+
+  async function send(event) {
+    event.preventDefault();
+    const made = wish();
+    const words = JSON.stringify(made);
+    // The same wish sent again after an error is the same video; another wish is another one.
+    if (sent?.words !== words) sent = { words, key: uuid() };
+    submit.disabled = true;
+    show(error, false);
+    attr(prompt, "aria-invalid", null);
+    try {
+      const job = await post("/api/jobs", made, { "Idempotency-Key": sent.key });
+      context.askQueue();
+      context.navigate(`/jobs/${job.id}`);
+    } catch (problem) {
+      put(error, problem.message);
+      show(error, true);
+      if (/prompt/i.test(problem.message)) attr(prompt, "aria-invalid", "true");
+    } finally {
+      submit.disabled = false;
+    }
+  }
+
+  return {
+    unmount() {
+      gone = true;
+    },
+  };
+}
+
+function field(label, input) {
+  return h("div.field", null, h("label", { for: input.id }, label), input);
+}
+
+function group(label, content) {
+  return h("fieldset.field", null, h("legend", null, label), content);
+}
+
+function options(holder, key, values, words, wanted) {
+  swap(holder, values.map((value) => h("label", null, h("input", { type: "radio", name: key, value }), h("span", null, words(value)))));
+  check(holder, values.includes(wanted) ? wanted : values[0]);
+}
+
+const picked = (holder) => holder.querySelector("input:checked")?.value;
+
+function check(holder, value) {
+  for (const input of holder.querySelectorAll("input")) if (input.value === String(value)) input.checked = true;
+}
+
+function shapeName(value) {
+  const [wide, high] = value.split(/[x:]/).map(Number);
+  return `${value.replace("x", " × ")} ${wide > high ? "landscape" : "upright"}`;
+}

@@ -1,0 +1,215 @@
+// Numbers, times and what things mean, in words.
+
+const LOCALE = undefined; // the reader's own
+
+const whole = new Intl.NumberFormat(LOCALE);
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "narrow" });
+const exact = new Intl.DateTimeFormat(LOCALE, { dateStyle: "medium", timeStyle: "medium" });
+const clock = new Intl.DateTimeFormat(LOCALE, { hour: "2-digit", minute: "2-digit" });
+const day = new Intl.DateTimeFormat(LOCALE, { month: "short", day: "numeric" });
+
+export const number = (value) => (value === null || value === undefined ? "–" : whole.format(value));
+
+export function money(micros) {
+  if (micros === null || micros === undefined) return "–";
+  const dollars = micros / 1e6;
+  const digits = dollars !== 0 && Math.abs(dollars) < 0.01 ? 4 : 2;
+  return `$${dollars.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits })}`;
+}
+
+export function bytes(count) {
+  if (count === null || count === undefined) return "–";
+  const units = ["B", "kB", "MB", "GB"];
+  let value = count;
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";
+  if (seconds < 0.95) return `${Math.max(0, Math.round(seconds * 100) * 10)} ms`;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const rounded = Math.round(seconds);
+  if (rounded < 60) return `${rounded} s`;
+  if (rounded < 3600) return `${Math.floor(rounded / 60)} min ${pad(rounded % 60)} s`;
+  if (rounded < 86_400) return `${Math.floor(rounded / 3600)} h ${pad(Math.floor((rounded % 3600) / 60))} min`;
+  return `${Math.floor(rounded / 86_400)} d ${Math.floor((rounded % 86_400) / 3600)} h`;
+}
+
+const pad = (value) => String(value).padStart(2, "0");
+
+export function about(seconds) {
+  if (seconds < 10) return "a few seconds";
+  if (seconds < 50) return `about ${Math.ceil(seconds / 10) * 10} s`;
+  if (seconds < 90) return "about a minute";
+  if (seconds < 3600) return `about ${Math.round(seconds / 60)} min`;
+  return `about ${Math.round(seconds / 360) / 10} h`;
+}
+
+export function ago(iso, now = Date.now()) {
+  if (!iso) return "–";
+  const seconds = (Date.parse(iso) - now) / 1000;
+  const distance = Math.abs(seconds);
+  if (distance < 5) return "just now";
+  if (distance < 60) return relative.format(Math.round(seconds / 5) * 5, "second");
+  if (distance < 3600) return relative.format(Math.round(seconds / 60), "minute");
+  if (distance < 86_400) return relative.format(Math.round(seconds / 3600), "hour");
+  return relative.format(Math.round(seconds / 86_400), "day");
+}
+
+export const exactly = (iso) => (iso ? exact.format(new Date(iso)) : "");
+export const atClock = (iso) => clock.format(new Date(iso));
+export const onDay = (iso) => day.format(new Date(iso));
+export const short = (id) => (id ? String(id).slice(-12) : "–");
+export const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
+
+const PROVIDERS = { sora: "Sora", veo: "Veo" };
+export const providerName = (name) => PROVIDERS[name] ?? name;
+
+const STAGES = { queued: "queued", submitting: "submitting", generating: "generating", transferring: "storing" };
+
+// The public word, and for what is under way the inner one beside it.
+export function state(job) {
+  if (job.status === "pending" && job.due_at && Date.parse(job.due_at) > Date.now() + 1000) return "delayed";
+  if (job.status === "processing") return job.cancel_requested_at ? "cancelling" : (STAGES[job.stage] ?? job.stage);
+  return { pending: "waiting" }[job.status] ?? job.status;
+}
+
+export const tone = (job) => ({ pending: "idle", processing: "busy", completed: "good", failed: "bad", cancelled: "off" })[job.status] ?? "idle";
+
+export const isFinal = (job) => ["completed", "failed", "cancelled"].includes(job.status);
+
+export const cost = (job) => job.actual_cost_micros ?? job.estimated_cost_micros;
+
+// As short as a column: paid, about to be paid, or known to the provider only.
+export function costWord(job) {
+  if (job.actual_cost_micros !== null) return [job.actual_cost_micros === 0 ? "free" : money(job.actual_cost_micros), "what it cost"];
+  if (isFinal(job)) return job.attempt === 0 ? ["free", "nothing was accepted by the provider"] : ["–", "what was billed only the provider knows"];
+  return job.estimated_cost_micros === null ? ["–", "the catalog has no price for this model"] : [`~ ${money(job.estimated_cost_micros)}`, "estimated"];
+}
+
+// How far the bar goes: what the provider tells, else where the clock is on the usual way; null if nobody knows.
+export function percent(job, now = Date.now()) {
+  if (job.stage === "transferring") return { value: 99, told: false };
+  if (job.progress > 0) return { value: job.progress, told: true };
+  const begun = Date.parse(job.submitted_at ?? job.started_at ?? job.created_at);
+  const end = Date.parse(job.eta?.p50);
+  if (Number.isNaN(end) || job.stage !== "generating") return { value: 0, told: false };
+  return { value: Math.round(Math.max(0, Math.min(0.95, (now - begun) / Math.max(1, end - begun))) * 100), told: false };
+}
+
+// The provider's name for something without the long way to it.
+export const tail = (id) => (String(id).includes("/") ? `…/${String(id).split("/").at(-1)}` : String(id));
+
+export function eta(job) {
+  if (isFinal(job) || !job.eta?.p50) return null;
+  const seconds = (Date.parse(job.eta.p50) - Date.now()) / 1000;
+  return seconds <= 0 ? "any moment" : about(seconds);
+}
+
+export function etaTitle(job) {
+  if (!job.eta?.p50) return null;
+  const basis = job.eta.basis === "history" ? `measured on ${plural(job.eta.samples, "video")} like it` : "a rule of thumb: no history yet";
+  return `Half of such jobs are done by ${exactly(job.eta.p50)}, 9 of 10 by ${exactly(job.eta.p90)} (${basis})`;
+}
+
+// What each code means for the one who has to decide.
+const CODES = {
+  provider_not_configured: "No key for this provider is set. Set it, then retry: nothing was paid.",
+  provider_unavailable: "The provider did not answer until the deadline.",
+  rate_limited: "The provider kept refusing for now until the deadline.",
+  provider_protocol: "The provider's answers could not be read until the deadline.",
+  quota_exhausted: "Money or the day's quota at the provider ran out. Top up there first.",
+  provider_auth: "The key is wrong or has no right for this.",
+  input_rejected: "The provider refuses this request as it stands; the same one will be refused again.",
+  content_blocked: "Moderation blocked the prompt, an image or the result; the same one is likely to be blocked again.",
+  generation_failed: "The provider's own verdict: this generation failed.",
+  generation_timeout: "No verdict before the deadline. A retry looks at the same generation first.",
+  result_not_ready: "The provider says it is finished, but did not hand the video out in time.",
+  result_invalid: "What the provider handed out was no whole MP4.",
+  result_expired: "The provider no longer has the video: a retry buys a new one.",
+  operation_lost: "The provider no longer shows the generation it had accepted; it may be billed.",
+  submit_unknown: "Nobody knows whether the paid request arrived. A retry may pay a second time.",
+  model_retired: "The vendor switched this model off.",
+  storage_unavailable: "The bucket did not answer until the deadline. The video is paid: a retry stores it.",
+  storage_denied: "The bucket refuses our key. The video is paid: mend the right, then retry.",
+  bucket_missing: "The bucket does not exist. The video is paid: create it, then retry.",
+  internal_error: "A defect of vidgen; the log has the traceback.",
+  invalid_request: "The request cannot be done as it stands.",
+  unknown_model: "The catalog has no such model.",
+  unknown_provider: "No provider has this name.",
+};
+export const codeMeans = (code) => CODES[code] ?? "No sentence is known for this code.";
+export const codes = Object.keys(CODES).sort();
+
+// One event as {title, more, tone, cost}.
+export function told(event, job) {
+  const detail = event.detail ?? {};
+  const who = providerName(job.provider);
+  const wait = detail.wait_s ? `Next try in ${duration(detail.wait_s)}.` : null;
+  switch (event.type) {
+    case "created":
+      return { title: "Accepted", more: `Checked against the catalog; nothing is spent yet.`, tone: "idle", by: detail.by, cost: job.estimated_cost_micros === null ? null : `estimated ${money(job.estimated_cost_micros)}` };
+    case "claimed":
+      return { title: "Taken by a worker", more: detail.worker_id ? `Worker ${short(detail.worker_id)}.` : null, tone: "idle" };
+    case "postponed":
+      return { title: postponed(detail.reason), more: detail.wait_s ? `For ${duration(detail.wait_s)}.` : null, tone: "idle" };
+    case "submitting":
+      return { title: `Paid request goes to ${who}`, more: `Attempt ${event.attempt}. Written down before it was sent.`, tone: "busy" };
+    case "submitted":
+      return detail.adopted
+        ? { title: `Found again at ${who}`, more: `Adopted ${tail(detail.operation_id)}; nothing was paid twice.`, tone: "busy" }
+        : { title: `${who} accepted it`, more: `Operation ${tail(detail.operation_id)}`, tone: "busy" };
+    case "generated":
+      return { title: `${who} has finished the video`, more: null, tone: "busy" };
+    case "completed":
+      return { title: "Stored", more: `${bytes(detail.size_bytes)}, hash and length checked.`, tone: "good", cost: cost(job) === null ? null : `paid ${money(cost(job))}` };
+    case "errored":
+      return detail.absent
+        ? { title: "The paid request never arrived", more: "Proven by the provider's list: the same attempt may be made again.", tone: "warn" }
+        : { title: detail.message ?? codeMeans(detail.code), more: wait, tone: "warn", code: detail.code };
+    case "reattempted":
+      return { title: "Another attempt follows", more: [detail.message, wait].filter(Boolean).join(" "), tone: "warn", code: detail.code, cost: detail.may_be_paid_twice ? "may be paid twice" : null };
+    case "failed":
+      return { title: "Failed", more: detail.message, tone: "bad", code: detail.code };
+    case "released":
+      return { title: "Given back", more: released(detail.reason), tone: "idle" };
+    case "cancel_requested":
+      return { title: "Cancel asked for", more: detail.discard ? "A finished video is not wanted either." : "A finished video is kept.", tone: "off", by: detail.by };
+    case "cancelled":
+      return { title: "Cancelled", more: cancelledWords(detail, who, event), tone: "off", cost: detail.cost_micros === 0 ? "free" : detail.cost_micros ? `paid ${money(detail.cost_micros)}` : null, by: detail.by };
+    case "retried":
+      return { title: "Retried by hand", more: detail.pays_again ? "A new video is bought." : "Goes on with what is paid already.", tone: "busy", by: detail.by };
+    default:
+      return { title: event.type, more: null, tone: "idle" };
+  }
+}
+
+function postponed(reason) {
+  const words = {
+    rate_limit: "Waits for its turn under the rate limit",
+    provider_down: "Waits: the provider is left alone for a while",
+    paused: "Waits: the provider is paused",
+  };
+  return words[reason] ?? `Waits (${reason ?? "no reason told"})`;
+}
+
+function released(reason) {
+  const words = {
+    left: "Its worker let go of it; a peer goes on.",
+    hand_over: "Its worker is shutting down; a peer goes on.",
+    worker_lost: "Its worker was lost; a peer goes on.",
+    forgotten: "Its worker had lost track of it; a peer goes on.",
+  };
+  return words[reason] ?? "A peer goes on.";
+}
+
+function cancelledWords(detail, who, event) {
+  if (event.stage === "queued") return "Before anything was sent.";
+  if (detail.stopped_at_provider) return `${who} stopped it; what it bills only ${who} knows.`;
+  return `${who} could not be stopped, so it is counted as paid.`;
+}

@@ -1,0 +1,370 @@
+"""Jobs over HTTP: ask for a video, look at it, follow it, end it, let it go on, fetch it."""
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from aiohttp import web
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from vidgen.dispatch import HEAD_START_MS
+from vidgen.document import PRIVATE, event_document, job_document
+from vidgen.errors import InvalidRequestError, NoResultError
+from vidgen.forecast import Capacity, Eta, Place, eta, kind_of
+from vidgen.job import ImageRole, InputImage, JobEvent, JobStatus, VideoJob, VideoRequest
+from vidgen.queue import RetryPlan, retry_plan
+from vidgen.resources import Resources
+from vidgen.server import audit, stream
+from vidgen.server.keys import HUB, QUEUE, RESOURCES
+from vidgen.server.operation import (
+    Answer,
+    Operations,
+    answer,
+    list_of,
+    object_of,
+    or_null,
+    read_body,
+    read_id,
+    read_query,
+    record,
+    schema_of,
+)
+from vidgen.store import history, workers
+
+LISTED_PROMPT_CHARS = 160
+# asyncpg and PostgreSQL take no null character in a text.
+Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
+
+operations = Operations("jobs")
+
+_ETA = or_null(object_of(Eta))
+_POSITION = or_null({"type": "integer", "minimum": 1})
+_EVENT = object_of(JobEvent)
+JOB = object_of(VideoJob, without=PRIVATE)
+LISTED_JOB = object_of(
+    VideoJob, without=PRIVATE, prompt=schema_of(str), eta=_ETA, queue_position=_POSITION
+)
+SHOWN_JOB = object_of(
+    VideoJob,
+    events=list_of(_EVENT),
+    eta=_ETA,
+    queue_position=_POSITION,
+    retry=or_null(object_of(RetryPlan)),
+)
+_ONE = Answer(sentence="The job as it is then.", schema=JOB)
+
+
+class Image(BaseModel):
+    """One image that goes with the prompt: exactly one of *url*, *key*, *data*."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: ImageRole = "first_frame"
+    url: str | None = Field(None, max_length=2048)
+    key: str | None = Field(None, max_length=1024)
+    data: str | None = Field(None, description="Base64 of a PNG, JPEG or WebP file.")
+
+
+class NewVideo(BaseModel):
+    """What a video should be; what is left out is the model's default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    provider: Text
+    prompt: str
+    model: Text | None = None
+    seconds: int | None = None
+    size: Text | None = None
+    aspect_ratio: Text | None = None
+    resolution: Text | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    audio: bool | None = None
+    images: list[Image] = Field(default_factory=list, max_length=16)
+    extra: dict[str, Any] = Field(default_factory=dict)
+    idempotency_key: str | None = Field(
+        None, description="The same key gives the same job; the header Idempotency-Key does, too."
+    )
+    priority: int = Field(0, ge=0, le=9)
+    run_at: AwareDatetime | None = None
+    webhook_url: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    scene_id: str | None = None
+    user_id: str | None = None
+    deadline_s: int | None = None
+
+
+class ListQuery(BaseModel):
+    """Which jobs, and from where on."""
+
+    status: JobStatus | None = None
+    provider: Text | None = None
+    model: Text | None = None
+    code: Text | None = Field(None, description="Error code of failed jobs.")
+    user_id: Text | None = None
+    scene_id: Text | None = None
+    before: UUID | None = Field(None, description="`next` of the page before.")
+    limit: int = Field(50, ge=1, le=200)
+
+
+class Cancel(BaseModel):
+    """How to end a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    discard: bool = Field(False, description="Throw a video away that is already made.")
+
+
+class Retry(BaseModel):
+    """How to let a job go on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    anew: bool = Field(False, description="Buy a new video, even if the paid one may exist.")
+
+
+class ResultQuery(BaseModel):
+    """Which file, and whether a browser should save it."""
+
+    variant: Literal["video", "thumbnail", "spritesheet"] = "video"
+    download: bool = False
+
+
+@operations.add(
+    "POST",
+    "/api/jobs",
+    body=NewVideo,
+    answers={201: Answer(sentence="The job, new or of this key before.", schema=JOB)},
+    refusals=(400, 409, 413),
+)
+async def create(request: web.Request) -> web.Response:
+    """Ask for a video."""
+    wish = await read_body(request, NewVideo)
+    video = VideoRequest(
+        provider=wish.provider,
+        prompt=wish.prompt,
+        model=wish.model,
+        seconds=wish.seconds,
+        size=wish.size,
+        aspect_ratio=wish.aspect_ratio,
+        resolution=wish.resolution,
+        negative_prompt=wish.negative_prompt,
+        seed=wish.seed,
+        audio=wish.audio,
+        images=tuple(_image(number, image) for number, image in enumerate(wish.images)),
+        extra=wish.extra,
+    )
+    await audit.note(request, "enqueue", provider=wish.provider, model=wish.model)
+    job = await request.app[QUEUE].enqueue(
+        video,
+        idempotency_key=wish.idempotency_key or request.headers.get("Idempotency-Key"),
+        priority=wish.priority,
+        run_at=wish.run_at,
+        webhook_url=wish.webhook_url,
+        metadata=wish.metadata,
+        scene_id=wish.scene_id,
+        user_id=wish.user_id,
+        deadline_s=wish.deadline_s,
+    )
+    return answer(job_document(job), status=201, Location=f"/api/jobs/{job.id}")
+
+
+@operations.add(
+    "GET",
+    "/api/jobs",
+    query=ListQuery,
+    answers={
+        200: Answer(
+            sentence="The newest first, with the beginning of their prompts.",
+            schema=record(jobs=list_of(LISTED_JOB), next=or_null(schema_of(UUID))),
+        )
+    },
+    refusals=(400,),
+)
+async def index(request: web.Request) -> web.Response:
+    """List jobs, the newest first."""
+    wish = read_query(request, ListQuery)
+    found = await request.app[QUEUE].recent(
+        status=wish.status,
+        provider=wish.provider,
+        model=wish.model,
+        code=wish.code,
+        user_id=wish.user_id,
+        scene_id=wish.scene_id,
+        before=wish.before,
+        limit=wish.limit,
+    )
+    outlooks = await _outlooks(request.app[RESOURCES], found)
+    listed = [
+        job_document(job) | {"prompt": _shortened(job.prompt)} | _told(outlooks[job.id])
+        for job in found
+    ]
+    is_full = len(found) == wish.limit
+    return answer({"jobs": listed, "next": found[-1].id if is_full else None})
+
+
+@operations.add(
+    "GET",
+    "/api/jobs/{id}",
+    answers={
+        200: Answer(
+            sentence="Everything about a job; `retry` says what a retry would do.",
+            schema=SHOWN_JOB,
+        )
+    },
+    refusals=(400, 404),
+)
+async def show(request: web.Request) -> web.Response:
+    """Tell everything about a job, and what happened to it."""
+    job_id = read_id(request)
+    queue = request.app[QUEUE]
+    job, happened = await queue.get(job_id), await queue.history(job_id)
+    outlooks = await _outlooks(request.app[RESOURCES], [job])
+    can_retry = job.status in {JobStatus.FAILED, JobStatus.CANCELLED}
+    return answer(
+        job_document(job, private=True)
+        | {
+            "events": [event_document(event) for event in happened],
+            "retry": retry_plan(job) if can_retry else None,
+        }
+        | _told(outlooks[job.id])
+    )
+
+
+@operations.add(
+    "POST", "/api/jobs/{id}/cancel", body=Cancel, answers={200: _ONE}, refusals=(400, 404, 409)
+)
+async def cancel(request: web.Request) -> web.Response:
+    """Ask for the end of a job; what a provider has started may still be billed."""
+    job_id, wish = read_id(request), await read_body(request, Cancel)
+    await audit.note(request, "cancel", job_id, discard=wish.discard)
+    return answer(job_document(await request.app[QUEUE].cancel(job_id, discard=wish.discard)))
+
+
+@operations.add(
+    "POST", "/api/jobs/{id}/retry", body=Retry, answers={200: _ONE}, refusals=(400, 404, 409)
+)
+async def retry(request: web.Request) -> web.Response:
+    """Let a failed or cancelled job go on: from its paid result if it may exist, else anew."""
+    job_id, wish = read_id(request), await read_body(request, Retry)
+    await audit.note(request, "retry", job_id, anew=wish.anew)
+    return answer(job_document(await request.app[QUEUE].retry(job_id, anew=wish.anew)))
+
+
+@operations.add(
+    "GET",
+    "/api/jobs/{id}/events",
+    query=stream.Since,
+    answers={
+        200: Answer(
+            sentence="Each event of the job in order, until it is final; progress in between.",
+            content_type="text/event-stream",
+        ),
+        204: Answer(sentence="The job is final and there is nothing behind `Last-Event-ID`."),
+    },
+    refusals=(400, 404, 503),
+)
+async def events(request: web.Request) -> web.StreamResponse:
+    """Follow one job live, as server-sent events."""
+    job_id, after = read_id(request), stream.since(request)
+    queue = request.app[QUEUE]
+    with request.app[HUB].watch(job_id, after or 0) as watcher:
+        job = await queue.get(job_id)
+        if job.is_final and after is not None:
+            newest = (await queue.history(job_id))[-1:]
+            if not newest or (newest[0].seq or 0) <= after:
+                return web.Response(status=204)
+        return await stream.send(request, watcher)
+
+
+@operations.add(
+    "GET",
+    "/api/jobs/{id}/result",
+    query=ResultQuery,
+    answers={302: Answer(sentence="To an address that works for a while.")},
+    refusals=(400, 404),
+)
+async def result(request: web.Request) -> web.Response:
+    """Where the video, or a picture of it, can be fetched."""
+    wish = read_query(request, ResultQuery)
+    job = await request.app[QUEUE].get(read_id(request))
+    keys = {
+        "video": job.storage_key,
+        "thumbnail": job.thumbnail_key,
+        "spritesheet": job.spritesheet_key,
+    }
+    key = keys[wish.variant]
+    if key is None:
+        raise NoResultError(f"job {job.id} is {job.status} and has no {wish.variant}")
+    resources = request.app[RESOURCES]
+    name = f"{job.id}{_suffix(key)}" if wish.download else None
+    public = None if wish.download else resources.storage.public_url(key)
+    address = public or await resources.storage.presigned_url(
+        key, resources.settings.presigned_url_expires_s, name
+    )
+    return web.Response(
+        status=302, headers={"Location": address, "Cache-Control": "private, no-store"}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outlook:
+    eta: Eta | None
+    place: Place | None
+
+
+async def _outlooks(resources: Resources, found: Sequence[VideoJob]) -> dict[UUID, _Outlook]:
+    """When each of *found* will be done, and where it waits; asked only if one is under way."""
+    waiting = [job.id for job in found if job.status is JobStatus.PENDING]
+    if all(job.is_final for job in found):
+        return {job.id: _Outlook(eta=None, place=None) for job in found}
+    async with resources.database.connection() as connection:
+        learnt = await history.durations(connection)
+        slots = await workers.slots(connection, resources.settings.lease_ttl_s)
+        places = (
+            await history.places(connection, waiting, head_start_s=HEAD_START_MS / 1000)
+            if waiting
+            else {}
+        )
+    line = Capacity(slots=slots, limit_per_min=resources.settings.rate_limit_per_min)
+    now: datetime = resources.clock.now()
+    return {
+        job.id: _Outlook(
+            eta=eta(
+                job, now=now, learnt=learnt.get(kind_of(job)), place=places.get(job.id), line=line
+            ),
+            place=places.get(job.id),
+        )
+        for job in found
+    }
+
+
+def _told(outlook: _Outlook) -> dict[str, Any]:
+    return {
+        "eta": outlook.eta,
+        "queue_position": outlook.place.position if outlook.place else None,
+    }
+
+
+def _shortened(prompt: str) -> str:
+    words = re.sub(r"\s+", " ", prompt[: LISTED_PROMPT_CHARS * 2]).strip()
+    return words if len(words) <= LISTED_PROMPT_CHARS else words[: LISTED_PROMPT_CHARS - 1] + "…"
+
+
+def _suffix(key: str) -> str:
+    return key[key.rindex(".") :] if "." in key else ""
+
+
+def _image(number: int, image: Image) -> InputImage:
+    data = None
+    if image.data is not None:
+        try:
+            data = base64.b64decode(image.data, validate=True)
+        except binascii.Error as error:
+            raise InvalidRequestError(f"images.{number}.data is no base64: {error}") from error
+    return InputImage(role=image.role, url=image.url, key=image.key, data=data)

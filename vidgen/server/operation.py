@@ -1,0 +1,257 @@
+"""
+What the API offers, said once: each operation declares what it takes and answers, the router and
+`/openapi.json` are made from that.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from vidgen.document import json_value
+from vidgen.errors import InvalidRequestError
+from vidgen.job import JsonValue
+
+M = TypeVar("M", bound=BaseModel)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Schema = dict[str, Any]
+
+MAX_PROBLEMS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """
+    One answer an operation may give.
+
+    Attributes:
+        schema: Of its JSON; None without any.
+        content_type: Of what is not JSON.
+    """
+
+    sentence: str
+    schema: Schema | None = None
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """
+    One method of one path.
+
+    Attributes:
+        query: What may stand behind the question mark.
+        body: What the JSON body has to be.
+        answers: By status, beside those that every operation may give.
+        refusals: Statuses of problems it may answer with.
+    """
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    handler: Handler
+    tag: str
+    query: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+    answers: Mapping[int, Answer] = field(default_factory=dict)
+    refusals: Sequence[int] = ()
+
+
+class Operations:
+    """The operations of one module, in the order of their declaration."""
+
+    def __init__(self, tag: str) -> None:
+        """Under the heading *tag* in the documentation."""
+        self._tag = tag
+        self._all: list[Operation] = []
+
+    def __iter__(self) -> Iterator[Operation]:
+        """Each of them."""
+        return iter(self._all)
+
+    def add(
+        self,
+        method: Literal["GET", "POST"],
+        path: str,
+        *,
+        query: type[BaseModel] | None = None,
+        body: type[BaseModel] | None = None,
+        answers: Mapping[int, Answer],
+        refusals: Sequence[int] = (),
+    ) -> Callable[[Handler], Handler]:
+        """Declare the function below as what answers *method* at *path*."""
+
+        def declare(handler: Handler) -> Handler:
+            self._all.append(
+                Operation(
+                    method=method,
+                    path=path,
+                    name=getattr(handler, "__name__", path),
+                    summary=" ".join((handler.__doc__ or "").split()),
+                    handler=handler,
+                    tag=self._tag,
+                    query=query,
+                    body=body,
+                    answers=answers,
+                    refusals=refusals,
+                )
+            )
+            return handler
+
+        return declare
+
+    def routes(self) -> list[web.RouteDef]:
+        """For the router of aiohttp."""
+        return [web.route(one.method, one.path, one.handler) for one in self._all]
+
+
+def read_query(request: web.Request, model: type[M]) -> M:
+    """
+    What stands behind the question mark, checked.
+
+    Raises:
+        InvalidRequestError: With what is wrong, at most the first few.
+    """
+    return _checked(model, dict(request.query), "query")
+
+
+async def read_body(request: web.Request, model: type[M]) -> M:
+    """
+    The JSON body, checked; an empty one is `{}`.
+
+    Raises:
+        InvalidRequestError: With what is wrong, at most the first few.
+    """
+    data = await request.read()
+    try:
+        document = orjson.loads(data) if data else {}
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequestError(f"the body is no JSON: {error}") from error
+    return _checked(model, document, "body")
+
+
+def read_id(request: web.Request) -> UUID:
+    """
+    The id in the path.
+
+    Raises:
+        InvalidRequestError: It is none.
+    """
+    text = request.match_info["id"]
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise InvalidRequestError(f"an id is a UUID, not {text[:50]!r}") from error
+
+
+def answer(document: object, *, status: int = 200, **headers: str) -> web.Response:
+    """*document*, which may hold values of ours, as JSON."""
+    return web.Response(
+        status=status,
+        body=orjson.dumps(json_value(document)),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", **headers},
+    )
+
+
+def _checked(model: type[M], document: object, place: str) -> M:
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in detail['loc']) or place}: {detail['msg']}"
+            for detail in error.errors(include_url=False, include_input=False)[:MAX_PROBLEMS]
+        ]
+        raise InvalidRequestError(
+            f"the {place} is not as it should be: " + "; ".join(problems)
+        ) from error
+
+
+# --- schemas --------------------------------------------------------------------------------------
+
+
+def object_of(kind: type[Any], *, without: frozenset[str] = frozenset(), **more: Schema) -> Schema:
+    """The schema of a document with the fields of the dataclass *kind*, and *more*."""
+    hints = get_type_hints(kind)
+    properties = {
+        each.name: schema_of(hints[each.name])
+        for each in dataclasses.fields(kind)
+        if each.name not in without
+    }
+    return record(**properties, **more)
+
+
+def record(**properties: Schema) -> Schema:
+    """The schema of a document that has all of *properties* and nothing else."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": sorted(properties),
+        "additionalProperties": False,
+    }
+
+
+def list_of(items: Schema) -> Schema:
+    """The schema of a list."""
+    return {"type": "array", "items": items}
+
+
+def or_null(schema: Schema) -> Schema:
+    """The same, or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+_PLAIN: Mapping[Any, Schema] = {
+    str: {"type": "string"},
+    bool: {"type": "boolean"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    type(None): {"type": "null"},
+    UUID: {"type": "string", "format": "uuid"},
+    datetime: {"type": "string", "format": "date-time"},
+}
+
+
+def schema_of(hint: Any) -> Schema:
+    """The schema of what a field annotated by *hint* is in JSON (see `document.json_value`)."""
+    if hint in _PLAIN:
+        return dict(_PLAIN[hint])
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in {typing.Union, types.UnionType}:
+        return {"anyOf": [schema_of(each) for each in arguments]}
+    if origin is not None and issubclass(origin, Mapping):
+        return {"type": "object"}
+    if origin is not None and issubclass(origin, Sequence):
+        return list_of(schema_of(arguments[0]))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return {"enum": [each.value for each in hint]}
+    assert dataclasses.is_dataclass(hint), f"{hint} has no form in JSON"
+    return object_of(hint)  # type: ignore[arg-type]  # a class, not one of its values
+
+
+def parameters_of(model: type[BaseModel]) -> list[JsonValue]:
+    """The fields of *model* as query parameters."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    required = schema.get("required", [])
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in required,
+            "schema": {key: value for key, value in each.items() if key != "title"},
+            "description": each.get("description", ""),
+        }
+        for name, each in schema["properties"].items()
+    ]

@@ -1,0 +1,197 @@
+"""What the past tells: how long videos take, when they ended, what they cost, where they wait."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from vidgen.forecast import Duration, Kind, Place
+from vidgen.store.pool import Connection
+
+# The newest videos say how long the next one takes; what is older is another season.
+LEARNT_FROM = 5_000
+LEARNT_WITHIN = timedelta(days=7)
+
+
+async def learn(connection: Connection) -> int:
+    """Look at the newest videos and note how long each kind takes; how many kinds there were."""
+    learnt: str = await connection.execute(
+        """
+        INSERT INTO durations (
+            provider, model, seconds, size, samples, generated_p10, generated_p50, generated_p90,
+            stored_p50, stored_p90
+        )
+        SELECT provider, model, seconds, size, count(*),
+               percentile_cont(0.1) WITHIN GROUP (ORDER BY generated),
+               percentile_cont(0.5) WITHIN GROUP (ORDER BY generated),
+               percentile_cont(0.9) WITHIN GROUP (ORDER BY generated),
+               percentile_cont(0.5) WITHIN GROUP (ORDER BY stored),
+               percentile_cont(0.9) WITHIN GROUP (ORDER BY stored)
+        FROM (
+            SELECT provider, model,
+                   coalesce((parameters ->> 'seconds')::integer, 0) AS seconds,
+                   coalesce(
+                       parameters ->> 'size',
+                       concat_ws(' ', parameters ->> 'aspect_ratio', parameters ->> 'resolution')
+                   ) AS size,
+                   extract(epoch FROM generated_at - submitted_at) AS generated,
+                   extract(epoch FROM completed_at - generated_at) AS stored
+            FROM video_jobs
+            WHERE completed_at > now() - $1::interval AND status = 'completed'
+            ORDER BY completed_at DESC LIMIT $2
+        ) AS newest
+        GROUP BY provider, model, seconds, size
+        ON CONFLICT (provider, model, seconds, size) DO UPDATE SET
+            samples = excluded.samples, generated_p10 = excluded.generated_p10,
+            generated_p50 = excluded.generated_p50, generated_p90 = excluded.generated_p90,
+            stored_p50 = excluded.stored_p50, stored_p90 = excluded.stored_p90, learnt_at = now()
+        """,
+        LEARNT_WITHIN,
+        LEARNT_FROM,
+    )
+    return int(learnt.rpartition(" ")[2])
+
+
+async def durations(connection: Connection) -> dict[Kind, Duration]:
+    """How long each kind takes, as far as it is known."""
+    rows = await connection.fetch(
+        """
+        SELECT provider, model, seconds, size, samples, generated_p10, generated_p50,
+               generated_p90, stored_p50, stored_p90
+        FROM durations
+        """
+    )
+    names = ("provider", "model", "seconds", "size")
+    return {
+        Kind(**{name: row[name] for name in names}): Duration(
+            **{name: value for name, value in row.items() if name not in names}
+        )
+        for row in rows
+    }
+
+
+async def places(
+    connection: Connection, job_ids: Sequence[UUID], *, head_start_s: float
+) -> dict[UUID, Place]:
+    """
+    The place of those of *job_ids* that wait and are due.
+
+    Args:
+        head_start_s: How much waiting each step of priority is worth.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT id, position, same_provider FROM (
+            SELECT id,
+                   row_number() OVER (ORDER BY turn, id) AS position,
+                   row_number() OVER (PARTITION BY provider ORDER BY turn, id) AS same_provider
+            FROM (
+                SELECT id, provider, due_at - priority * make_interval(secs => $2) AS turn
+                FROM video_jobs WHERE status = 'pending' AND due_at <= now()
+            ) AS waiting
+        ) AS line
+        WHERE id = ANY($1::uuid[])
+        """,
+        job_ids,
+        head_start_s,
+    )
+    return {
+        row["id"]: Place(position=row["position"], same_provider=row["same_provider"])
+        for row in rows
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """
+    What ended within a stretch of time that begins *at*.
+
+    Attributes:
+        p50_s: From request to stored video, of completed ones; None without any.
+        spend_micros: What the attempts that ended there cost, as far as it is known.
+    """
+
+    at: datetime
+    completed: int
+    failed: int
+    p50_s: float | None
+    p90_s: float | None
+    spend_micros: int
+
+
+async def buckets(connection: Connection, *, hours: int, bucket_s: int) -> list[Bucket]:
+    """The last *hours* in stretches of *bucket_s* seconds, the oldest first, without gaps."""
+    rows = await connection.fetch(
+        """
+        WITH ended AS (
+            SELECT floor(extract(epoch FROM completed_at) / $2) AS bucket, status,
+                   extract(epoch FROM completed_at - created_at) AS took_s,
+                   coalesce(actual_cost_micros, 0) AS cost_micros
+            FROM video_jobs WHERE completed_at > now() - make_interval(hours => $1)
+        )
+        SELECT to_timestamp(bucket * $2) AS at,
+               count(*) FILTER (WHERE status = 'completed') AS completed,
+               count(*) FILTER (WHERE status = 'failed') AS failed,
+               percentile_cont(0.5) WITHIN GROUP (ORDER BY took_s)
+                   FILTER (WHERE status = 'completed') AS p50_s,
+               percentile_cont(0.9) WITHIN GROUP (ORDER BY took_s)
+                   FILTER (WHERE status = 'completed') AS p90_s,
+               coalesce(sum(cost_micros), 0)::bigint AS spend_micros
+        FROM generate_series(
+            floor(extract(epoch FROM now() - make_interval(hours => $1)) / $2)::bigint,
+            floor(extract(epoch FROM now()) / $2)::bigint
+        ) AS stretch (bucket)
+        LEFT JOIN ended USING (bucket)
+        GROUP BY bucket ORDER BY bucket
+        """,
+        hours,
+        bucket_s,
+    )
+    return [Bucket(**row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spend:
+    """Micro-dollars since midnight UTC: in all, and for attempts that delivered no video."""
+
+    spend_micros: int
+    waste_micros: int
+
+
+async def spend_today(connection: Connection) -> Spend:
+    """What jobs that ended today cost."""
+    row = await connection.fetchrow(
+        """
+        SELECT coalesce(sum(actual_cost_micros), 0)::bigint AS spend_micros,
+               coalesce(sum(actual_cost_micros) FILTER (WHERE status <> 'completed'), 0)::bigint
+                   AS waste_micros
+        FROM video_jobs
+        WHERE completed_at >= date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+        """
+    )
+    assert row is not None  # an aggregate always answers
+    return Spend(**row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedGroup:
+    """Failed jobs of one provider with one reason."""
+
+    code: str
+    provider: str
+    jobs: int
+    oldest_at: datetime
+    newest_at: datetime
+
+
+async def failed_groups(connection: Connection) -> list[FailedGroup]:
+    """The failed jobs that are still kept, by reason and provider, the most frequent first."""
+    rows = await connection.fetch(
+        """
+        SELECT error_code AS code, provider, count(*) AS jobs,
+               min(completed_at) AS oldest_at, max(completed_at) AS newest_at
+        FROM video_jobs WHERE status = 'failed' AND archived_at IS NULL
+        GROUP BY error_code, provider ORDER BY jobs DESC, code, provider
+        """
+    )
+    return [FailedGroup(**row) for row in rows]
