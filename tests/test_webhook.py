@@ -1,18 +1,26 @@
 """Signatures that other libraries find right, and addresses that nothing is sent to."""
 
 import json
+import re
+import subprocess
+import sys
 from base64 import b64decode, b64encode
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 from openai import OpenAI
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from vidgen.errors import WebhookInvalidError
+from vidgen.errors import SettingsError, WebhookInvalidError
+from vidgen.settings import Settings, describe
 from vidgen.webhook import is_public, public_key, refusal, secrets_of, sign, verify
 
+README = (Path(__file__).parents[1] / "README.md").read_text()
 KEY = bytes(range(32))
 HMAC = f"whsec_{b64encode(KEY).decode()}"
 OTHER = f"whsec_{b64encode(KEY[::-1]).decode()}"
@@ -285,3 +293,84 @@ def test_what_is_no_web_address_is_refused_whatever_is_allowed(url: object) -> N
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert is_public(address) is public
+
+
+# --- settings ---
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for setting in describe():
+        monkeypatch.delenv(setting.name, raising=False)
+    given = {"DATABASE_URL": "postgresql://u@h/d", "REDIS_URL": "redis://h", **variables}
+    for name, text in given.items():
+        monkeypatch.setenv(name, text)
+    return Settings.load(env_file=None)
+
+
+def test_the_secrets_are_read_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, VIDGEN_WEBHOOK_SECRETS=f"{ED25519},{HMAC}")
+
+    assert settings.webhook_signers == (*secrets_of(ED25519), *secrets_of(HMAC))
+    assert load(monkeypatch).webhook_signers == ()
+    assert b64encode(KEY).decode() not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("VIDGEN_WEBHOOK_SECRETS", "hunter2", "; or whsk_ and base64 of an ed25519 key"),
+        ("OPENAI_WEBHOOK_SECRET", "hunter2", "whsec_ and base64 of 24 to 64 random bytes"),
+        ("OPENAI_WEBHOOK_SECRET", ED25519, "whsec_ and base64 of 24 to 64 random bytes"),
+        ("GEMINI_WEBHOOK_SECRET", f"{HMAC},hunter2", "whsec_ and base64"),
+    ],
+)
+def test_a_wrong_secret_is_told_at_the_start_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, wanted: str
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(monkeypatch, **{name: text})
+
+    assert f"{name}: came a secret of {len(text)} characters; wanted: " in error.value.message
+    assert wanted in error.value.message
+    assert text not in error.value.message
+
+
+# --- the README ---
+
+
+async def test_the_receiver_in_the_readme_works() -> None:
+    section = README.partition("\n## Webhooks\n")[2].partition("\n## ")[0]
+    [example] = re.findall(r"```py\n(.*?)```", section, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)  # noqa: S102  our own words
+    secret = re.findall(r"whsec_[^\"]{20,}", example)[0]
+    body = json.dumps(
+        {"type": "video.completed", "data": {"id": ID, "storage_key": "videos/1.mp4"}}
+    ).encode()
+
+    async with TestClient(TestServer(names["app"])) as client:
+        right = await client.post("/videos", data=body, headers=headers(secret, body=body))
+        wrong = await client.post("/videos", data=body, headers=headers(OTHER, body=body))
+
+    assert (right.status, wrong.status) == (204, 400)
+    assert names["seen"] == {ID}
+
+
+def test_the_commands_in_the_readme_make_secrets() -> None:
+    section = README.partition("\n## Webhooks\n")[2].partition("\n## ")[0]
+    [block] = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+
+    made = [
+        subprocess.run(
+            [sys.executable, "-c", line.partition("'")[2].rpartition("'")[0]],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for line in block.splitlines()
+    ]
+
+    [hmac_secret], [private, public] = made
+    assert secrets_of(hmac_secret)[0].scheme == "v1"
+    [ed25519] = secrets_of(private)
+    assert public == f"whpk_{b64encode(public_key(ed25519)).decode()}"

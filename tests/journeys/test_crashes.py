@@ -308,7 +308,7 @@ async def has_said(worker: WorkerProcess, message: str, times: int = 1) -> bool:
 
 
 async def after_the_release(settings: Settings, stale: str) -> int:
-    """How many events *stale* wrote about jobs that had been freed from it."""
+    """How many events *stale* wrote about jobs that had been freed from it and not claimed anew."""
     connection = await asyncpg.connect(settings.database_url, timeout=10, command_timeout=10)
     try:
         count: int = await connection.fetchval(
@@ -318,6 +318,11 @@ async def after_the_release(settings: Settings, stale: str) -> int:
                 SELECT FROM job_events AS released
                 WHERE released.job_id = late.job_id AND released.seq < late.seq
                   AND released.type = 'released' AND released.detail ->> 'reason' = 'worker_lost'
+                  AND NOT EXISTS (
+                      SELECT FROM job_events AS claim
+                      WHERE claim.job_id = late.job_id AND claim.worker_id = $1::uuid
+                        AND claim.type = 'claimed' AND claim.seq BETWEEN released.seq AND late.seq
+                  )
             )
             """,
             stale,

@@ -4,9 +4,9 @@ import asyncio
 import json
 import socket
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -15,9 +15,9 @@ import pytest
 from aiohttp import web
 from nacl.signing import SigningKey
 from pydantic import SecretStr
-from standardwebhooks import Webhook
 
 from tests.proxy import Proxy, proxy_of
+from tests.receiver import SECRET, Answer, Receiver, receiving
 from tests.store.conftest import completed
 from vidgen.document import job_document
 from vidgen.errors import InvalidRequestError
@@ -30,85 +30,12 @@ from vidgen.store import deliveries
 from vidgen.store.deliveries import Delivery, DeliveryState
 from vidgen.store.pool import Database
 
-SECRET = f"whsec_{b64encode(bytes(range(32))).decode()}"
 NEWER = f"whsec_{b64encode(bytes(range(24))).decode()}"
 SIGNING_KEY = SigningKey(bytes(range(32)))
 ED25519 = f"whsk_{b64encode(bytes(SIGNING_KEY)).decode()}"
 PATIENCE_S = 15
 VIDEO = VideoRequest(provider="sora", prompt="a secret tram", seconds=4)
-
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One webhook as it came."""
-
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def id(self) -> str:
-        return self.headers["webhook-id"]
-
-    def event(self, secret: str = SECRET) -> dict[str, Any]:
-        """What the official library makes of it, once it has found the signature right."""
-        event: dict[str, Any] = Webhook(secret).verify(self.body, dict(self.headers))
-        return event
-
-
-@dataclass(slots=True)
-class Receiver:
-    """
-    Somebody's server.
-
-    Attributes:
-        answer: What it does once it has read a call; None answers 204.
-    """
-
-    url: str = ""
-    answer: Answer | None = None
-    calls: list[Call] = field(default_factory=list)
-    _came: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    async def take(self, request: web.Request) -> web.StreamResponse:
-        call = Call(headers=dict(request.headers), body=await request.read())
-        async with self._came:
-            self.calls.append(call)
-            self._came.notify_all()
-        return await self.answer(request) if self.answer else web.Response(status=204)
-
-    async def called(self, times: int = 1) -> list[Call]:
-        """All calls, once there were so many."""
-        async with asyncio.timeout(PATIENCE_S), self._came:
-            await self._came.wait_for(lambda: len(self.calls) >= times)
-        return self.calls
-
-    def answers(self, *statuses: int, **headers: str) -> None:
-        """Answer so, one call after the other; the last one for ever."""
-        left = list(statuses)
-
-        async def answer(_: web.Request) -> web.Response:
-            status = left.pop(0) if len(left) > 1 else left[0]
-            sent = {name.replace("_", "-"): text for name, text in headers.items()}
-            return web.Response(status=status, headers=sent)
-
-        self.answer = answer
-
-
-@asynccontextmanager
-async def receiving(host: str = "127.0.0.1") -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", receiver.take)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, 0).start()
-        receiver.url = f"http://{host}:{runner.addresses[0][1]}/hook"
-        yield receiver
-    finally:
-        await runner.cleanup()
+A_DATE = "a date 100 s from now"
 
 
 @pytest.fixture
@@ -315,7 +242,7 @@ async def test_the_waits_are_those_of_the_specification(
     [
         (429, "30", 30, 30),
         (503, "30", 30, 30),
-        (429, format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True), 60, 100),
+        (429, A_DATE, 60, 100),
         (429, "1", 5, 5),  # never sooner than the schedule
         (429, "100000000", 3600, 3600),
         (429, "-1", 5, 5),
@@ -332,6 +259,9 @@ async def test_a_receiver_that_asks_for_time_gets_it_within_bounds(
     at_least_s: float,
     at_most_s: float,
 ) -> None:
+    if wish == A_DATE:
+        wish = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+
     monkeypatch.setattr(deliver, "SCHEDULE_S", (5,) * 9)
     receiver.answers(status, Retry_After=wish)
     _, delivery = await ended(resources, receiver.url)

@@ -122,7 +122,10 @@ function go() {
   }
   const first = open === null;
   close();
-  for (const link of document.querySelectorAll("#nav a")) attr(link, "aria-current", link.dataset.path === entry.path ? "page" : null);
+  for (const link of document.querySelectorAll("#nav a")) {
+    attr(link, "aria-current", link.dataset.path === entry.path ? "page" : null);
+    if (link.dataset.path === entry.path) link.parentElement.scrollLeft = link.offsetLeft - 80; // on a phone the views scroll sideways
+  }
   const title = entry.view.title(entry);
   document.title = `${title} · vidgen`;
   const heading = h("h1", { tabindex: "-1" }, title);

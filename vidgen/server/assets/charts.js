@@ -10,7 +10,8 @@ const TOP = 6;
 const DAY_S = 86_400;
 
 // series: [{name, mark: "bar" | "line", class, of(bucket)}]; bars stand on one another.
-export function chart({ title, series, format, figure }) {
+// An empty chart reaches up to `least`.
+export function chart({ title, series, format, figure, least }) {
   const headline = h("span.figure");
   const plot = h("div.plot");
   const tip = h("div.tip", { hidden: true });
@@ -41,7 +42,7 @@ export function chart({ title, series, format, figure }) {
     const { buckets } = stats;
     const values = buckets.map((bucket) => series.map((one) => one.of(bucket)));
     const stacked = series.every((one) => one.mark === "bar");
-    const top = nice(Math.max(0, ...values.map((of) => (stacked ? of.reduce((sum, value) => sum + (value ?? 0), 0) : Math.max(...of.map((value) => value ?? 0))))));
+    const top = nice(Math.max(least, ...values.map((of) => (stacked ? of.reduce((sum, value) => sum + (value ?? 0), 0) : Math.max(...of.map((value) => value ?? 0))))));
     const step = (width - LEFT) / Math.max(1, buckets.length);
     const x = (index) => LEFT + step * (index + 0.5);
     const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
@@ -134,7 +135,6 @@ export function chart({ title, series, format, figure }) {
 
 // The next round number: 1, 2, 5, 10, 20, …
 function nice(value) {
-  if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].find((digit) => digit * power >= value) * power;
 }

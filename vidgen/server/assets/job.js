@@ -289,7 +289,7 @@ function define(list, pairs) {
   swap(list, kept.map(([key, value]) => [h("dt", null, key), h("dd", null, typeof value === "object" ? value.make() : h("span", null, String(value)))]));
 }
 
-const coded = (text, what) => (text ? { text, make: () => [h("code", { title: text }, tail(text)), copy(text, `Copy the ${what}`)] } : null);
+const coded = (text, what, shown = text) => (text ? { text, make: () => [h("code", { title: text }, shown), copy(text, `Copy the ${what}`)] } : null);
 const dated = (iso) => (iso ? { text: iso, make: () => time(iso) } : null);
 const linked = (text, href) => (text ? { text, make: () => h("a.link", { href }, text) } : null);
 
@@ -308,7 +308,7 @@ function factsOf(job) {
     [isFinal(job) ? "Ended" : "Deadline", dated(isFinal(job) ? job.completed_at : job.deadline_at)],
     ["Took", job.completed_at && isFinal(job) ? duration((Date.parse(job.completed_at) - begun) / 1000) : null],
     ["Size", job.size_bytes ? `${bytes(job.size_bytes)}${job.width ? `, ${job.width} × ${job.height}` : ""}${job.duration_s ? `, ${job.duration_s.toFixed(1)} s` : ""}` : null],
-    ["Operation", coded(job.operation?.id, "operation")],
+    ["Operation", coded(job.operation?.id, "operation", job.operation && tail(job.operation.id))],
     ["Stored at", coded(job.storage_key, "storage key")],
     ["SHA-256", coded(job.sha256, "hash")],
     ["Worker", job.worker_id ? short(job.worker_id) : null],

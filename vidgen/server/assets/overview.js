@@ -38,6 +38,7 @@ export function mount(root, context) {
   const charts = [
     chart({
       title: "Videos",
+      least: 2,
       format: (value) => (Number.isInteger(value) ? number(value) : ""),
       figure: (stats) => `${number(stats.completed)} made, ${number(stats.failed)} failed`,
       series: [
@@ -47,6 +48,7 @@ export function mount(root, context) {
     }),
     chart({
       title: "Time to a video",
+      least: 10,
       format: (value) => brief(value),
       figure: (stats) => brief(median(stats.buckets)),
       series: [
@@ -56,6 +58,7 @@ export function mount(root, context) {
     }),
     chart({
       title: "Spend",
+      least: 1e6,
       format: (value) => (value >= 1e8 ? `$${Math.round(value / 1e6)}` : money(value)),
       figure: (stats) => money(stats.buckets.reduce((sum, bucket) => sum + (bucket.spend_micros ?? 0), 0)),
       series: [{ name: "spent", mark: "bar", class: "mark-good", of: (bucket) => bucket.spend_micros }],
