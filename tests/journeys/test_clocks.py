@@ -35,7 +35,7 @@ AHEAD, BEHIND = "+10m", "-10m"  # S3 allows no more than 15
 PICKED_UP_S = 2.0
 # The claim's guard lets a dispatch come that much early; a sweep finds it that much late.
 EARLY_S, LATE_S = 1.0, 4.0
-TAKEN_OVER_S = 4.0  # beside the lease
+TAKEN_OVER_S = 8.0  # beside the lease, on a busy machine
 DELAY_S = 5.0
 
 Off = Callable[[str], dict[str, str]]
@@ -106,11 +106,11 @@ async def test_a_peer_with_a_wrong_clock_takes_over_within_a_lease(
     killed: str,
     left: str,
 ) -> None:
-    simulator.sora.generation_s = 8
+    simulator.sora.generation_s = 20  # still under way once the peer is there, however slow it is
     victim = await start_worker(settings, **off(killed))
     jobs = await queue.enqueue_many(trams(10))
     async with asyncio.timeout(END_TIMEOUT_S):
-        await simulator.sora.arrived("poll", len(jobs) * 2)
+        await simulator.sora.arrived("poll", len(jobs))
     peer = await start_worker(settings, **off(left))
     at = Clock().now()
 

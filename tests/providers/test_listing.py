@@ -150,9 +150,7 @@ async def test_an_unknown_server_s_empty_list_proves_nothing() -> None:
     assert not (await found([])).trusted
 
 
-@pytest.mark.parametrize(
-    "created_at", [ago(hours=1), ago(seconds=5)], ids=["an hour old", "new"]
-)
+@pytest.mark.parametrize("created_at", [ago(hours=1), ago(seconds=5)], ids=["an hour old", "new"])
 async def test_a_server_that_shows_a_video_is_known_to_list(created_at: int) -> None:
     listing = await found([a_video(prompt=OTHER, created_at=created_at)])
 
