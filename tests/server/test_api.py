@@ -362,6 +362,18 @@ async def test_all_jobs_are_followed_by_one_stream(
     assert seen.count("created") == 3
 
 
+async def test_the_stream_of_all_jobs_goes_on_behind_the_last_event_seen(
+    admin: Client, hand: Hand, queue: VideoQueue
+) -> None:
+    job = await hand.carry(await queued(queue))
+    first, *rest = await queue.history(job.id)
+
+    async with admin.get("/api/events", headers={"Last-Event-ID": str(first.seq)}) as stream:
+        seen = await lines(stream, "completed")
+
+    assert seen == [event.type.value for event in rest]
+
+
 async def test_progress_is_told_live(admin: Client, hand: Hand, queue: VideoQueue) -> None:
     job = await hand.submit(await hand.claim(await queued(queue)))
     async with admin.get(f"/api/jobs/{job.id}/events") as stream:

@@ -11,7 +11,7 @@ second and nothing else.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from vidgen.job import JobEvent
 from vidgen.live import Ear
 from vidgen.resources import Resources
 from vidgen.store import events
+from vidgen.store.pool import Connection
 
 LOOK_INTERVAL_S = 1.0
 # Notices of many jobs within so long are answered by one statement.
@@ -64,11 +65,19 @@ class Watcher:
         self._line: list[Happened] = []
         self._filled = asyncio.Event()
         self._ended = False
+        self._replayed: frozenset[int | None] = frozenset()
+
+    def replay(self, happened: Sequence[JobEvent]) -> None:
+        """Begin with what happened before; it is not told again."""
+        self._replayed = frozenset(event.seq for event in happened)
+        self._line[:0] = happened
+        self._filled.set()
 
     def put(self, event: Happened) -> None:
         """Add what happened, unless the watcher knows it."""
         if isinstance(event, JobEvent) and event.seq is not None:
-            if self.job_id is not None and event.seq <= self.after:
+            is_known = event.seq <= self.after if self.job_id else event.seq in self._replayed
+            if is_known:
                 return
             self.after = max(self.after, event.seq)
         if len(self._line) >= MAX_BEHIND:
@@ -134,6 +143,18 @@ class Hub:
             self._watchers[job_id].discard(watcher)
             if not self._watchers[job_id]:
                 del self._watchers[job_id]
+
+    async def begin(self, watcher: Watcher, after: int | None) -> None:
+        """
+        See to it that a watcher of all jobs misses nothing from now on, or from behind *after*.
+
+        Raises:
+            DatabaseError: PostgreSQL is away.
+        """
+        async with self._database.connection() as connection:
+            await self._start(connection)
+            if after is not None:
+                watcher.replay(await events.behind(connection, after, [], READ_AT_ONCE))
 
     def end(self) -> None:
         """Let everybody go."""
@@ -210,12 +231,18 @@ class Hub:
             for watcher in tuple(self._watchers.get(event.job_id, ())):
                 watcher.put(event)
 
+    async def _start(self, connection: Connection) -> int:
+        """The number behind which to read; the first who asks sets it."""
+        if self._last_seq is None:
+            newest = await events.newest(connection)
+            if self._last_seq is None:  # not set by another one meanwhile
+                self._last_seq = newest
+        return self._last_seq
+
     async def _look_at_all(self) -> None:
         now = asyncio.get_running_loop().time()
         async with self._database.connection() as connection:
-            if self._last_seq is None:
-                self._last_seq = await events.newest(connection)
-            last = self._last_seq
+            last = await self._start(connection)
             happened = await events.behind(connection, last, list(self._missing), READ_AT_ONCE)
         for event in happened:
             assert event.seq is not None  # a row has a number

@@ -331,7 +331,9 @@ async def audited(request: web.Request) -> web.Response:
 async def events(request: web.Request) -> web.StreamResponse:
     """Follow all jobs live, as server-sent events."""
     after = stream.since(request)
-    with request.app[HUB].watch(None, after or 0) as watcher:
+    hub = request.app[HUB]
+    with hub.watch(None, after or 0) as watcher:
+        await hub.begin(watcher, after)
         return await stream.send(request, watcher)
 
 
