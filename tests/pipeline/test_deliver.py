@@ -496,6 +496,20 @@ async def test_a_worker_that_dies_before_the_result_is_written_has_it_sent_again
     assert (done.state, done.attempts) == ("delivered", 2)
 
 
+async def test_one_that_kills_every_worker_is_given_up_in_the_end(
+    resources: Resources, receiver: Receiver
+) -> None:
+    _, delivery = await ended(resources, receiver.url)
+    async with resources.database.connection() as connection:
+        await connection.execute("UPDATE webhook_deliveries SET attempts = $1", deliver.MAX_CLAIMS)
+
+    async with delivering(signing(resources)):
+        done = await when_over(resources, delivery)
+
+    assert (done.state, receiver.calls) == ("failed", [])
+    assert "died" in (done.last_error or "")
+
+
 async def test_at_the_end_what_is_under_way_may_finish(
     resources: Resources, receiver: Receiver
 ) -> None:

@@ -40,12 +40,13 @@ JITTER = 0.1  # of each wait, in both directions
 TIMEOUT_S = 15.0
 # Longer than a try and the writing of its result take together.
 LEASE_S = 60.0
+MAX_CLAIMS = 20  # twice the tries: what is left are those whose workers died
 LOOK_INTERVAL_S = 2.0
 # Of what other parts of this process wake us for: a burst of them costs few statements.
 SHORTEST_INTERVAL_S = 0.05
 UNSIGNED_INTERVAL_S = 5.0
-MAX_SENDING = 32
-MAX_SENDING_PER_HOST = 4
+MAX_SENDING = 64
+MAX_SENDING_PER_HOST = 8
 STOP_GRACE_S = 3.0
 SETTLE_WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 KEPT = timedelta(days=30)
@@ -154,6 +155,8 @@ class Deliverer:
 
     async def _try(self, session: aiohttp.ClientSession, delivery: Delivery) -> "_Answer":
         """Send it once; what came back, or why nothing was sent, or none came."""
+        if delivery.attempts > MAX_CLAIMS:
+            return _Answer(error="Each worker that sent it died before its note.", for_good=True)
         allow_private = self._resources.settings.allow_private_addresses
         if why := webhook.refusal(delivery.url, allow_private=allow_private):
             return _Answer(error=f"The address {why}.", for_good=True)

@@ -33,5 +33,8 @@ CREATE TABLE webhook_deliveries (
 );
 
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (next_at) WHERE state = 'pending';
+-- For the claim alone, which asks for next_at; whoever counts takes the narrower one.
+CREATE INDEX webhook_deliveries_by_host ON webhook_deliveries (host, next_at)
+    WHERE state = 'pending' AND next_at IS NOT NULL;
 CREATE INDEX webhook_deliveries_by_job ON webhook_deliveries (job_id, id DESC);
 CREATE INDEX webhook_deliveries_by_state ON webhook_deliveries (state, id DESC);
