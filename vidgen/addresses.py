@@ -5,12 +5,13 @@ Whoever names a URL (a customer's image, a webhook, where a provider says a resu
 reach what only we can reach.
 """
 
-import ipaddress
 import socket
 from contextlib import suppress
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from vidgen.webhook import is_public
 
 
 class ForbiddenAddressError(OSError):
@@ -39,7 +40,7 @@ class PublicResolver(AbstractResolver):
             ForbiddenAddressError: It has addresses, and none of them is public.
         """
         found = await self._inner.resolve(host, port, family)
-        public = [address for address in found if _is_public(address["host"])]
+        public = [address for address in found if is_public(address["host"])]
         if found and not public:
             raise ForbiddenAddressError(host)
         return public
@@ -52,16 +53,5 @@ class PublicResolver(AbstractResolver):
 def is_private(host: str | None) -> bool:
     """Whether *host* is written as an address, and one that is not public; names are resolved."""
     with suppress(ValueError):
-        return not _is_public(host or "")
+        return not is_public(host or "")
     return False
-
-
-def _is_public(host: str) -> bool:
-    address = ipaddress.ip_address(host)
-    if isinstance(address, ipaddress.IPv6Address):
-        # Addresses that only carry an IPv4 one are as private as what they carry.
-        if address in ipaddress.ip_network("64:ff9b::/96"):
-            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        else:
-            address = address.ipv4_mapped or address.sixtofour or address
-    return address.is_global and not address.is_multicast
