@@ -30,7 +30,7 @@ export async function call(method, path, { query, body, headers, signal } = {}) 
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("The server does not answer; it was not asked twice.", 0, "unreachable");
+    throw new Problem("No answer came from the server; look again before you try again.", 0, "unreachable");
   }
   const type = response.headers.get("Content-Type") ?? "";
   const document = type.includes("json") ? await response.json().catch(() => null) : null;

@@ -124,7 +124,7 @@ function go() {
   close();
   for (const link of document.querySelectorAll("#nav a")) {
     attr(link, "aria-current", link.dataset.path === entry.path ? "page" : null);
-    if (link.dataset.path === entry.path) link.parentElement.scrollLeft = link.offsetLeft - 80; // on a phone the views scroll sideways
+    if (link.dataset.path === entry.path) link.parentElement.scrollLeft = link.offsetLeft - 110; // on a phone the views scroll sideways
   }
   const title = entry.view.title(entry);
   document.title = `${title} · vidgen`;

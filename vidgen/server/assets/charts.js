@@ -10,8 +10,8 @@ const TOP = 6;
 const DAY_S = 86_400;
 
 // series: [{name, mark: "bar" | "line", class, of(bucket)}]; bars stand on one another.
-// An empty chart reaches up to `least`.
-export function chart({ title, series, format, figure, least }) {
+// An empty chart reaches up to `least`; `round` gives the top of one that is not.
+export function chart({ title, series, format, figure, least, round = decimal }) {
   const headline = h("span.figure");
   const plot = h("div.plot");
   const tip = h("div.tip", { hidden: true });
@@ -42,7 +42,7 @@ export function chart({ title, series, format, figure, least }) {
     const { buckets } = stats;
     const values = buckets.map((bucket) => series.map((one) => one.of(bucket)));
     const stacked = series.every((one) => one.mark === "bar");
-    const top = nice(Math.max(least, ...values.map((of) => (stacked ? of.reduce((sum, value) => sum + (value ?? 0), 0) : Math.max(...of.map((value) => value ?? 0))))));
+    const top = round(Math.max(least, ...values.map((of) => (stacked ? of.reduce((sum, value) => sum + (value ?? 0), 0) : Math.max(...of.map((value) => value ?? 0))))));
     const step = (width - LEFT) / Math.max(1, buckets.length);
     const x = (index) => LEFT + step * (index + 0.5);
     const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
@@ -133,8 +133,12 @@ export function chart({ title, series, format, figure, least }) {
   };
 }
 
-// The next round number: 1, 2, 5, 10, 20, …
-function nice(value) {
+// The next number whose half is a round one, too.
+export function decimal(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].find((digit) => digit * power >= value) * power;
+  return [1, 2, 3, 4, 6, 8, 10].find((digit) => digit * power >= value) * power;
+}
+
+export function clockwise(seconds) {
+  return [10, 20, 30, 60, 120, 240, 360, 600, 1200, 1800, 3600].find((step) => step >= seconds) ?? decimal(seconds / 3600) * 3600;
 }

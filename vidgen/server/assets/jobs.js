@@ -23,6 +23,7 @@ export function mount(root, context) {
   let timer = null;
   let gone = false;
 
+  const head = rows.head();
   const list = h("ol.rows", { aria: { label: "Jobs, newest first" } });
   rows.walk(list);
   const nothing = h("div", { hidden: true });
@@ -36,7 +37,7 @@ export function mount(root, context) {
   root.append(
     h("div.head", null, context.heading, h("div.actions", null, clear)),
     h("form.filters", { role: "search", aria: { label: "Filter jobs" }, onsubmit: (event) => event.preventDefault() }, Object.values(filters).map((field) => field.label)),
-    h("div.panel.jobs", null, rows.head(), list, nothing, error, h("div.panel-foot", null, count, h("div.actions", null, newer, older))),
+    h("div.panel.jobs", null, head, list, nothing, error, h("div.panel-foot", null, count, h("div.actions", null, newer, older))),
   );
   fill();
   look();
@@ -133,6 +134,7 @@ export function mount(root, context) {
       swap(nothing, filtered ? empty("jobs", "No job fits these filters") : none());
     }
     show(nothing, shown.length === 0);
+    show(head, shown.length > 0);
     show(list, shown.length > 0);
     put(count, shown.length === 0 ? "" : query.before ? `${plural(shown.length, "job")} on this page` : next ? `The newest ${shown.length} jobs` : plural(shown.length, "job"));
     newer.disabled = !query.before;

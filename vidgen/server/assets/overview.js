@@ -1,7 +1,7 @@
 // How it goes: numbers, what looks wrong, the last hours, and what is under way.
 
 import { get } from "./api.js";
-import { chart } from "./charts.js";
+import { chart, clockwise } from "./charts.js";
 import { attr, button, empty, h, icon, put, reconcile, show, swap } from "./dom.js";
 import * as rows from "./rows.js";
 import { askDrain, askPause, resume } from "./steer.js";
@@ -49,6 +49,7 @@ export function mount(root, context) {
     chart({
       title: "Time to a video",
       least: 10,
+      round: clockwise,
       format: (value) => brief(value),
       figure: (stats) => brief(median(stats.buckets)),
       series: [
@@ -75,6 +76,7 @@ export function mount(root, context) {
       },
     }, words),
   );
+  const head = rows.head();
   const list = h("ol.rows", { aria: { label: "Jobs under way" } });
   rows.walk(list);
   const nothing = h("div", { hidden: true });
@@ -84,7 +86,7 @@ export function mount(root, context) {
     issues,
     h("div.tiles", null, Object.values(tiles).map((one) => one.root)),
     h("section.section", { aria: { label: "The last hours" } }, h("div.section-head", null, h("h2", null, "History"), h("div.segments", { role: "group", aria: { label: "How far back" } }, ranges)), h("div.charts", null, charts.map((one) => one.root))),
-    h("section.section", { aria: { label: "Under way" } }, h("div.section-head", null, h("h2", null, "Under way"), h("a.link.muted", { href: "#/jobs" }, "All jobs")), h("div.panel.jobs", null, rows.head(), list, nothing)),
+    h("section.section", { aria: { label: "Under way" } }, h("div.section-head", null, h("h2", null, "Under way"), h("a.link.muted", { href: "#/jobs" }, "All jobs")), h("div.panel.jobs", null, head, list, nothing)),
   );
   lookAtStats();
   lookAtJobs();
@@ -98,7 +100,7 @@ export function mount(root, context) {
       if (gone || wanted !== hours) return;
       for (const one of charts) one.tell(stats);
       tell(tiles.spend, money(stats.spend_today_micros), "since midnight UTC");
-      tell(tiles.waste, money(stats.waste_today_micros), stats.waste_today_micros ? "paid without a video" : "every cent became a video");
+      tell(tiles.waste, money(stats.waste_today_micros), "paid without a video");
       attr(tiles.waste.root, "class", `tile${stats.waste_today_micros ? " bad" : ""}`);
     } catch {
       // The bar about the lost connection says it; what is shown still holds.
@@ -119,6 +121,7 @@ export function mount(root, context) {
 
   function drawJobs() {
     rows.draw(list, underWay);
+    show(head, underWay.length > 0);
     show(list, underWay.length > 0);
     show(nothing, underWay.length === 0);
     if (underWay.length === 0 && !nothing.firstChild) {
@@ -157,7 +160,7 @@ export function mount(root, context) {
   function makeBanner(one) {
     const words = h("div");
     const { pause } = one;
-    const node = h("div.banner", null, icon(pause ? "pause" : "failed"), words, pause && context.acts ? button("Resume", { kind: "small", aria: { label: `Resume ${pause.provider ? providerName(pause.provider) : "all providers"}` }, onclick: () => resume(pause.provider, heard) }) : null);
+    const node = h("div.banner", null, icon(pause ? "pause" : "failed"), words, pause?.provider && context.acts ? button("Resume", { kind: "small", aria: { label: `Resume ${providerName(pause.provider)}` }, onclick: () => resume(pause.provider, heard) }) : null);
     node.words = words;
     return node;
   }

@@ -104,7 +104,7 @@ function runs(job) {
     case "processing":
       return [percentWord(job), eta(job)].filter(Boolean).join(" · ") || state(job);
     case "pending":
-      return [job.queue_position && `number ${job.queue_position} in line`, eta(job)].filter(Boolean).join(" · ") || "in line";
+      return [job.queue_position && `place ${job.queue_position}`, eta(job)].filter(Boolean).join(" · ") || "in line";
     case "completed":
       return `in ${duration((Date.parse(job.completed_at) - Date.parse(job.created_at)) / 1000)}`;
     case "failed":
