@@ -43,6 +43,9 @@ POLICY = """
     IdempotencyConflictError end      unpaid      end         end
     JobNotFoundError        end       unpaid      end         end
     InvalidStateError       end       unpaid      end         end
+    NoResultError           end       unpaid      end         end
+    WebhookInvalidError     end       unpaid      end         end
+    TooManyWatchersError    again     end         again       again
     TransientError          again     refused     again       again
     RateLimitedError        again     refused     again       again
     ProtocolError           again     end         again       again

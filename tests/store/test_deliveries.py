@@ -445,4 +445,6 @@ async def test_a_look_in_vain_reads_next_to_nothing(connection: Connection) -> N
         "EXPLAIN SELECT id FROM webhook_deliveries WHERE state = 'pending' AND next_at <= now()"
     )
 
-    assert "webhook_deliveries_due" in "\n".join(row[0] for row in plan)
+    # Both of them hold what is pending, and nothing else.
+    indexes = {"webhook_deliveries_due", "webhook_deliveries_by_host"}
+    assert any(index in row[0] for row in plan for index in indexes)
