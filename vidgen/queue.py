@@ -559,6 +559,8 @@ class VideoQueue:
     async def _dispatch(self, made: Sequence[VideoJob]) -> None:
         # Inside the caller's transaction the row is not visible yet: a worker that is faster than
         # the commit sends the dispatch to itself again.
+        # The rows tell the time of the database: with a clock behind it nothing would seem due.
+        now = max((job.created_at for job in made), default=datetime.now(UTC))
         try:
             await self._dispatcher.send(
                 (
@@ -571,7 +573,7 @@ class VideoQueue:
                     for job in made
                     if job.due_at is not None
                 ),
-                now=datetime.now(UTC),
+                now=max(now, datetime.now(UTC)),
             )
         except DispatchError as error:
             logger.warning(

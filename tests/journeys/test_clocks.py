@@ -18,12 +18,14 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from redis.asyncio import Redis
 
 from tests.conftest import environment_of
 from tests.journeys.conftest import StartWorker
 from tests.journeys.test_crashes import until
 from tests.journeys.test_outages import all_paid_once, trams
 from vidgen import VideoJob, VideoRequest
+from vidgen.dispatch import HEAD_START_MS
 from vidgen.queue import VideoQueue
 from vidgen.resources import Clock
 from vidgen.settings import Settings
@@ -165,8 +167,21 @@ async def test_a_service_with_a_wrong_clock_is_served_at_once(
     assert (claim.at - job.created_at).total_seconds() < PICKED_UP_S
 
 
-async def submit(environment: dict[str, str]) -> None:
-    program = [sys.executable, "-m", "vidgen", "submit", "--provider", "sora", "a tram"]
+@pytest.mark.parametrize("offset", [AHEAD, BEHIND])
+async def test_a_service_with_a_wrong_clock_keeps_the_head_start_of_a_priority(
+    settings: Settings, queue: VideoQueue, off: Off, offset: str
+) -> None:
+    await submit(environment_of(settings) | off(offset), "--priority", "2")
+
+    [job] = await queue.recent(limit=1)
+    async with Redis.from_url(settings.redis_url) as redis:
+        score_ms = await redis.zscore(settings.queue_name, f"{job.id}.{job.lease_epoch}")
+    due_ms = round(job.created_at.timestamp() * 1000)
+    assert score_ms == due_ms - 2 * HEAD_START_MS
+
+
+async def submit(environment: dict[str, str], *options: str) -> None:
+    program = [sys.executable, "-m", "vidgen", "submit", "--provider", "sora", "a tram", *options]
     process = await asyncio.create_subprocess_exec(
         *program, env=environment, stdout=asyncio.subprocess.DEVNULL
     )
