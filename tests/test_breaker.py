@@ -16,6 +16,7 @@ from vidgen.breaker import (
     PROBE_S,
     Breakers,
     BreakerState,
+    Passage,
 )
 from vidgen.dispatch import open_redis
 from vidgen.errors import DispatchError
@@ -56,7 +57,7 @@ async def test_it_opens_after_failures_in_a_row_only(breakers: Breakers) -> None
     await breakers.answered(*ONE)
     await breakers.failed(*ONE)
 
-    assert await breakers.wait_s(*ONE) == 0
+    assert await breakers.ask(*ONE) == Passage(wait_s=0, is_marked=True)
     assert await breakers.state(*ONE) == BreakerState(failures=1, pause_s=0)
 
 
@@ -64,12 +65,12 @@ async def test_an_open_one_holds_submits_of_all_processes_back_and_no_other_prov
     opened: Breakers, redis_url: str
 ) -> None:
     async with open_redis(redis_url) as another:
-        wait_s = await Breakers(another).wait_s(*ONE)
+        wait_s = (await Breakers(another).ask(*ONE)).wait_s
 
     assert FIRST_PAUSE_S - SAME_MOMENT_S < wait_s <= FIRST_PAUSE_S
     assert (await opened.state(*ONE)).is_open
-    assert await opened.wait_s("sora", "another") == 0
-    assert await opened.wait_s("veo", "server") == 0
+    assert (await opened.ask("sora", "another")).wait_s == 0
+    assert (await opened.ask("veo", "server")).wait_s == 0
 
 
 async def test_after_the_pause_one_probe_goes_and_the_others_wait_for_it(
@@ -78,19 +79,19 @@ async def test_after_the_pause_one_probe_goes_and_the_others_wait_for_it(
     await pass_(redis, FIRST_PAUSE_S)
 
     async with asyncio.TaskGroup() as group:
-        asked = [group.create_task(opened.wait_s(*ONE)) for _ in range(10)]
+        asked = [group.create_task(opened.ask(*ONE)) for _ in range(10)]
 
-    waits = sorted(task.result() for task in asked)
+    waits = sorted(task.result().wait_s for task in asked)
     assert waits[0] == 0
     assert waits[1] > PROBE_S - SAME_MOMENT_S
 
 
 async def test_a_probe_that_is_answered_closes_it(opened: Breakers, redis: Redis) -> None:
     await pass_(redis, FIRST_PAUSE_S)
-    await opened.wait_s(*ONE)
+    await opened.ask(*ONE)
 
     assert await opened.answered(*ONE)
-    assert await opened.wait_s(*ONE) == 0
+    assert (await opened.ask(*ONE)).wait_s == 0
     assert not await redis.exists(KEY)
 
 
@@ -100,7 +101,7 @@ async def test_a_probe_that_fails_doubles_the_pause_up_to_a_limit(
     pauses = [FIRST_PAUSE_S]
     for _ in range(8):
         await pass_(redis, pauses[-1])
-        await opened.wait_s(*ONE)
+        await opened.ask(*ONE)
         pauses.append(await opened.failed(*ONE))
 
     assert pauses[1] == FIRST_PAUSE_S * 2
@@ -111,16 +112,16 @@ async def test_failures_of_calls_that_were_under_way_do_not_lengthen_the_pause(
     opened: Breakers,
 ) -> None:
     assert [await opened.failed(*ONE) for _ in range(50)] == [0] * 50
-    assert await opened.wait_s(*ONE) <= FIRST_PAUSE_S
+    assert (await opened.ask(*ONE)).wait_s <= FIRST_PAUSE_S
 
 
 async def test_an_emptied_redis_closes_it(opened: Breakers, redis: Redis) -> None:
     await redis.flushall()
 
-    assert await opened.wait_s(*ONE) == 0
+    assert await opened.ask(*ONE) == Passage(wait_s=0, is_marked=False)
 
 
 async def test_without_redis_nobody_knows() -> None:
     async with open_redis("redis://127.0.0.1:1") as away:
         with pytest.raises(DispatchError):
-            await Breakers(away).wait_s(*ONE)
+            await Breakers(away).ask(*ONE)

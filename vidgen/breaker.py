@@ -81,6 +81,20 @@ class BreakerState:
         return self.pause_s > 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """
+    The answer to who wants to submit.
+
+    Attributes:
+        wait_s: 0 lets it through; else how many seconds to wait before asking again.
+        is_marked: There is something that an answer of the provider would mend.
+    """
+
+    wait_s: float
+    is_marked: bool
+
+
 class Breakers:
     """One breaker for each provider and credential, shared by all processes."""
 
@@ -91,20 +105,22 @@ class Breakers:
         self._failed = redis.register_script(_FAILED)
         self._answered = redis.register_script(_ANSWERED)
 
-    async def wait_s(self, provider: str, credential_id: str) -> float:
+    async def ask(self, provider: str, credential_id: str) -> Passage:
         """
-        0 lets a submit through; else how many seconds to wait before asking again.
+        Ask to go through with a submit.
 
         After a pause the first one through is the probe, and the others wait for its outcome.
 
         Raises:
             DispatchError: Redis is away, so nobody knows.
         """
+        key = _key(provider, credential_id)
         async with redis_errors("ask the breaker"):
-            wait_ms = await self._wait(
-                keys=[_key(provider, credential_id)], args=[round(PROBE_S * 1000)]
-            )
-        return int(wait_ms) / 1000
+            failures, pause_ms = await self._redis.hmget(key, ["failures", "pause"])  # type: ignore[misc]  # redis 5 types it as either
+            if not int(pause_ms or 0):
+                return Passage(wait_s=0.0, is_marked=failures is not None)
+            wait_ms = await self._wait(keys=[key], args=[round(PROBE_S * 1000)])
+        return Passage(wait_s=int(wait_ms) / 1000, is_marked=True)
 
     async def answered(self, provider: str, credential_id: str) -> bool:
         """

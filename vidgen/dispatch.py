@@ -44,6 +44,8 @@ CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 5
 CONNECTIONS = 32
 BATCH = 1000
+# For what is due later than that nobody keeps a timer.
+LONGEST_RING_MS = 60_000
 
 # arq's main loop ends at the first error that is not retried here: 150 tries of at most 4 s are
 # ten minutes.
@@ -235,6 +237,43 @@ def _patient(settings: "RedisSettings") -> "RedisSettings":
     return settings
 
 
+class Bell:
+    """
+    Rings in every worker when a dispatch is sent: until then none needs to ask Redis often.
+
+    One that nobody hears costs half a second: workers ask that often by themselves.
+    """
+
+    def __init__(self, queue_name: str) -> None:
+        """Ring at first, so that a worker begins with a look."""
+        self.channel = bell_channel(queue_name)
+        self._rung = True
+
+    def hear(self, message: bytes) -> None:
+        """A dispatch was sent that is due in so many milliseconds."""
+        try:
+            wait_s = int(message) / 1000
+        except ValueError:  # others may write to our Redis, too
+            return
+        if wait_s <= 0:
+            self._rung = True
+        else:
+            asyncio.get_running_loop().call_later(wait_s, self._ring)
+
+    def answer(self) -> bool:
+        """Whether it has rung since the last time."""
+        rung, self._rung = self._rung, False
+        return rung
+
+    def _ring(self) -> None:
+        self._rung = True
+
+
+def bell_channel(queue_name: str) -> str:
+    """Where `Dispatcher.send` rings."""
+    return f"{queue_name}:bell"
+
+
 class Dispatcher:
     """Sends dispatches, and knows which ones are under way."""
 
@@ -261,6 +300,9 @@ class Dispatcher:
                 for dispatch in batch:
                     pipe.psetex(MESSAGE_PREFIX + dispatch.id, EXPIRES_MS, _message(dispatch, now))
                 pipe.zadd(self._queue_name, scores)
+                wait_ms = max(min(scores.values()) - round(now.timestamp() * 1000), 0)
+                if wait_ms < LONGEST_RING_MS:
+                    pipe.publish(bell_channel(self._queue_name), wait_ms)
                 await pipe.execute()
 
     async def take_off(self, dispatch_id: str) -> None:

@@ -7,7 +7,7 @@ and a worker the rest of its wait until the next look.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import orjson
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.client import PubSub
 
-from vidgen.dispatch import redis_errors
+from vidgen.dispatch import Bell, redis_errors
 from vidgen.errors import DispatchError
 
 CLOSE_TIMEOUT_S = 2
@@ -31,6 +31,11 @@ _alarm: ContextVar[asyncio.Event | None] = ContextVar("alarm", default=None)
 MAX_TOLD = 1000
 _PREFIX = "vidgen:job:"
 _ALL = f"{_PREFIX}*"
+# What the jobs of a whole process did; read by whoever watches all jobs.
+_NEWS = "vidgen:jobs"
+# News of so long go out together: with many jobs at once a few commands serve all of them.
+GATHER_S = 0.05
+PROGRESS_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,70 @@ async def tell(redis: Redis, job_id: UUID, percent: int | None = None) -> None:
     with suppress(DispatchError):
         async with redis_errors("tell watchers"):
             await redis.publish(_channel(job_id), orjson.dumps(percent))
+
+
+class Teller:
+    """
+    Tells watchers what the jobs of this process do, in a few commands for all of them together.
+
+    One message for those who watch everything; a message of its own only for a job that somebody
+    watches.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        """Tell nothing yet; `run` does."""
+        self._redis = redis
+        self._changed: set[UUID] = set()
+        self._percents: dict[UUID, int] = {}
+        self._rung = asyncio.Event()
+
+    def happened(self, job_id: UUID) -> None:
+        """There is a new event of *job_id* to read."""
+        self._changed.add(job_id)
+        self._rung.set()
+
+    def progressed(self, job_id: UUID, percent: int) -> None:
+        """The provider is so far with *job_id*."""
+        self._percents[job_id] = percent
+
+    async def run(self) -> None:
+        """Tell what there is to tell until cancelled, and then the rest."""
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PROGRESS_INTERVAL_S):
+                        await self._rung.wait()
+                        await asyncio.sleep(GATHER_S)
+                await self._tell_all()
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self._tell_all()
+
+    async def _tell_all(self) -> None:
+        self._rung.clear()
+        changed, self._changed = self._changed, set()
+        percents, self._percents = self._percents, {}
+        notices: list[tuple[UUID, int | None]] = [*percents.items()]
+        notices += [(job_id, None) for job_id in changed]
+        with suppress(DispatchError):  # nobody minds if Redis is away
+            for start in range(0, len(notices), MAX_TOLD):
+                await self._tell(notices[start : start + MAX_TOLD])
+
+    async def _tell(self, notices: Sequence[tuple[UUID, int | None]]) -> None:
+        channels = list(dict.fromkeys(_channel(job_id) for job_id, _ in notices))
+        async with redis_errors("tell watchers"), self._redis.pipeline(transaction=False) as pipe:
+            # As text: asyncpg has UUIDs of its own kind.
+            pipe.publish(
+                _NEWS, orjson.dumps([(str(job_id), percent) for job_id, percent in notices])
+            )
+            pipe.pubsub_numsub(*channels)
+            _, counts = await pipe.execute()
+            watched = {name.decode() for name, count in counts if count}
+            for job_id, percent in notices:
+                if _channel(job_id) in watched:
+                    pipe.publish(_channel(job_id), orjson.dumps(percent))
+            await pipe.execute()
 
 
 class Watch:
@@ -128,8 +197,10 @@ class Ear:
         wanted = {_channel(job_id) for job_id in job_ids}
         async with redis_errors("subscribe"):
             if everything and not self._hears_all:
-                await self._pubsub.psubscribe(_ALL)
+                await self._pubsub.subscribe(_NEWS)
+                await self._pubsub.psubscribe(_ALL)  # what clients tell, and older releases
             elif self._hears_all and not everything:
+                await self._pubsub.unsubscribe(_NEWS)
                 await self._pubsub.punsubscribe(_ALL)
             self._hears_all = everything
             if more := wanted - self._channels:
@@ -156,13 +227,19 @@ class Ear:
                 )
                 if message is None:
                     break
-                job_id = UUID(message["channel"].decode().removeprefix(_PREFIX))
-                told.append((job_id, orjson.loads(message["data"])))
+                told += _notices(message["channel"].decode(), message["data"])
         return told
 
     async def aclose(self) -> None:
         """Close the connection."""
         await _close(self._pubsub)
+
+
+def _notices(channel: str, data: bytes) -> list[tuple[UUID, int | None]]:
+    """What one message tells."""
+    if channel == _NEWS:
+        return [(UUID(job_id), percent) for job_id, percent in orjson.loads(data)]
+    return [(UUID(channel.removeprefix(_PREFIX)), orjson.loads(data))]
 
 
 class Wakes:
@@ -185,6 +262,11 @@ class Wakes:
         finally:
             _alarm.reset(token)
             del self._alarms[job_id]
+
+    def hear(self, message: bytes) -> None:
+        """Somebody called about the job that *message* names."""
+        with suppress(ValueError):  # others may write to our Redis, too
+            self.wake(UUID(message.decode()))
 
     def wake(self, job_id: UUID) -> None:
         """End the nap of *job_id*, or the next one if it looks just now."""
@@ -217,21 +299,25 @@ async def call(redis: Redis, worker_id: UUID, job_id: UUID) -> bool:
         return bool(await redis.publish(_calls(worker_id), str(job_id)))
 
 
-async def hear_calls(redis: Redis, worker_id: UUID, wakes: Wakes) -> None:
-    """Wake the jobs that *worker_id* is called about, with one subscription, until cancelled."""
+async def hear_calls(redis: Redis, worker_id: UUID, wakes: Wakes, bell: Bell) -> None:
+    """
+    Wake the jobs that *worker_id* is called about, and hear the *bell* of dispatches, with one
+    subscription, until cancelled.
+    """
+    hearers = {_calls(worker_id): wakes.hear, bell.channel: bell.hear}
     while True:
         async with AsyncExitStack() as stack:
             pubsub = PubSub(_own_pool(redis))
             stack.push_async_callback(_close, pubsub)
             with suppress(DispatchError):
                 async with redis_errors("subscribe to calls"):
-                    await pubsub.subscribe(_calls(worker_id))
-                while await _hear(pubsub, wakes):
+                    await pubsub.subscribe(*hearers)
+                while await _hear(pubsub, hearers):
                     pass
         await asyncio.sleep(RECONNECT_WAIT_S)
 
 
-async def _hear(pubsub: PubSub, wakes: Wakes) -> bool:
+async def _hear(pubsub: PubSub, hearers: Mapping[str, Callable[[bytes], None]]) -> bool:
     """Listen for a while; False if not even the answer to our ping came."""
     loop = asyncio.get_running_loop()
     until, alive = loop.time() + PING_INTERVAL_S, False
@@ -242,8 +328,7 @@ async def _hear(pubsub: PubSub, wakes: Wakes) -> bool:
             message = await pubsub.get_message(timeout=min(left_s, LISTEN_TIMEOUT_S))
         alive = alive or message is not None
         if message is not None and message["type"] == "message":
-            with suppress(ValueError):  # others may write to our Redis, too
-                wakes.wake(UUID(message["data"].decode()))
+            hearers[message["channel"].decode()](message["data"])
     return alive
 
 

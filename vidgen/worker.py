@@ -28,6 +28,7 @@ from redis.exceptions import RedisError, WatchError
 from vidgen import live, logs, metrics
 from vidgen.dispatch import (
     FUNCTION,
+    Bell,
     Dispatch,
     Dispatcher,
     Patience,
@@ -56,6 +57,8 @@ from vidgen.store.migrate import migrate
 T = TypeVar("T")
 
 POLL_DELAY_S = 0.1
+# A worker that has nothing to do asks Redis so often: 100 commands a minute.
+IDLE_LOOK_S = 0.6
 # arq ends a job that runs longer, for good: far above any deadline, which is ours.
 DISPATCH_TIMEOUT_S = 8 * 24 * 3600
 # arq 0.28 counts a delivery cut by a deploy as a try, and stops at the last one; attempts are in
@@ -76,8 +79,13 @@ class House:
     arq starts and stops us in different tasks, so one task of our own opens and closes it all.
     """
 
-    def __init__(self, settings: Settings, main: "asyncio.Task[Any]", patience: Patience) -> None:
-        """Open nothing yet; *main* is arq's loop, *patience* what it has with Redis."""
+    def __init__(
+        self, settings: Settings, main: "asyncio.Task[Any]", patience: Patience, bell: Bell
+    ) -> None:
+        """
+        Open nothing yet; *main* is arq's loop, *patience* what it has with Redis, *bell* what it
+        waits for.
+        """
         self._settings = settings
         self._patience = patience
         self._main = main
@@ -86,6 +94,7 @@ class House:
         )
         self._stop = asyncio.Event()
         self._wakes = live.Wakes()
+        self._bell = bell
         self._deliverer: Deliverer
         self._life: asyncio.Task[None] | None = None
 
@@ -153,12 +162,14 @@ class House:
             async with asyncio.TaskGroup() as group:
                 leases = Leases(resources, group)
                 await _patiently(leases.join)
-                board = ProgressBoard(resources, leases.id)
+                board = ProgressBoard(resources, leases)
                 loops = [
                     group.create_task(leases.run()),
                     group.create_task(board.run()),
                     group.create_task(sweep.run(resources, leases)),
-                    group.create_task(live.hear_calls(resources.redis, leases.id, self._wakes)),
+                    group.create_task(
+                        live.hear_calls(resources.redis, leases.id, self._wakes, self._bell)
+                    ),
                     group.create_task(_measure_lag()),
                 ]
                 self._deliverer = Deliverer(resources)
@@ -246,7 +257,8 @@ class _SteadyRedis(ArqRedis):
     The connections of arq's worker.
 
     What is due is asked for by the clock of the database, which wrote when: with its own, arq would
-    leave everything lying for as long as it is behind.
+    leave everything lying for as long as it is behind. While there was nothing, the next look waits
+    for the bell, or half a second: arq's own would be ten a second.
 
     Once its patience is over errors are as good as answers: without that arq would wait for a
     Redis that is away before it ends, and leave its end undone.
@@ -254,9 +266,16 @@ class _SteadyRedis(ArqRedis):
 
     clock: Clock
     patience: Patience
+    bell: Bell
+    next_look_at = 0.0
 
     async def zrangebyscore(self, name: Any, min: Any, max: Any, **options: Any) -> Any:  # type: ignore[override]  # as arq calls it
-        return await super().zrangebyscore(name, min, max + _ahead_ms(self.clock), **options)
+        now = asyncio.get_running_loop().time()
+        if not self.bell.answer() and now < self.next_look_at:
+            return []
+        due = await super().zrangebyscore(name, min, max + _ahead_ms(self.clock), **options)
+        self.next_look_at = 0.0 if due else now + IDLE_LOOK_S
+        return due
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
@@ -267,9 +286,9 @@ class _SteadyRedis(ArqRedis):
             raise
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        pipeline = _SteadyPipeline(
-            self.connection_pool, self.response_callbacks, transaction, shard_hint
-        )
+        # Without MULTI and EXEC but where arq watches: what it does at the begin and the end of a
+        # dispatch needs no transaction, since nothing here is lost with Redis.
+        pipeline = _SteadyPipeline(self.connection_pool, self.response_callbacks, False, shard_hint)
         pipeline.clock = self.clock
         pipeline.patience = self.patience
         return pipeline
@@ -335,6 +354,7 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
     assert isinstance(settings.retry, PatientRetry)  # of `arq_settings`
     redis.clock = Clock()  # until the first heartbeat
     redis.patience = settings.retry.patience
+    redis.bell = Bell(queue_name)
     redis.job_serializer = orjson.dumps
     redis.job_deserializer = orjson.loads
     redis.default_queue_name = queue_name
@@ -384,7 +404,7 @@ async def startup(ctx: dict[str, Any]) -> None:
     main = asyncio.current_task()
     assert main is not None  # arq calls this in its main task
     redis: _SteadyRedis = ctx["redis"]
-    house = House(settings, main, redis.patience)
+    house = House(settings, main, redis.patience, redis.bell)
     try:
         await house.open()
     except VidgenError as error:

@@ -69,7 +69,7 @@ async def carrier(resources: Resources) -> AsyncIterator[Carrier]:
         async with asyncio.TaskGroup() as group:
             leases = Leases(resources, group)
             await leases.join()
-            board = ProgressBoard(resources, leases.id)
+            board = ProgressBoard(resources, leases)
             loops = [group.create_task(leases.run()), group.create_task(board.run())]
             ready.set_result(Carrier(resources, leases, board))
             await stop.wait()

@@ -151,7 +151,7 @@ async def a_worker(resources: Resources) -> AsyncIterator[Carrier]:
         await leases.join()
         loop = group.create_task(leases.run())
         try:
-            yield Carrier(resources, leases, ProgressBoard(resources, leases.id))
+            yield Carrier(resources, leases, ProgressBoard(resources, leases))
         finally:
             loop.cancel()
 

@@ -24,6 +24,7 @@ from tests.proxy import Proxy
 from tests.server.conftest import Client
 from tests.store.conftest import claimed, inserted
 from vidgen import lifecycle, live
+from vidgen.dispatch import Bell
 from vidgen.job import Operation, VideoJob
 from vidgen.resources import Resources
 from vidgen.server import webhooks
@@ -102,7 +103,7 @@ async def hearing(resources: Resources, job_id: UUID) -> AsyncIterator[asyncio.E
         woke.set()
 
     async with asyncio.TaskGroup() as group:
-        ear = group.create_task(live.hear_calls(resources.redis, WORKER, wakes))
+        ear = group.create_task(live.hear_calls(resources.redis, WORKER, wakes, Bell("a queue")))
         sleeper = group.create_task(sleep())
         await subscribed(resources.redis)
         yield woke

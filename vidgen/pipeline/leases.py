@@ -150,7 +150,12 @@ class Held:
 
 
 class Leases:
-    """All jobs that this worker process holds, under one id."""
+    """
+    All jobs that this worker process holds, under one id.
+
+    Attributes:
+        teller: Where watchers hear what happens to them.
+    """
 
     def __init__(self, resources: Resources, group: asyncio.TaskGroup) -> None:
         """
@@ -159,6 +164,7 @@ class Leases:
         settings = resources.settings
         self._resources = resources
         self._group = group
+        self.teller = live.Teller(resources.redis)
         self._ttl_s = settings.lease_ttl_s
         self._worker = Worker(
             id=uuid4(),
@@ -208,7 +214,13 @@ class Leases:
         await self._beat()
 
     async def run(self) -> None:
-        """Renew until cancelled; when that fails for too long, stop our own work in time."""
+        """Renew until cancelled, and tell watchers what happens to our jobs."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._renew())
+            group.create_task(self.teller.run())
+
+    async def _renew(self) -> None:
+        """When that fails for too long, stop our own work in time."""
         beats = 0
         while True:
             await asyncio.sleep(self._ttl_s / BEATS_PER_TTL)
@@ -354,7 +366,7 @@ class Leases:
 
     async def announce(self, job: VideoJob) -> None:
         """Tell watchers, and send the dispatch if the job is due for somebody."""
-        await live.tell(self._resources.redis, job.id)
+        self.teller.happened(job.id)
         if job.due_at is None:
             return
         dispatch = Dispatch(

@@ -53,7 +53,7 @@ async def poll(
         match progress:
             case Running(percent=percent, poll_after_s=poll_after_s):
                 if percent is not None:
-                    await board.note(held.job, percent)
+                    board.note(held.job, percent)
                 await _sleep(resources, held, wish_s or poll_after_s)
             case Succeeded(expires_at=expires_at, cost_micros=cost_micros, assets=assets):
                 await held.apply(

@@ -1,15 +1,13 @@
-"""
-Progress of all jobs of a process: watchers hear it at once, the rows in one statement per tick.
-"""
+"""Progress of all jobs of a process: one message and one statement per tick, however many jobs."""
 
 import asyncio
 from uuid import UUID
 
 from loguru import logger
 
-from vidgen import live
 from vidgen.errors import DatabaseError
 from vidgen.job import VideoJob
+from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
 from vidgen.store import jobs
 
@@ -17,14 +15,14 @@ from vidgen.store import jobs
 class ProgressBoard:
     """What is new since the last tick."""
 
-    def __init__(self, resources: Resources, worker_id: UUID) -> None:
-        """Write for the jobs that *worker_id* holds."""
+    def __init__(self, resources: Resources, leases: Leases) -> None:
+        """Write for the jobs that *leases* hold."""
         self._resources = resources
-        self._worker_id = worker_id
+        self._leases = leases
         self._percents: dict[UUID, int] = {}
         self._told: dict[UUID, int] = {}
 
-    async def note(self, job: VideoJob, percent: int) -> None:
+    def note(self, job: VideoJob, percent: int) -> None:
         """
         Take in what a provider said; it never goes backwards, and 100 is for the stored video.
         """
@@ -32,7 +30,7 @@ class ProgressBoard:
         if percent <= self._told.get(job.id, job.progress):
             return
         self._told[job.id] = self._percents[job.id] = percent
-        await live.tell(self._resources.redis, job.id, percent)
+        self._leases.teller.progressed(job.id, percent)
 
     def forget(self, job_id: UUID) -> None:
         """Nobody here works on *job_id* any more."""
@@ -51,7 +49,7 @@ class ProgressBoard:
         percents, self._percents = self._percents, {}
         try:
             async with self._resources.database.connection() as connection:
-                await jobs.write_progress(connection, self._worker_id, percents)
+                await jobs.write_progress(connection, self._leases.id, percents)
         except DatabaseError as error:
             logger.debug("progress not written", reason=error.message)
             self._percents = percents | self._percents

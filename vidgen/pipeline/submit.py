@@ -16,6 +16,7 @@ from datetime import timedelta
 from loguru import logger
 
 from vidgen import catalog, image, lifecycle, metrics
+from vidgen.breaker import Passage
 from vidgen.errors import (
     DispatchError,
     GenerationTimeoutError,
@@ -65,7 +66,8 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         return Running()
     credential = resources.providers.credential(job.provider, job.model)
     account = resources.providers.account(job.provider, job.model)
-    if not await _may_go(resources, held, account):
+    passage = await _passage(resources, held, account)
+    if passage is None:
         return Running()
     async with held.interruptible():
         images = await _images(resources, job)
@@ -80,7 +82,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         timely = replace(submission, not_after=leases.trusted_until)
         with metrics.submit_of(job):
             receipt = await _listened(
-                resources, job.provider, account, provider.submit(timely, credential)
+                resources, job.provider, account, passage, provider.submit(timely, credential)
             )
         change = lifecycle.submitted(submission.attempt, receipt.operation)
         told = {"operation_id": receipt.operation.id, "attempt": submission.attempt}
@@ -101,7 +103,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
             raise
         logger.info("video submitted", **told)
         await leases.announce(held.job)
-        await _answered(resources, job.provider, account)
+        await _answered(resources, job.provider, account, passage)
         return receipt.progress
 
     # Whoever cancels us, the call goes on and its receipt is stored: it may already be paid for.
@@ -109,7 +111,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
 
 
 async def _listened(
-    resources: Resources, name: str, account: str, call: Awaitable[Submitted]
+    resources: Resources, name: str, account: str, passage: Passage, call: Awaitable[Submitted]
 ) -> Submitted:
     """The outcome of *call*; what it says about the provider is told to the breaker."""
     try:
@@ -125,24 +127,27 @@ async def _listened(
                 )
         raise
     except ProviderError:
-        await _answered(resources, name, account)
+        await _answered(resources, name, account, passage)
         raise
 
 
-async def _answered(resources: Resources, name: str, account: str) -> None:
+async def _answered(resources: Resources, name: str, account: str, passage: Passage) -> None:
+    if not passage.is_marked:
+        return  # nothing to mend, and nearly always so
     with suppress(DispatchError):
         if await resources.breakers.answered(name, account):
             logger.info("provider answers again, submits go on")
 
 
-async def _may_go(resources: Resources, held: Held, account: str) -> bool:
-    """False if the job was put back: its provider is left alone now, or it is not its turn."""
-    pause_s = await resources.breakers.wait_s(held.job.provider, account)
-    if pause_s:
-        spread_s = pause_s * (1 + resources.jitter() / 4)  # not all of them at the same moment
+async def _passage(resources: Resources, held: Held, account: str) -> Passage | None:
+    """None if the job was put back: its provider is left alone now, or it is not its turn."""
+    passage = await resources.breakers.ask(held.job.provider, account)
+    if passage.wait_s:
+        # Not all of them at the same moment.
+        spread_s = passage.wait_s * (1 + resources.jitter() / 4)
         await held.apply(lifecycle.postponed(spread_s, held.job.slot_at, reason="provider_down"))
-        return False
-    return await _has_turn(resources, held, account)
+        return None
+    return passage if await _has_turn(resources, held, account) else None
 
 
 async def _has_turn(resources: Resources, held: Held, account: str) -> bool:

@@ -62,7 +62,7 @@ class InlineWorker:
             async with asyncio.TaskGroup() as group:
                 leases = Leases(self._resources, group)
                 await leases.join()
-                board = ProgressBoard(self._resources, leases.id)
+                board = ProgressBoard(self._resources, leases)
                 loops = [group.create_task(leases.run()), group.create_task(board.run())]
                 round_ = _Round(self._resources, leases, board)
                 await round_.run(timeout_s)
