@@ -74,6 +74,12 @@ POLLS = Counter(
     ["provider", "outcome"],
     registry=REGISTRY,
 )
+LISTS = Counter(
+    "vidgen_lists_total",
+    "Lists of videos that answered for many jobs at once.",
+    ["provider", "outcome"],
+    registry=REGISTRY,
+)
 STAGE_SECONDS = Histogram(
     "vidgen_stage_seconds",
     "How long jobs were in a stage, over all workers that held them. Queued: from enqueue,"
@@ -266,6 +272,11 @@ def submit_of(job: VideoJob) -> Iterator[None]:
 def looked(job: VideoJob, outcome: str) -> None:
     """Count one look at an operation."""
     POLLS.labels(provider_of(job), outcome).inc()
+
+
+def listed(job: VideoJob, outcome: str) -> None:
+    """Count one list that was asked for in place of many looks."""
+    LISTS.labels(provider_of(job), outcome).inc()
 
 
 def transferred(job: VideoJob, size_bytes: int, took_s: float) -> None:

@@ -356,7 +356,7 @@ class Settings(BaseSettings):
         validation_alias="VIDGEN_POLL_INTERVAL_S",
         ge=0.01,
         le=600,
-        description="Between two looks at a provider that does not say when to look.",
+        description="Least time between two looks at one video, unless the provider says when.",
     )
     poll_max_attempts: int = Field(
         120,

@@ -48,7 +48,7 @@ from vidgen.pipeline import sweep
 from vidgen.pipeline.carry import carry
 from vidgen.pipeline.deliver import Deliverer
 from vidgen.pipeline.leases import Leases
-from vidgen.pipeline.progress import ProgressBoard
+from vidgen.pipeline.lookout import Lookout
 from vidgen.resources import Clock, Resources, open_resources
 from vidgen.server.app import serving
 from vidgen.settings import Settings, mask_url
@@ -89,7 +89,7 @@ class House:
         self._settings = settings
         self._patience = patience
         self._main = main
-        self._ready: asyncio.Future[tuple[Resources, Leases, ProgressBoard]] = (
+        self._ready: asyncio.Future[tuple[Resources, Leases, Lookout]] = (
             asyncio.get_running_loop().create_future()
         )
         self._stop = asyncio.Event()
@@ -126,10 +126,10 @@ class House:
 
     async def carry(self, dispatch: Dispatch) -> None:
         """Work on the job of *dispatch*."""
-        resources, leases, board = self._ready.result()
+        resources, leases, lookout = self._ready.result()
         try:
             with self._wakes.expected(dispatch.job_id):
-                await carry(resources, leases, board, dispatch)
+                await carry(resources, leases, lookout, dispatch)
         except DatabaseError as error:
             logger.warning("dispatch left to the sweep", reason=error.message)
         self._deliverer.wake()  # the job may have ended
@@ -162,10 +162,10 @@ class House:
             async with asyncio.TaskGroup() as group:
                 leases = Leases(resources, group)
                 await _patiently(leases.join)
-                board = ProgressBoard(resources, leases)
+                lookout = Lookout(resources, leases, self._wakes)
                 loops = [
                     group.create_task(leases.run()),
-                    group.create_task(board.run()),
+                    group.create_task(lookout.run()),
                     group.create_task(sweep.run(resources, leases)),
                     group.create_task(
                         live.hear_calls(resources.redis, leases.id, self._wakes, self._bell)
@@ -174,7 +174,7 @@ class House:
                 ]
                 self._deliverer = Deliverer(resources)
                 group.create_task(self._deliverer.run())
-                self._ready.set_result((resources, leases, board))
+                self._ready.set_result((resources, leases, lookout))
                 logger.info(
                     "worker ready", workerId=str(leases.id), concurrency=settings.concurrency
                 )

@@ -274,7 +274,7 @@ async def _carry_plain(settings: Settings, videos: int) -> None:
         for name in names:
             await redis.enqueue_job("generate", name)
         statement = "SELECT count(*) FROM plain_jobs WHERE status = 'completed'"
-        while await connection.fetchval(statement) < begun + videos:
+        while await connection.fetchval(statement) < begun + videos:  # noqa: ASYNC110  rows tell nobody
             await asyncio.sleep(LOOK_S)
     finally:
         await redis.aclose()
@@ -287,7 +287,7 @@ async def _counted(settings: Settings) -> tuple[int, int]:
         commands = int((await redis.info("stats"))["total_commands_processed"])
     connection = await asyncpg.connect(settings.database_url, timeout=10, command_timeout=30)
     try:
-        # Of other connections the figures come with a delay; by now they have been idle for a while.
+        # Others tell their figures once they have been idle for a moment.
         await asyncio.sleep(1.5)
         transactions = await connection.fetchval(
             "SELECT xact_commit + xact_rollback FROM pg_stat_database"
@@ -318,7 +318,7 @@ def _spied(worker: psutil.Process, path: Path | None) -> subprocess.Popen[bytes]
     if path is None:
         return None
     command = ["py-spy", "record", "--pid", str(worker.pid), "--format", "raw", "-o", str(path)]
-    return subprocess.Popen([*command, "--duration", "100", "--rate", "200"])
+    return subprocess.Popen([*command, "--duration", "180", "--rate", "200"])
 
 
 def _pin(process: psutil.Process, *, last: bool) -> None:

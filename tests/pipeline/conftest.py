@@ -11,7 +11,7 @@ from vidgen.dispatch import Dispatch
 from vidgen.pipeline import sweep
 from vidgen.pipeline.carry import carry
 from vidgen.pipeline.leases import Leases
-from vidgen.pipeline.progress import ProgressBoard
+from vidgen.pipeline.lookout import Lookout
 from vidgen.queue import VideoQueue
 from vidgen.resources import Resources, open_resources
 from vidgen.settings import Settings
@@ -23,10 +23,10 @@ LONGEST_NAP_S = 0.02
 class Carrier:
     """Carries jobs as the worker's coroutine does."""
 
-    def __init__(self, resources: Resources, leases: Leases, board: ProgressBoard) -> None:
+    def __init__(self, resources: Resources, leases: Leases, lookout: Lookout) -> None:
         self.resources = resources
         self.leases = leases
-        self.board = board
+        self.lookout = lookout
         self.queue = VideoQueue.sharing(resources.settings, resources.database, resources.redis)
 
     async def enqueue(self, request: VideoRequest) -> VideoJob:
@@ -35,7 +35,7 @@ class Carrier:
     async def carry(self, job: VideoJob) -> VideoJob:
         """Take *job* as far as it goes in one go."""
         dispatch = Dispatch(job_id=job.id, epoch=job.lease_epoch)
-        await carry(self.resources, self.leases, self.board, dispatch)
+        await carry(self.resources, self.leases, self.lookout, dispatch)
         return await self.queue.get(job.id)
 
     async def finish(self, job: VideoJob) -> VideoJob:
@@ -69,9 +69,9 @@ async def carrier(resources: Resources) -> AsyncIterator[Carrier]:
         async with asyncio.TaskGroup() as group:
             leases = Leases(resources, group)
             await leases.join()
-            board = ProgressBoard(resources, leases)
-            loops = [group.create_task(leases.run()), group.create_task(board.run())]
-            ready.set_result(Carrier(resources, leases, board))
+            lookout = Lookout(resources, leases)
+            loops = [group.create_task(leases.run()), group.create_task(lookout.run())]
+            ready.set_result(Carrier(resources, leases, lookout))
             await stop.wait()
             for loop in loops:
                 loop.cancel()

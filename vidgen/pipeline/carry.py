@@ -22,8 +22,8 @@ from vidgen.errors import (
 from vidgen.job import Stage, VideoJob
 from vidgen.lifecycle import Backoff
 from vidgen.pipeline.leases import Held, InterruptedStageError, Interruption, Leases
+from vidgen.pipeline.lookout import Lookout
 from vidgen.pipeline.poll import poll
-from vidgen.pipeline.progress import ProgressBoard
 from vidgen.pipeline.settle import put_off, settle
 from vidgen.pipeline.submit import submit
 from vidgen.pipeline.transfer import transfer
@@ -44,9 +44,7 @@ _SPANS = {
 }
 
 
-async def carry(
-    resources: Resources, leases: Leases, board: ProgressBoard, dispatch: Dispatch
-) -> None:
+async def carry(resources: Resources, leases: Leases, lookout: Lookout, dispatch: Dispatch) -> None:
     """
     Claim the job of *dispatch* and work on it; return at once if it is stale.
 
@@ -62,15 +60,15 @@ async def carry(
         traceparent = await _traceparent(resources, held.job)
         with logger.contextualize(**_context(held.job)), resources.tracing.within(traceparent):
             try:
-                await _stages(resources, leases, board, held)
+                await _stages(resources, leases, lookout, held)
             except LeaseLostError:
                 metrics.LEASE_LOSSES.inc()
                 logger.warning("lease lost, stopping", stage=held.job.stage)
             finally:
-                board.forget(dispatch.job_id)
+                lookout.forget(dispatch.job_id)
 
 
-async def _stages(resources: Resources, leases: Leases, board: ProgressBoard, held: Held) -> None:
+async def _stages(resources: Resources, leases: Leases, lookout: Lookout, held: Held) -> None:
     known = _Known()
     try:
         while held.is_ours:
@@ -78,7 +76,7 @@ async def _stages(resources: Resources, leases: Leases, board: ProgressBoard, he
                 return
             with resources.tracing.span(_SPANS[held.job.stage], **_traced(held.job)) as spot:
                 try:
-                    await _stage(resources, leases, board, held, known)
+                    await _stage(resources, leases, lookout, held, known)
                 except InterruptedStageError as interrupted:
                     spot.tell(interrupted=interrupted.why)
                     if interrupted.why is not Interruption.CANCEL:
@@ -110,7 +108,7 @@ class _Known:
 
 
 async def _stage(
-    resources: Resources, leases: Leases, board: ProgressBoard, held: Held, known: _Known
+    resources: Resources, leases: Leases, lookout: Lookout, held: Held, known: _Known
 ) -> None:
     match held.job.stage:
         case Stage.QUEUED:
@@ -119,7 +117,7 @@ async def _stage(
             await settle(resources, leases, held)
         case Stage.GENERATING:
             progress, known.progress = known.progress, None
-            known.assets = await poll(resources, board, held, progress)
+            known.assets = await poll(resources, lookout, held, progress)
         case Stage.TRANSFERRING:
             await transfer(resources, held, known.assets)
 

@@ -7,22 +7,20 @@ from typing import assert_never
 
 from loguru import logger
 
-from vidgen import lifecycle, live, metrics
+from vidgen import lifecycle, metrics
 from vidgen.errors import AuthError, GenerationTimeoutError, OperationLostError, ProviderError
-from vidgen.job import VideoJob
 from vidgen.lifecycle import Backoff
 from vidgen.pipeline.leases import Held
-from vidgen.pipeline.progress import ProgressBoard
+from vidgen.pipeline.lookout import MIN_WAIT_S, Follower, Lookout
 from vidgen.providers.protocol import Asset, Failed, Progress, Running, Succeeded
 from vidgen.resources import Resources
 
 # So many looks in a row may fail before the job shows the error and goes back for a while.
 TOLERATED_ERRORS = 3
-MIN_WAIT_S = 0.01
 
 
 async def poll(
-    resources: Resources, board: ProgressBoard, held: Held, first: Progress | None
+    resources: Resources, lookout: Lookout, held: Held, first: Progress | None
 ) -> tuple[Asset, ...]:
     """
     Look until there is a verdict, and write it down; the assets if it is a video, else none.
@@ -37,55 +35,42 @@ async def poll(
     """
     settings = resources.settings
     errors = 0
-    for _ in range(settings.poll_max_attempts):
-        wish_s: float | None = None
-        try:
-            progress = first or await _look(resources, held)
-            errors, held.progressed = 0, True
-        except ProviderError as unseen:
-            errors += 1
-            if errors >= TOLERATED_ERRORS or not _is_passing(unseen):
-                raise
-            progress, wish_s = Running(), unseen.retry_after_s
-            logger.debug("look failed", code=unseen.code, reason=unseen.message)
-            resources.tracing.note("look failed", code=unseen.code)
-        first = None
-        match progress:
-            case Running(percent=percent, poll_after_s=poll_after_s):
-                if percent is not None:
-                    board.note(held.job, percent)
-                await _sleep(resources, held, wish_s or poll_after_s)
-            case Succeeded(expires_at=expires_at, cost_micros=cost_micros, assets=assets):
-                await held.apply(
-                    lifecycle.generated(expires_at=expires_at, cost_micros=cost_micros)
-                )
-                logger.info("video generated", attempt=held.job.attempt)
-                return assets
-            case Failed(error=error, charged=charged):
-                await _judge(resources, held, error, charged=charged)
-                return ()
-            case _:
-                assert_never(progress)
+    with lookout.following(held.job) as follower:
+        for _ in range(settings.poll_max_attempts):
+            wish_s: float | None = None
+            try:
+                progress = first or await _look(lookout, held, follower)
+                errors, held.progressed = 0, True
+            except ProviderError as unseen:
+                errors += 1
+                if errors >= TOLERATED_ERRORS or not _is_passing(unseen):
+                    raise
+                progress, wish_s = Running(), unseen.retry_after_s
+                logger.debug("look failed", code=unseen.code, reason=unseen.message)
+                resources.tracing.note("look failed", code=unseen.code)
+            first = None
+            match progress:
+                case Running(percent=percent, poll_after_s=poll_after_s):
+                    if percent is not None:
+                        lookout.board.note(held.job, percent)
+                    await _sleep(resources, lookout, held, follower, wish_s or poll_after_s)
+                case Succeeded(expires_at=expires_at, cost_micros=cost_micros, assets=assets):
+                    await held.apply(
+                        lifecycle.generated(expires_at=expires_at, cost_micros=cost_micros)
+                    )
+                    logger.info("video generated", attempt=held.job.attempt)
+                    return assets
+                case Failed(error=error, charged=charged):
+                    await _judge(resources, held, error, charged=charged)
+                    return ()
+                case _:
+                    assert_never(progress)
     raise GenerationTimeoutError(f"no verdict after {settings.poll_max_attempts} looks")
 
 
-async def look(resources: Resources, job: VideoJob) -> Progress:
-    """Ask the provider once."""
-    assert job.operation is not None  # CHECK promises it
-    provider = resources.providers.get(job.provider)
-    credential = resources.providers.credential(job.provider, job.model)
-    try:
-        progress = await provider.poll(job.operation, credential)
-    except ProviderError:
-        metrics.looked(job, "error")
-        raise
-    metrics.looked(job, type(progress).__name__.lower())
-    return progress
-
-
-async def _look(resources: Resources, held: Held) -> Progress:
+async def _look(lookout: Lookout, held: Held, follower: Follower) -> Progress:
     async with held.interruptible():
-        return await look(resources, held.job)
+        return await lookout.look(follower)
 
 
 def _is_passing(error: ProviderError) -> bool:
@@ -107,15 +92,15 @@ async def _judge(resources: Resources, held: Held, error: ProviderError, *, char
     logger.info("generation failed", code=error.code, reason=error.message, attempt=job.attempt)
 
 
-async def _sleep(resources: Resources, held: Held, wish_s: float | None) -> None:
-    """
-    Wait as the server wishes, else as the setting says, a little spread; never past the deadline.
-    """
-    wait_s = wish_s or resources.settings.poll_interval_s * (0.95 + resources.jitter() / 10)
+async def _sleep(
+    resources: Resources, lookout: Lookout, held: Held, follower: Follower, wish_s: float | None
+) -> None:
+    """Wait until the next look is worth it; never past the deadline."""
+    wait_s = lookout.wait_s(follower, wish_s)
     deadline_at, now = held.job.deadline_at, resources.clock.now()
     if deadline_at is not None:
         if now >= deadline_at:
             raise GenerationTimeoutError("the provider gave no verdict in time")
         wait_s = min(wait_s, (deadline_at - now) / timedelta(seconds=1))
     async with held.interruptible():
-        await live.nap(max(wait_s, MIN_WAIT_S))
+        await lookout.nap(follower, max(wait_s, MIN_WAIT_S))

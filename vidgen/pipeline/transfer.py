@@ -24,7 +24,7 @@ from vidgen.job import VideoJob
 from vidgen.lifecycle import StoredVideo
 from vidgen.mp4 import Mp4Inspector
 from vidgen.pipeline.leases import Held
-from vidgen.pipeline.poll import look
+from vidgen.pipeline.lookout import look
 from vidgen.providers.protocol import Asset, Failed, Running, Succeeded
 from vidgen.resources import Resources
 from vidgen.storage import Stored

@@ -1,16 +1,17 @@
 """Which providers there are, and what opens them: built once from settings, closed at the end."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from vidgen import catalog
 from vidgen.errors import ProviderNotConfiguredError, UnknownProviderError
+from vidgen.job import Operation
 from vidgen.providers.google import GoogleTokens
 from vidgen.providers.http import ProviderHttp, authority
-from vidgen.providers.protocol import Credential, Listing, Provider, Submission
+from vidgen.providers.protocol import Credential, Listing, Progress, Provider, Submission
 from vidgen.providers.sora import AuthStyle, SoraProvider
 from vidgen.providers.veo import VeoEndpoints, VeoProvider
 
@@ -79,6 +80,26 @@ class FindsRecent(Protocol):
         Raises:
             SubmitUnknownError: This server cannot list, so nothing is proven.
             TransientError, RateLimitedError, ProtocolError: Ask again later.
+        """
+        ...
+
+
+@runtime_checkable
+class ListsVideos(Protocol):
+    """A provider whose list tells of many operations with one answer."""
+
+    async def look_through(
+        self, wanted: Sequence[Operation], credential: Credential, pages: int
+    ) -> Mapping[str, Progress]:
+        """
+        What the newest videos of the list say about *wanted*, by operation id; others are not said.
+
+        Args:
+            pages: At most so many questions.
+
+        Raises:
+            TransientError, RateLimitedError: Ask again later.
+            ProviderError: This server's list is no use.
         """
         ...
 

@@ -9,7 +9,7 @@ What a server says in words is quoted to the user from a refused submit only, wi
 the key. A look has no prompt at hand to take out of it, so there the code speaks, in our sentence.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -197,6 +197,29 @@ class SoraProvider:
             if after is None:
                 break
         return reading.listing()  # not trusted if there were more pages
+
+    async def look_through(
+        self, wanted: Sequence[Operation], credential: Credential, pages: int
+    ) -> Mapping[str, Progress]:
+        """What the newest videos of the list say about *wanted*; see `ListsVideos`."""
+        missing = {each.id for each in wanted if same_origin(each.endpoint, self._base_url)}
+        found: dict[str, Progress] = {}
+        after: str | None = None
+        for _ in range(pages):
+            answer = await self._page(after, credential)
+            page = _videos(answer)
+            after = None
+            for video in page["data"]:
+                if not isinstance(video, dict):
+                    continue
+                with suppress(ProtocolError):  # one that nobody can follow is nobody's
+                    after = operation_id(video)
+                    if after in missing and "status" in video:
+                        found[after] = parse_video(video, answer.headers)
+                        missing.discard(after)
+            if not missing or after is None or page.get("has_more") is not True:
+                break
+        return found
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""

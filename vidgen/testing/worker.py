@@ -16,7 +16,7 @@ from vidgen.errors import VidgenError
 from vidgen.job import VideoJob
 from vidgen.pipeline.carry import carry
 from vidgen.pipeline.leases import Leases
-from vidgen.pipeline.progress import ProgressBoard
+from vidgen.pipeline.lookout import Lookout
 from vidgen.resources import Resources
 from vidgen.store.rows import job_of
 
@@ -62,9 +62,9 @@ class InlineWorker:
             async with asyncio.TaskGroup() as group:
                 leases = Leases(self._resources, group)
                 await leases.join()
-                board = ProgressBoard(self._resources, leases)
-                loops = [group.create_task(leases.run()), group.create_task(board.run())]
-                round_ = _Round(self._resources, leases, board)
+                lookout = Lookout(self._resources, leases)
+                loops = [group.create_task(leases.run()), group.create_task(lookout.run())]
+                round_ = _Round(self._resources, leases, lookout)
                 await round_.run(timeout_s)
                 for loop in loops:
                     loop.cancel()
@@ -107,10 +107,10 @@ class _Round:
         defect: What went wrong beside the jobs themselves, e.g. PostgreSQL away.
     """
 
-    def __init__(self, resources: Resources, leases: Leases, board: ProgressBoard) -> None:
+    def __init__(self, resources: Resources, leases: Leases, lookout: Lookout) -> None:
         self._resources = resources
         self._leases = leases
-        self._board = board
+        self._lookout = lookout
         self._under_way: set[UUID] = set()
         self._news = asyncio.Event()
         self.carried: set[UUID] = set()
@@ -147,7 +147,7 @@ class _Round:
     async def _carry(self, job: VideoJob) -> None:
         dispatch = Dispatch(job_id=job.id, epoch=job.lease_epoch, priority=job.priority)
         try:
-            await carry(self._resources, self._leases, self._board, dispatch)
+            await carry(self._resources, self._leases, self._lookout, dispatch)
         except VidgenError as error:
             self.defect = error
         finally:
