@@ -535,6 +535,37 @@ async def test_serve_without_a_port_is_refused(vidgen: Program) -> None:
     assert "VIDGEN_HTTP_PORT" in said.err
 
 
+async def test_sigterm_ends_what_a_script_put_in_the_background() -> None:
+    # There Ctrl-C is ignored, and what is started inherits that.
+    program = (
+        "import signal, typer\n"
+        "from vidgen.cli.app import until_interrupted\n"
+        "def work():\n"
+        "    print('at work', flush=True)\n"
+        "    signal.pause()\n"
+        "try:\n"
+        "    until_interrupted(work)\n"
+        "except typer.Exit as ended:\n"
+        "    raise SystemExit(ended.exit_code)\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-c", program),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            assert await process.stdout.readline() == b"at work\n"
+            process.terminate()
+            await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+    assert process.returncode == 128 + signal.SIGTERM
+
+
 async def test_live_without_a_usable_provider_says_what_to_set(without_settings: Program) -> None:
     vidgen = away(without_settings, OPENAI_API_KEY="sk-anything", GEMINI_API_KEY="anything")
 
