@@ -60,9 +60,7 @@ export function mount(root, context) {
 
   function draw() {
     show(body, true);
-    show(pill, true);
-    attr(pill, "class", `status pill ${tone(job)}`);
-    put(pill, state(job));
+    drawState();
     drawActions();
     drawStage();
     drawReason();
@@ -77,6 +75,12 @@ export function mount(root, context) {
     show(metadata, Boolean(extra));
     if (extra && !metadata.firstChild) metadata.append(h("div.section-head", null, h("h2", null, "Metadata")), h("pre", { tabindex: "0" }, JSON.stringify(job.metadata, null, 2)));
     drawDeliveries();
+  }
+
+  function drawState() {
+    show(pill, true);
+    attr(pill, "class", `status pill ${tone(job)}`);
+    put(pill, state(job));
   }
 
   // Only what differs: a button that has the focus stays the same button.
@@ -266,8 +270,11 @@ export function mount(root, context) {
     event(event) {
       if (event.job_id !== context.id || !job) return;
       apply(job, event);
-      if (event.type === undefined || event.type === "progressed") drawStage();
-      else soon();
+      // A video is shown, and what can be done offered, once the whole answer is there.
+      if (isFinal(job)) return soon();
+      drawState();
+      drawStage();
+      if (event.type !== undefined && event.type !== "progressed") soon();
     },
     unmount() {
       gone = true;
@@ -312,7 +319,7 @@ function factsOf(job) {
     ["Stored at", coded(job.storage_key, "storage key")],
     ["SHA-256", coded(job.sha256, "hash")],
     ["Worker", job.worker_id ? short(job.worker_id) : null],
-    ["Key", coded(job.idempotency_key, "idempotency key")],
+    ["Idempotency key", coded(job.idempotency_key, "idempotency key")],
     ["Webhook", job.webhook_url],
     ["Job id", coded(job.id, "job id")],
   ];

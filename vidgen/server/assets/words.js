@@ -105,10 +105,16 @@ export function percent(job, now = Date.now()) {
 // The provider's name for something without the long way to it.
 export const tail = (id) => (String(id).includes("/") ? `…/${String(id).split("/").at(-1)}` : String(id));
 
-export function eta(job) {
+export function eta(job, now = Date.now()) {
   if (isFinal(job) || !job.eta?.p50) return null;
-  const seconds = (Date.parse(job.eta.p50) - Date.now()) / 1000;
+  const seconds = Math.min((Date.parse(job.eta.p50) - now) / 1000, byProgress(job, now) ?? Infinity);
   return seconds <= 0 ? "any moment" : about(seconds);
+}
+
+// A rule of thumb gives way to what the provider itself tells, once that is more than a beginning.
+function byProgress(job, now) {
+  if (job.eta.basis === "history" || job.stage !== "generating" || !job.submitted_at || job.progress < 10) return null;
+  return ((now - Date.parse(job.submitted_at)) / 1000) * ((100 - job.progress) / job.progress);
 }
 
 export function etaTitle(job) {
