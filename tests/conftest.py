@@ -51,7 +51,10 @@ MIN_MEMORY_BYTES = 4 * 1024**3  # the servers of all processes together take les
 # More than two cores have: most tests wait for a process, a row or a timer.
 WORKERS = 4
 # The longest first, lest one of them is all that still runs at the end.
-FIRST = ("test_the_types_are_right", "tests/journeys/", "tests/dev/", "tests/test_source.py")
+FIRST = (
+    *("test_the_types_are_right", "tests/server/browser/"),
+    *("tests/journeys/", "tests/dev/", "tests/test_source.py"),
+)
 
 _CHILDREN = pytest.StashKey[set[psutil.Process]]()
 
