@@ -632,6 +632,10 @@ def _check_wish(wish: _Wish) -> None:
     run_at: object = wish.run_at
     if run_at is not None and not (isinstance(run_at, datetime) and run_at.utcoffset() is not None):
         raise InvalidRequestError("run_at must be an aware datetime, e.g. with tzinfo=UTC")
+    try:
+        _ = run_at.astimezone(UTC) if run_at is not None else None
+    except OverflowError as error:
+        raise InvalidRequestError("run_at must lie within the years 1 to 9999 of UTC") from error
     for name in ("idempotency_key", "scene_id", "user_id"):
         text: object = getattr(wish, name)
         if text is not None and not (_is_storable(text) and len(text) <= MAX_TEXT):

@@ -1,17 +1,17 @@
 """Jobs over HTTP: ask for a video, look at it, follow it, end it, let it go on, fetch it."""
 
 import base64
-import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from vidgen import catalog
 from vidgen.dispatch import HEAD_START_MS
 from vidgen.document import PRIVATE, event_document, job_document
 from vidgen.errors import InvalidRequestError, NoResultError
@@ -23,7 +23,11 @@ from vidgen.server import audit, stream
 from vidgen.server.keys import HUB, QUEUE, RESOURCES
 from vidgen.server.operation import (
     Answer,
+    Body,
+    Moment,
     Operations,
+    Query,
+    Text,
     answer,
     list_of,
     object_of,
@@ -37,8 +41,8 @@ from vidgen.server.operation import (
 from vidgen.store import history, workers
 
 LISTED_PROMPT_CHARS = 160
-# asyncpg and PostgreSQL take no null character in a text.
-Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
+# Three images of 20 MiB as base64, and the rest.
+MAX_BODY_BYTES = 88 * 1024 * 1024
 
 operations = Operations("jobs")
 
@@ -59,10 +63,8 @@ SHOWN_JOB = object_of(
 _ONE = Answer(sentence="The job as it is then.", schema=JOB)
 
 
-class Image(BaseModel):
+class Image(Body):
     """One image that goes with the prompt: exactly one of *url*, *key*, *data*."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: ImageRole = "first_frame"
     url: str | None = Field(None, max_length=2048)
@@ -70,12 +72,25 @@ class Image(BaseModel):
     data: str | None = Field(None, description="Base64 of a PNG, JPEG or WebP file.")
 
 
-class NewVideo(BaseModel):
+class NewVideo(Body):
     """What a video should be; what is left out is the model's default."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "provider": "sora",
+                    "prompt": "a tram in the rain",
+                    "seconds": 8,
+                    "size": "1280x720",
+                    "idempotency_key": "order-4711",
+                    "metadata": {"order": 4711},
+                }
+            ]
+        }
+    )
 
-    provider: Text
+    provider: Text = Field(json_schema_extra={"enum": [*catalog.PROVIDERS]})
     prompt: str
     model: Text | None = None
     seconds: int | None = None
@@ -91,7 +106,7 @@ class NewVideo(BaseModel):
         None, description="The same key gives the same job; the header Idempotency-Key does, too."
     )
     priority: int = Field(0, ge=0, le=9)
-    run_at: AwareDatetime | None = None
+    run_at: Moment | None = None
     webhook_url: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     scene_id: str | None = None
@@ -99,7 +114,7 @@ class NewVideo(BaseModel):
     deadline_s: int | None = None
 
 
-class ListQuery(BaseModel):
+class ListQuery(Query):
     """Which jobs, and from where on."""
 
     status: JobStatus | None = None
@@ -112,23 +127,19 @@ class ListQuery(BaseModel):
     limit: int = Field(50, ge=1, le=200)
 
 
-class Cancel(BaseModel):
+class Cancel(Body):
     """How to end a job."""
-
-    model_config = ConfigDict(extra="forbid")
 
     discard: bool = Field(False, description="Throw a video away that is already made.")
 
 
-class Retry(BaseModel):
+class Retry(Body):
     """How to let a job go on."""
-
-    model_config = ConfigDict(extra="forbid")
 
     anew: bool = Field(False, description="Buy a new video, even if the paid one may exist.")
 
 
-class ResultQuery(BaseModel):
+class ResultQuery(Query):
     """Which file, and whether a browser should save it."""
 
     variant: Literal["video", "thumbnail", "spritesheet"] = "video"
@@ -140,11 +151,11 @@ class ResultQuery(BaseModel):
     "/api/jobs",
     body=NewVideo,
     answers={201: Answer(sentence="The job, new or of this key before.", schema=JOB)},
-    refusals=(400, 409, 413),
+    refusals=(409,),
 )
 async def create(request: web.Request) -> web.Response:
     """Ask for a video."""
-    wish = await read_body(request, NewVideo)
+    wish = await read_body(request, NewVideo, max_bytes=MAX_BODY_BYTES)
     video = VideoRequest(
         provider=wish.provider,
         prompt=wish.prompt,
@@ -159,18 +170,21 @@ async def create(request: web.Request) -> web.Response:
         images=tuple(_image(number, image) for number, image in enumerate(wish.images)),
         extra=wish.extra,
     )
-    await audit.note(request, "enqueue", provider=wish.provider, model=wish.model)
-    job = await request.app[QUEUE].enqueue(
-        video,
-        idempotency_key=wish.idempotency_key or request.headers.get("Idempotency-Key"),
-        priority=wish.priority,
-        run_at=wish.run_at,
-        webhook_url=wish.webhook_url,
-        metadata=wish.metadata,
-        scene_id=wish.scene_id,
-        user_id=wish.user_id,
-        deadline_s=wish.deadline_s,
-    )
+    key = wish.idempotency_key
+    if key is None:  # an empty one is refused like any other that is none
+        key = request.headers.get("Idempotency-Key")
+    async with audit.noted(request, "enqueue", provider=wish.provider, model=wish.model):
+        job = await request.app[QUEUE].enqueue(
+            video,
+            idempotency_key=key,
+            priority=wish.priority,
+            run_at=wish.run_at,
+            webhook_url=wish.webhook_url,
+            metadata=wish.metadata,
+            scene_id=wish.scene_id,
+            user_id=wish.user_id,
+            deadline_s=wish.deadline_s,
+        )
     return answer(job_document(job), status=201, Location=f"/api/jobs/{job.id}")
 
 
@@ -242,8 +256,9 @@ async def show(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """Ask for the end of a job; what a provider has started may still be billed."""
     job_id, wish = read_id(request), await read_body(request, Cancel)
-    await audit.note(request, "cancel", job_id, discard=wish.discard)
-    return answer(job_document(await request.app[QUEUE].cancel(job_id, discard=wish.discard)))
+    async with audit.noted(request, "cancel", job_id, discard=wish.discard):
+        job = await request.app[QUEUE].cancel(job_id, discard=wish.discard)
+    return answer(job_document(job))
 
 
 @operations.add(
@@ -252,8 +267,9 @@ async def cancel(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """Let a failed or cancelled job go on: from its paid result if it may exist, else anew."""
     job_id, wish = read_id(request), await read_body(request, Retry)
-    await audit.note(request, "retry", job_id, anew=wish.anew)
-    return answer(job_document(await request.app[QUEUE].retry(job_id, anew=wish.anew)))
+    async with audit.noted(request, "retry", job_id, anew=wish.anew):
+        job = await request.app[QUEUE].retry(job_id, anew=wish.anew)
+    return answer(job_document(job))
 
 
 @operations.add(
@@ -263,6 +279,7 @@ async def retry(request: web.Request) -> web.Response:
     answers={
         200: Answer(
             sentence="Each event of the job in order, until it is final; progress in between.",
+            schema=stream.EVENT,
             content_type="text/event-stream",
         ),
         204: Answer(sentence="The job is final and there is nothing behind `Last-Event-ID`."),
@@ -365,6 +382,6 @@ def _image(number: int, image: Image) -> InputImage:
     if image.data is not None:
         try:
             data = base64.b64decode(image.data, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # of which binascii.Error is one
             raise InvalidRequestError(f"images.{number}.data is no base64: {error}") from error
     return InputImage(role=image.role, url=image.url, key=image.key, data=data)
