@@ -404,7 +404,8 @@ async def test_a_body_that_is_too_large_is_not_read(
 async def test_a_body_that_never_ends_is_not_waited_for(
     client: Client, log: Log, job: VideoJob, one: Operation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operation, "BODY_TIMEOUT_S", 0.1)
+    for module in (operation, jobs):
+        monkeypatch.setattr(module, "BODY_TIMEOUT_S", 0.1)
     over = asyncio.Event()
 
     async def stalling() -> AsyncIterator[bytes]:

@@ -264,6 +264,7 @@ class Hub:
             if self._last_seq is None:  # not set by another one meanwhile
                 near = after is not None and 0 <= newest - after < READ_AT_ONCE
                 self._last_seq = after if near else newest
+        assert self._last_seq is not None  # both of them are numbers
         return self._last_seq
 
     async def _look_at_all(self) -> None:

@@ -43,6 +43,7 @@ from vidgen.store import history, workers
 LISTED_PROMPT_CHARS = 160
 # Three images of 20 MiB as base64, and the rest.
 MAX_BODY_BYTES = 88 * 1024 * 1024
+BODY_TIMEOUT_S = 300.0
 
 operations = Operations("jobs")
 
@@ -155,7 +156,7 @@ class ResultQuery(Query):
 )
 async def create(request: web.Request) -> web.Response:
     """Ask for a video."""
-    wish = await read_body(request, NewVideo, max_bytes=MAX_BODY_BYTES)
+    wish = await read_body(request, NewVideo, max_bytes=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)
     video = VideoRequest(
         provider=wish.provider,
         prompt=wish.prompt,

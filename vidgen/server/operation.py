@@ -153,7 +153,13 @@ def read_query(request: web.Request, model: type[M]) -> M:
     return _checked(model, dict(request.query), "query")
 
 
-async def read_body(request: web.Request, model: type[M], *, max_bytes: int = MAX_BODY_BYTES) -> M:
+async def read_body(
+    request: web.Request,
+    model: type[M],
+    *,
+    max_bytes: int = MAX_BODY_BYTES,
+    timeout_s: float | None = None,
+) -> M:
     """
     The JSON body, checked; an empty one is `{}`.
 
@@ -161,7 +167,7 @@ async def read_body(request: web.Request, model: type[M], *, max_bytes: int = MA
         InvalidRequestError: With what is wrong, at most the first few.
         HTTPException: It is too large, comes too slowly, or is said to be something else.
     """
-    data = await whole_body(request, max_bytes=max_bytes, timeout_s=BODY_TIMEOUT_S)
+    data = await whole_body(request, max_bytes=max_bytes, timeout_s=timeout_s or BODY_TIMEOUT_S)
     if data and request.headers.get("Content-Type") and request.content_type != JSON:
         raise web.HTTPUnsupportedMediaType(reason=f"the body must be sent as {JSON}")
     try:

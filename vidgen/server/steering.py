@@ -36,8 +36,7 @@ from vidgen.store.steering import AuditEntry, Pause
 from vidgen.store.workers import ListedWorker
 
 BUCKETS = 48
-# A provider, or null.
-ONE_OR_ALL = {"enum": [*catalog.PROVIDERS, None]}
+ONE_OR_ALL: dict[str, JsonValue] = {"enum": [*catalog.PROVIDERS, None]}
 
 operations = Operations("queue")
 
