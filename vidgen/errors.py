@@ -10,6 +10,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     │   ├── ProviderNotConfiguredError  provider_not_configured
     │   ├── IdempotencyConflictError  idempotency_conflict
     │   ├── JobNotFoundError        job_not_found
+    │   ├── DeliveryNotFoundError   delivery_not_found
     │   ├── WebhookInvalidError     webhook_invalid     what came in is not from a provider
     │   └── InvalidStateError       invalid_state       e.g. retry of a job that still runs
     ├── ProviderError                                   what a provider answered, or failed to
@@ -108,6 +109,12 @@ class JobNotFoundError(RequestError):
     """No job has this id."""
 
     code = "job_not_found"
+
+
+class DeliveryNotFoundError(RequestError):
+    """No webhook delivery has this id."""
+
+    code = "delivery_not_found"
 
 
 class WebhookInvalidError(RequestError):

@@ -110,6 +110,20 @@ class Eta:
     samples: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """
+    What a job that is not final may expect.
+
+    Attributes:
+        eta: None for a final one.
+        queue_position: 1 is next; None if it does not wait in the line.
+    """
+
+    eta: Eta | None = None
+    queue_position: int | None = None
+
+
 def kind_of(job: VideoJob) -> Kind:
     """What the time of *job* depends on."""
     seconds, size = job.parameters.get("seconds"), job.parameters.get("size")

@@ -11,6 +11,7 @@ from loguru import logger
 
 from vidgen.errors import (
     DatabaseError,
+    DeliveryNotFoundError,
     DispatchError,
     IdempotencyConflictError,
     InvalidStateError,
@@ -23,7 +24,18 @@ from vidgen.errors import (
 )
 from vidgen.queue import VideoQueue
 from vidgen.resources import Resources
-from vidgen.server import admin, health, jobs, metrics, openapi, page, session, steering, webhooks
+from vidgen.server import (
+    admin,
+    deliveries,
+    health,
+    jobs,
+    metrics,
+    openapi,
+    page,
+    session,
+    steering,
+    webhooks,
+)
 from vidgen.server.access import ACCESS, WEBHOOKS, Access, guarded, visitor_of
 from vidgen.server.hub import Hub
 from vidgen.server.keys import HUB, QUEUE, RESOURCES
@@ -37,6 +49,7 @@ SHUTDOWN_TIMEOUT_S = 2.0
 MAX_LOGGED_CHARS = 200
 _STATUS: dict[type[VidgenError], int] = {
     JobNotFoundError: 404,
+    DeliveryNotFoundError: 404,
     NoResultError: 404,
     IdempotencyConflictError: 409,
     TooManyWatchersError: 503,
@@ -68,7 +81,12 @@ HTTP_LOG.addFilter(_Unreadable())
 
 def operations() -> list[Operation]:
     """What `/openapi.json` describes."""
-    return [*jobs.operations, *steering.operations, *session.operations]
+    return [
+        *jobs.operations,
+        *deliveries.operations,
+        *steering.operations,
+        *session.operations,
+    ]
 
 
 def build(resources: Resources) -> web.Application:

@@ -3,8 +3,6 @@
 import base64
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -12,14 +10,12 @@ from aiohttp import web
 from pydantic import ConfigDict, Field
 
 from vidgen import catalog
-from vidgen.dispatch import HEAD_START_MS
-from vidgen.document import PRIVATE, event_document, job_document
+from vidgen.document import PRIVATE, event_document, job_document, without_query
 from vidgen.errors import InvalidRequestError, NoResultError
-from vidgen.forecast import Capacity, Eta, Place, eta, kind_of
+from vidgen.forecast import Eta
 from vidgen.job import ImageRole, InputImage, JobEvent, JobStatus, VideoJob, VideoRequest
-from vidgen.queue import RetryPlan, retry_plan
-from vidgen.resources import Resources
-from vidgen.server import audit, stream
+from vidgen.queue import RetryPlan, VideoQueue, retry_plan
+from vidgen.server import audit, deliveries, stream
 from vidgen.server.keys import HUB, QUEUE, RESOURCES
 from vidgen.server.operation import (
     Answer,
@@ -38,7 +34,6 @@ from vidgen.server.operation import (
     record,
     schema_of,
 )
-from vidgen.store import history, workers
 
 LISTED_PROMPT_CHARS = 160
 # Three images of 20 MiB as base64, and the rest.
@@ -57,6 +52,7 @@ LISTED_JOB = object_of(
 SHOWN_JOB = object_of(
     VideoJob,
     events=list_of(_EVENT),
+    deliveries=list_of(deliveries.DELIVERY),
     eta=_ETA,
     queue_position=_POSITION,
     retry=or_null(object_of(RetryPlan)),
@@ -214,10 +210,9 @@ async def index(request: web.Request) -> web.Response:
         before=wish.before,
         limit=wish.limit,
     )
-    outlooks = await _outlooks(request.app[RESOURCES], found)
+    told = await _told(request.app[QUEUE], found)
     listed = [
-        job_document(job) | {"prompt": _shortened(job.prompt)} | _told(outlooks[job.id])
-        for job in found
+        job_document(job) | {"prompt": _shortened(job.prompt)} | told[job.id] for job in found
     ]
     is_full = len(found) == wish.limit
     return answer({"jobs": listed, "next": found[-1].id if is_full else None})
@@ -239,15 +234,19 @@ async def show(request: web.Request) -> web.Response:
     job_id = read_id(request)
     queue = request.app[QUEUE]
     job, happened = await queue.get(job_id), await queue.history(job_id)
-    outlooks = await _outlooks(request.app[RESOURCES], [job])
+    webhooks = await queue.deliveries(job_id)
     can_retry = job.status in {JobStatus.FAILED, JobStatus.CANCELLED}
+    document = job_document(job, private=True)
+    if job.webhook_url is not None and not deliveries.sees_secrets(request):
+        document["webhook_url"] = without_query(job.webhook_url)
     return answer(
-        job_document(job, private=True)
+        document
         | {
             "events": [event_document(event) for event in happened],
+            "deliveries": [deliveries.told(request, one) for one in webhooks],
             "retry": retry_plan(job) if can_retry else None,
         }
-        | _told(outlooks[job.id])
+        | (await _told(queue, [job]))[job.id]
     )
 
 
@@ -330,42 +329,12 @@ async def result(request: web.Request) -> web.Response:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outlook:
-    eta: Eta | None
-    place: Place | None
-
-
-async def _outlooks(resources: Resources, found: Sequence[VideoJob]) -> dict[UUID, _Outlook]:
-    """When each of *found* will be done, and where it waits; asked only if one is under way."""
-    waiting = [job.id for job in found if job.status is JobStatus.PENDING]
-    if all(job.is_final for job in found):
-        return {job.id: _Outlook(eta=None, place=None) for job in found}
-    async with resources.database.connection() as connection:
-        learnt = await history.durations(connection)
-        slots = await workers.slots(connection, resources.settings.lease_ttl_s)
-        places = (
-            await history.places(connection, waiting, head_start_s=HEAD_START_MS / 1000)
-            if waiting
-            else {}
-        )
-    line = Capacity(slots=slots, limit_per_min=resources.settings.rate_limit_per_min)
-    now: datetime = resources.clock.now()
+async def _told(queue: VideoQueue, found: Sequence[VideoJob]) -> dict[UUID, dict[str, Any]]:
+    """When each of *found* will be done, and where it waits."""
+    outlooks = await queue.outlooks(found)
     return {
-        job.id: _Outlook(
-            eta=eta(
-                job, now=now, learnt=learnt.get(kind_of(job)), place=places.get(job.id), line=line
-            ),
-            place=places.get(job.id),
-        )
-        for job in found
-    }
-
-
-def _told(outlook: _Outlook) -> dict[str, Any]:
-    return {
-        "eta": outlook.eta,
-        "queue_position": outlook.place.position if outlook.place else None,
+        job_id: {"eta": outlook.eta, "queue_position": outlook.queue_position}
+        for job_id, outlook in outlooks.items()
     }
 
 

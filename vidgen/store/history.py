@@ -52,6 +52,12 @@ async def learn(connection: Connection) -> int:
     return int(learnt.rpartition(" ")[2])
 
 
+async def now(connection: Connection) -> datetime:
+    """What time it is by the clock that decides."""
+    at: datetime = await connection.fetchval("SELECT now()")
+    return at
+
+
 async def durations(connection: Connection) -> dict[Kind, Duration]:
     """How long each kind takes, as far as it is known."""
     rows = await connection.fetch(
