@@ -82,7 +82,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         )
         redis = await stack.enter_async_context(open_redis(settings.redis_url))
         storage = await stack.enter_async_context(Storage.open(bucket_of(settings)))
-        providers = build(_providers_config(settings))
+        providers = build(providers_config(settings))
         stack.push_async_callback(providers.aclose)
         yield Resources(
             settings=settings,
@@ -118,7 +118,8 @@ def bucket_of(settings: Settings) -> Bucket:
     )
 
 
-def _providers_config(settings: Settings) -> ProvidersConfig:
+def providers_config(settings: Settings) -> ProvidersConfig:
+    """What the settings say of providers."""
     openai, gemini = settings.openai_api_key, settings.gemini_api_key
     google = settings.google_application_credentials
     return ProvidersConfig(

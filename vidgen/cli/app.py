@@ -27,7 +27,6 @@ EXIT_CODES = (
 app = typer.Typer(
     name="vidgen",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog=EXIT_CODES,

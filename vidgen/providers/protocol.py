@@ -212,6 +212,17 @@ class Provider(Protocol):
         """
         ...
 
+    async def accepts(self, model: str, credential: Credential) -> bool:
+        """
+        Whether the server that serves *model* takes *credential*, asked by what costs nothing;
+        False if it offers nothing such.
+
+        Raises:
+            AuthError: It does not.
+            ProviderError: Nobody can tell now.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close connections."""
         ...

@@ -216,6 +216,21 @@ class VeoProvider:
         """Veo has no documented cancel: always False."""
         return False
 
+    async def accepts(self, model: str, credential: Credential) -> bool:
+        """Whether Google takes *credential*; see `Provider.accepts`."""
+        api = catalog.veo_api(model, vertex_configured=self._at.vertex_project is not None)
+        headers = await self._headers(api, credential)
+        if api == "vertex":
+            # A token was given. What it opens shows with the first video: lists want other rights.
+            return True
+        url = f"{self._at.gemini_base_url.rstrip('/')}/models?pageSize=1"
+        answer = await self._http.exchange("list", "GET", url, headers=headers)
+        if answer.ok:
+            return True
+        if answer.status in {404, 405, 501}:
+            return False
+        raise google.refusal(answer, "list", secret=credential.secret)
+
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
 

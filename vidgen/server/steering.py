@@ -245,11 +245,7 @@ async def list_workers(request: web.Request) -> web.Response:
 )
 async def providers(request: web.Request) -> web.Response:
     """What each provider offers, how much of its limit is used, and whether it answers."""
-    resources = request.app[RESOURCES]
-    async with resources.database.connection() as connection:
-        held = {pause.provider for pause in await steering.pauses(connection)}
-    found = [await _provider(resources, name, held) for name in catalog.PROVIDERS]
-    return answer({"providers": found})
+    return answer({"providers": await provider_documents(request.app[RESOURCES])})
 
 
 @operations.add(
@@ -356,6 +352,13 @@ async def _state(request: web.Request) -> dict[str, Any]:
         "draining": any(each.provider is None for each in held),
         "issues": await admin.issues(resources, counts, oldest_s, alive),
     }
+
+
+async def provider_documents(resources: Resources) -> list[dict[str, JsonValue]]:
+    """Every provider, with its models, and how it stands now."""
+    async with resources.database.connection() as connection:
+        held = {pause.provider for pause in await steering.pauses(connection)}
+    return [await _provider(resources, name, held) for name in catalog.PROVIDERS]
 
 
 async def _provider(resources: Resources, name: str, held: set[str | None]) -> dict[str, JsonValue]:
