@@ -32,7 +32,7 @@ async def test_webhooks_without_a_secret_are_a_problem_once_one_waits(well: Sett
 
     assert (quiet.state, unknown.state) == (State.WARNING, State.WARNING)
     assert waiting.state is State.PROBLEM
-    assert waiting.sentence == "none is set, and 1 webhooks wait for one"
+    assert waiting.sentence == "none is set, and webhooks wait for one: 1"
     assert (signed.state, signed.sentence) == (State.OK, "1 set (HMAC)")
 
 

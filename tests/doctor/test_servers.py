@@ -169,7 +169,7 @@ async def test_a_schema_may_be_newer_but_no_step_may_be_another_one(
     altered = await servers.schema(well)
 
     assert told(current)[0] is State.OK
-    assert told(newer) == (State.OK, "newer than this release by 1 steps, which is all right")
+    assert told(newer) == (State.OK, "newer than this release, which is all right; steps ahead: 1")
     assert told(altered)[0] is State.PROBLEM
     assert "0001_initial was applied with another content" in altered.sentence
 

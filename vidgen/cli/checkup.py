@@ -13,9 +13,11 @@ def doctor(as_json: AsJson = False) -> None:
     """
     Check all that vidgen needs, and say how to mend what is wrong. Costs nothing.
 
-    Settings, PostgreSQL and its schema, Redis and its memory, the bucket (by writing, reading and
-    deleting an object), clocks, keys and models of the providers, secrets, workers. Exit code 1 if
-    there is a problem; warnings alone are 0.
+    Looks at settings, PostgreSQL and its schema, Redis and its memory, the
+    bucket (writes, reads and deletes a small object), clocks, keys and models
+    of the providers, secrets and workers.
+
+    Exit code 0 if there is no problem, else 1; warnings alone are none.
     """
     from vidgen.cli import tables
     from vidgen.dev import screen

@@ -69,7 +69,7 @@ def resume(
     provider: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PROVIDER]",
+            metavar="PROVIDER",
             help="sora or veo; without one a drain ends.",
             show_default=False,
             autocompletion=words.providers,
@@ -154,7 +154,7 @@ def providers(as_json: AsJson = False) -> None:
 
 @app.command(rich_help_panel=PANEL)
 def audit(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="At most so many.")] = 20,
     before: Annotated[
         int | None,
         typer.Option(min=1, metavar="SEQ", help="Only older ones: the last of the page before."),
@@ -190,7 +190,7 @@ def deliveries(
             autocompletion=words.delivery_states,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="At most so many.")] = 20,
     before: Annotated[
         UUID | None,
         typer.Option(metavar="ID", help="Only older ones: the last of the page before."),
@@ -223,7 +223,7 @@ def deliveries(
 def replay(
     ids: Annotated[
         list[UUID],
-        typer.Argument(metavar="ID…", help="Ids of deliveries.", show_default=False),
+        typer.Argument(metavar="ID", help="Ids of deliveries.", show_default=False),
     ],
     as_json: AsJson = False,
 ) -> None:

@@ -60,7 +60,8 @@ def show_jobs(jobs: Sequence[VideoJob], out: Console) -> None:
         return
     now = datetime.now(UTC)
     is_wide = out.width >= WIDE
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    # Expanded, for only then the last column gives way instead of all the others.
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", expand=True)
     table.add_column("Job", no_wrap=True, min_width=36)
     table.add_column("Status", no_wrap=True, min_width=10)
     table.add_column("Created", no_wrap=True, min_width=10)
@@ -104,7 +105,7 @@ def show_history(job: VideoJob, history: Sequence[JobEvent], out: Console) -> No
     for event in history:
         after_s = (event.at - start).total_seconds()
         word = Text(event.type.value, style=screen.STYLES[event.status])
-        timeline.add_row(f"{after_s:+.1f} s", word, screen.plain(_told(event)))
+        timeline.add_row(f"{after_s:+.1f} s", word, Text(screen.plain(_told(event))))
     out.print(timeline, soft_wrap=False)
 
 
@@ -125,7 +126,7 @@ def show_deliveries(deliveries: Sequence[Delivery], out: Console) -> None:
             one.type.value,
             Text(one.state.value, style=_DELIVERY_STYLES[one.state]),
             str(one.attempts),
-            _when(one.next_at, now, out),
+            "now" if _is_due(one, now, out) else _when(one.next_at, now, out),
             " ".join(str(part) for part in (one.last_status, one.last_error) if part),
             without_query(one.url),
         ]
@@ -144,7 +145,7 @@ def show_workers(workers: Sequence[ListedWorker], out: Console) -> None:
             str(worker.id),
             Text("alive", style="green")
             if worker.alive
-            else Text(f"silent, last heard {screen.ago(worker.heartbeat_at, now)}", style="red"),
+            else Text(f"silent for {screen.span(_since_s(worker.heartbeat_at, now))}", style="red"),
             str(worker.held),
             str(worker.concurrency),
             worker.version,
@@ -347,7 +348,8 @@ def _show_facts(facts: Sequence[tuple[str, str | Text | None]], out: Console) ->
     grid.add_column(overflow="fold")
     for name, value in facts:
         if value is not None:
-            grid.add_row(name, value if isinstance(value, Text) else screen.plain(value))
+            # As Text: of a str rich would take `[code]` for a style.
+            grid.add_row(name, value if isinstance(value, Text) else Text(screen.plain(value)))
     out.print(grid, soft_wrap=False)
 
 
@@ -377,13 +379,15 @@ def _show_rows(
         return
     order = [index for index, name in enumerate(columns) if name not in narrow and name != last]
     order += [columns.index(last)] if last else []
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", expand=last is not None
+    )
     for index in order:
         name = columns[index]
         table.add_column(
             name.capitalize(),
             no_wrap=True,
-            overflow="ellipsis" if name == last else "fold",
+            overflow="ellipsis",
             ratio=1 if name == last else None,
         )
     for row in rows:
@@ -429,6 +433,15 @@ def _told(event: JobEvent) -> str:
     attempt = f"attempt {event.attempt}" if event.attempt else ""
     detail = ", ".join(f"{name}: {value}" for name, value in event.detail.items())
     return ", ".join(part for part in (attempt, detail) if part)
+
+
+def _is_due(delivery: Delivery, now: datetime, out: Console) -> bool:
+    """Whether a person is told "now" instead of a moment that has passed."""
+    return out.is_terminal and delivery.next_at is not None and delivery.next_at <= now
+
+
+def _since_s(at: datetime, now: datetime) -> float:
+    return max((now - at).total_seconds(), 0.0)
 
 
 def _when(at: datetime | None, now: datetime, out: Console) -> str:

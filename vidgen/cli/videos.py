@@ -30,7 +30,7 @@ MAX_PROMPT_BYTES = 1024 * 1024  # far above any model's limit, which the catalog
 
 JobId = Annotated[UUID, typer.Argument(metavar="ID", help="The job's id.", show_default=False)]
 JobIds = Annotated[
-    list[UUID], typer.Argument(metavar="ID…", help="One id or several.", show_default=False)
+    list[UUID], typer.Argument(metavar="ID", help="One id or several.", show_default=False)
 ]
 _THE_VIDEO, _THE_JOB, _THEN = "The video", "The job", "Then"
 _OF_THE_FAILED = "Which of the failed"
@@ -39,7 +39,12 @@ _OF_THE_FAILED = "Which of the failed"
 @app.command(rich_help_panel=PANEL)
 def submit(
     prompt: Annotated[
-        str, typer.Argument(help="What the video shows; - reads it from stdin.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="PROMPT",
+            help="What the video shows; - reads it from stdin.",
+            show_default=False,
+        ),
     ],
     provider: Annotated[
         str,
@@ -73,7 +78,10 @@ def submit(
     negative_prompt: Annotated[
         str | None, typer.Option(help="What it shall not show.", rich_help_panel=_THE_VIDEO)
     ] = None,
-    seed: Annotated[int | None, typer.Option(rich_help_panel=_THE_VIDEO)] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="The same one gives a similar video.", rich_help_panel=_THE_VIDEO),
+    ] = None,
     audio: Annotated[
         bool | None,
         typer.Option("--audio/--no-audio", help="With sound.", rich_help_panel=_THE_VIDEO),
@@ -134,8 +142,12 @@ def submit(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Yours; may be repeated.", rich_help_panel=_THE_JOB),
     ] = None,
-    scene_id: Annotated[str | None, typer.Option(rich_help_panel=_THE_JOB)] = None,
-    user_id: Annotated[str | None, typer.Option(rich_help_panel=_THE_JOB)] = None,
+    scene_id: Annotated[
+        str | None, typer.Option(help="Yours, to find it by.", rich_help_panel=_THE_JOB)
+    ] = None,
+    user_id: Annotated[
+        str | None, typer.Option(help="Yours, to find it by.", rich_help_panel=_THE_JOB)
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Watch until it is final.", rich_help_panel=_THEN)
     ] = False,
@@ -220,11 +232,12 @@ def watch(ids: JobIds, as_json: AsJson = False) -> None:
 @app.command("jobs", rich_help_panel=PANEL)
 def jobs_(
     status: Annotated[
-        JobStatus | None, typer.Option(help="Only jobs in this state.", show_choices=True)
+        JobStatus | None,
+        typer.Option(metavar="STATUS", help="pending, processing, completed, failed or cancelled."),
     ] = None,
     provider: Annotated[
         str | None,
-        typer.Option(help="Only jobs of sora, or of veo.", autocompletion=words.providers),
+        typer.Option(help="sora or veo.", autocompletion=words.providers),
     ] = None,
     model: Annotated[
         str | None,
@@ -236,7 +249,7 @@ def jobs_(
     ] = None,
     user_id: Annotated[str | None, typer.Option(help="Only jobs of this user.")] = None,
     scene_id: Annotated[str | None, typer.Option(help="Only jobs of this scene.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="At most so many.")] = 20,
     before: Annotated[
         UUID | None,
         typer.Option(metavar="ID", help="Only older ones: the last of the page before."),
@@ -332,7 +345,7 @@ def cancel(
 def retry(
     ids: Annotated[
         list[UUID] | None,
-        typer.Argument(metavar="[ID…]", help="One id or several.", show_default=False),
+        typer.Argument(metavar="ID", help="One id or several.", show_default=False),
     ] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="All failed jobs that fit, the oldest first.")
@@ -340,7 +353,7 @@ def retry(
     provider: Annotated[
         str | None,
         typer.Option(
-            help="Only jobs of sora, or of veo.",
+            help="sora or veo.",
             autocompletion=words.providers,
             rich_help_panel=_OF_THE_FAILED,
         ),
@@ -364,7 +377,10 @@ def retry(
     limit: Annotated[
         int | None,
         typer.Option(
-            min=1, help="At most so many; 1000 if not said.", rich_help_panel=_OF_THE_FAILED
+            min=1,
+            metavar="N",
+            help="At most so many; 1000 if not said.",
+            rich_help_panel=_OF_THE_FAILED,
         ),
     ] = None,
     anew: Annotated[
@@ -584,12 +600,12 @@ def _tell_plans(plans: "Sequence[RetryPlan]", *, dry_run: bool, as_json: bool) -
     for plan in plans:
         price = screen.money(plan.cost_micros) if plan.pays_again else "nothing"
         typer.echo(f"{plan.job_id}  goes on at {plan.stage}, costs {price}")
-    verb = "would be retried" if dry_run else "were retried"
+    verb = "would be retried" if dry_run else "retried"
     again = [plan for plan in plans if plan.pays_again]
     unknown = any(plan.cost_micros is None for plan in again)
     total = screen.money(sum(plan.cost_micros or 0 for plan in again))
     price = f", for {'at least ' if unknown else ''}{total}" if again else ""
-    typer.echo(f"{len(plans)} jobs {verb}, {len(again)} of them are paid again{price}")
+    typer.echo(f"{verb}: {len(plans)}; of these paid again: {len(again)}{price}")
 
 
 def _told(job: VideoJob) -> str:

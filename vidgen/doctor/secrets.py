@@ -19,7 +19,7 @@ async def webhooks(settings: Settings) -> Finding:
         return ok(WEBHOOKS, f"{len(signers)} set ({kinds})")
     remedy = "set VIDGEN_WEBHOOK_SECRETS; the README says how one is made"
     if waiting := await _waiting(settings):
-        return problem(WEBHOOKS, f"none is set, and {waiting} webhooks wait for one", remedy)
+        return problem(WEBHOOKS, f"none is set, and webhooks wait for one: {waiting}", remedy)
     return warning(WEBHOOKS, "none is set: webhooks of jobs will wait for one", remedy)
 
 

@@ -78,7 +78,9 @@ async def schema(settings: Settings) -> Finding:
     if found.missing:
         return problem(SCHEMA, f"lacks {', '.join(found.missing)}", "run: vidgen migrate")
     if found.newer:
-        return ok(SCHEMA, f"newer than this release by {found.newer} steps, which is all right")
+        return ok(
+            SCHEMA, f"newer than this release, which is all right; steps ahead: {found.newer}"
+        )
     return ok(SCHEMA, f"up to date: {found.newest}")
 
 
