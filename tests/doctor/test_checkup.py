@@ -60,6 +60,26 @@ async def test_one_mishap_is_told_once(well: Settings) -> None:
         assert (found[name].sentence, found[name].remedy) == ("not looked at", f"see {cause}")
 
 
+async def test_what_cannot_be_looked_at_for_a_reason_of_its_own_is_a_problem(
+    well: Settings,
+) -> None:
+    place = well.database_url.partition("@")[2]
+    async with connect(well.database_url) as connection:
+        await connection.execute("CREATE ROLE guest LOGIN")
+        try:
+            found = await examined(
+                # A warning about PostgreSQL does not excuse the schema.
+                changed(well, database_url=f"postgresql://guest@{place}", database_pool_size=500)
+            )
+        finally:
+            await connection.execute("DROP ROLE guest")
+
+    assert found["postgresql"].state is State.WARNING
+    assert found["schema"].state is State.PROBLEM
+    assert found["schema"].sentence.startswith("[database_refused] ")
+    assert found["workers"].sentence == "not looked at"
+
+
 async def test_without_usable_settings_nothing_else_is_looked_at() -> None:
     def load() -> Settings:
         raise SettingsError("The settings are not usable:\n  REDIS_URL: nothing came")

@@ -1,7 +1,7 @@
 """All checks, side by side: the slowest decides how long it takes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 
 from vidgen.doctor import bucket, clocks, providers, secrets, servers
 from vidgen.doctor.finding import Finding, State, ok, problem, warning
@@ -60,9 +60,13 @@ async def examine(load: Callable[[], Settings]) -> list[Finding]:
         running = {
             name: group.create_task(_outcome(check, settings)) for name, check in CHECKS.items()
         }
+    ill: set[str] = set()
     for name, task in running.items():
-        found = task.result()
-        findings[name] = found if isinstance(found, Finding) else _unseen(name, found, findings)
+        outcome = task.result()
+        finding = outcome if isinstance(outcome, Finding) else _unseen(name, outcome, ill)
+        findings[name] = finding
+        if finding is not outcome or finding.state is State.PROBLEM:
+            ill.add(name)
     return list(findings.values())
 
 
@@ -77,11 +81,11 @@ async def _outcome(check: Check, settings: Settings) -> Finding | VidgenError:
         return TransientError(f"no answer within {CHECK_TIMEOUT_S:.0f} s")
 
 
-def _unseen(name: str, error: VidgenError, before: Mapping[str, Finding]) -> Finding:
-    """One mishap is told once: what depends on it is only not looked at."""
-    needed = before.get(NEEDS.get(name, ""))
-    if needed is not None and needed.state is not State.OK:
-        return warning(name, "not looked at", f"see {needed.name}")
+def _unseen(name: str, error: VidgenError, ill: Set[str]) -> Finding:
+    """One mishap is told once: what depends on what is *ill* is only not looked at."""
+    needed = NEEDS.get(name)
+    if needed in ill:
+        return warning(name, "not looked at", f"see {needed}")
     return problem(
         name, f"[{error.code}] {error.message}", "mend what the sentence names, and look again"
     )
