@@ -16,6 +16,7 @@ def well(settings: Settings) -> Settings:
     """Nothing to complain of, but that nobody works."""
     return changed(
         settings,
+        lease_ttl_s=3600.0,  # who gave a heartbeat is alive, however busy the machine is
         webhook_secrets=SecretStr(SECRET),
         encryption_key=SecretStr("q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQAB4fxsOGm1o="),
     )
