@@ -537,7 +537,8 @@ async def test_an_id_that_is_none_is_called_so(
             code="invalid_request",
         )
         assert len(told["message"]) < 200
-    await refused(client, log, method, path.replace("{id}", NOBODY), 404, code="job_not_found")
+    missing = "delivery_not_found" if path.startswith("/api/deliveries/") else "job_not_found"
+    await refused(client, log, method, path.replace("{id}", NOBODY), 404, code=missing)
 
 
 HEADERS = (
