@@ -310,6 +310,7 @@ def settings(
         backoff_s=0.05,
         poll_interval_s=0.05,
         lease_ttl_s=3,
+        submit_timeout_s=3,
         shutdown_grace_s=2,
         progress_interval_s=0.05,
         sweep_interval_s=0.2,

@@ -43,6 +43,7 @@ POLICY = """
     IdempotencyConflictError end      unpaid      end         end
     JobNotFoundError        end       unpaid      end         end
     InvalidStateError       end       unpaid      end         end
+    DeliveryNotFoundError   end       unpaid      end         end
     NoResultError           end       unpaid      end         end
     WebhookInvalidError     end       unpaid      end         end
     TooManyWatchersError    again     end         again       again

@@ -206,8 +206,15 @@ def submitted(attempt: int, operation: Operation, *, adopted: bool = False) -> T
     )
 
 
-def unsettled(job: VideoJob, error: VidgenError, *, wait_s: float) -> Transition:
-    """Nobody knows yet whether the paid call arrived; the provider's list is read again later."""
+def unsettled(
+    job: VideoJob, error: VidgenError, *, wait_s: float, call_ended: bool = False
+) -> Transition:
+    """
+    Nobody knows yet whether the paid call arrived; the provider's list is read again later.
+
+    Args:
+        call_ended: It ended just now, so that time counts from here.
+    """
     return Transition(
         event=EventType.ERRORED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -220,7 +227,9 @@ def unsettled(job: VideoJob, error: VidgenError, *, wait_s: float) -> Transition
             "error_code": SubmitUnknownError.code,
             "error_message": error.message,
         },
-        detail=_told(error) | {"wait_s": round(wait_s, 3)},
+        detail=_told(error)
+        | {"wait_s": round(wait_s, 3)}
+        | ({"call_ended": True} if call_ended else {}),
     )
 
 

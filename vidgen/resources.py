@@ -135,4 +135,5 @@ def providers_config(settings: Settings) -> ProvidersConfig:
         vertex_storage_uri=settings.veo_storage_uri or None,
         gcs_base_url=settings.gcs_base_url,
         allow_private_addresses=settings.allow_private_addresses,
+        submit_timeout_s=settings.submit_timeout_s,
     )

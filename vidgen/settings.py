@@ -344,6 +344,13 @@ class Settings(BaseSettings):
         le=3600,
         description="How long a submit may take to show in the provider's list.",
     )
+    submit_timeout_s: float = Field(
+        120,
+        validation_alias="VIDGEN_SUBMIT_TIMEOUT_S",
+        ge=1,
+        le=900,
+        description="How long the answer to a submit may take; a server may hold one as long.",
+    )
     backoff_s: float = Field(
         2,
         validation_alias="VIDGEN_BACKOFF_S",

@@ -29,6 +29,7 @@ class ProvidersConfig:
         vertex_credentials: Path or JSON of a service account; None for application default ones.
         vertex_storage_uri: `gs://bucket/prefix/`; None means that videos come inside the answer.
         allow_private_addresses: Whether what a provider points to may be in a private network.
+        submit_timeout_s: How long the answer to a paid call is waited for.
     """
 
     openai_base_url: str = f"{catalog.OPENAI_ORIGIN}/v1"
@@ -43,6 +44,7 @@ class ProvidersConfig:
     vertex_storage_uri: str | None = None
     gcs_base_url: str = "https://storage.googleapis.com"
     allow_private_addresses: bool = False
+    submit_timeout_s: float = 120
 
     @property
     def veo_endpoints(self) -> VeoEndpoints:
@@ -186,7 +188,10 @@ class Providers:
 
 def build(config: ProvidersConfig) -> Providers:
     """Make every provider; nothing is connected yet."""
-    http = ProviderHttp(allow_private_addresses=config.allow_private_addresses)
+    http = ProviderHttp(
+        allow_private_addresses=config.allow_private_addresses,
+        submit_timeout_s=config.submit_timeout_s,
+    )
     sora = SoraProvider(config.openai_base_url, config.openai_auth_style, http)
     veo = VeoProvider(config.veo_endpoints, http, GoogleTokens())
     return Providers(config=config, http=http, by_name={"sora": sora, "veo": veo})

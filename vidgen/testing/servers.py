@@ -185,6 +185,7 @@ class Servers:
                 concurrency=20,
                 rate_limit_per_min=1_000_000,
                 settle_s=0,
+                submit_timeout_s=1,
                 backoff_s=0.02,
                 poll_interval_s=0.02,
                 progress_interval_s=0.05,
