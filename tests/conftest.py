@@ -43,7 +43,10 @@ TEMPLATE = "vidgen_template"
 LEAK_TIMEOUT_S = 2  # the other end of a closed connection notices a moment later
 
 # The rows of other tables go with their jobs.
-EMPTIED = ("video_jobs", "workers", "upkeep", "pauses", "audit", "durations")
+EMPTIED = (
+    *("video_jobs", "workers", "upkeep", "pauses", "audit", "durations"),
+    "provider_keys",
+)
 FOLDER = "vidgen-tests-"  # and the id of the process that made it
 MEMORY = Path("/dev/shm")
 MIN_MEMORY_BYTES = 4 * 1024**3  # the servers of all processes together take less than half of it

@@ -8,6 +8,8 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     │   ├── UnknownProviderError    unknown_provider
     │   ├── UnknownModelError       unknown_model
     │   ├── ProviderNotConfiguredError  provider_not_configured
+    │   ├── NoEncryptionKeyError    no_encryption_key   nothing can be sealed
+    │   ├── KeyNotFoundError        key_not_found
     │   ├── IdempotencyConflictError  idempotency_conflict
     │   ├── JobNotFoundError        job_not_found
     │   ├── DeliveryNotFoundError   delivery_not_found
@@ -36,6 +38,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     ├── DatabaseError           database_unavailable    retryable
     │   └── DatabaseRefusedError    database_refused    wrong password, no such database, no right
     ├── DispatchError           redis_unavailable       retryable
+    ├── KeyUnreadableError      key_unreadable          the job waits until the key ring is right
     ├── InternalError           internal_error          a defect of vidgen
     ├── OperationTakenError     operation_taken     another job already follows this operation
     └── LeaseLostError          lease_lost              another worker owns the job now: stop
@@ -97,6 +100,18 @@ class ProviderNotConfiguredError(RequestError):
     """The provider exists, but no credential for it is set."""
 
     code = "provider_not_configured"
+
+
+class NoEncryptionKeyError(RequestError):
+    """No encryption key is set, so no provider key can be stored."""
+
+    code = "no_encryption_key"
+
+
+class KeyNotFoundError(RequestError):
+    """No provider key that is in use has this id."""
+
+    code = "key_not_found"
 
 
 class IdempotencyConflictError(RequestError):
@@ -287,6 +302,17 @@ class DispatchError(VidgenError):
     """Redis cannot be reached."""
 
     code = "redis_unavailable"
+    retryable = True
+
+
+class KeyUnreadableError(VidgenError):
+    """
+    A stored provider key does not open: `ENCRYPTION_KEYS` lacks the right one, or it was altered.
+
+    No job ends by this: it is parked, and goes on by itself once the key opens.
+    """
+
+    code = "key_unreadable"
     retryable = True
 
 

@@ -17,6 +17,7 @@ from vidgen.settings import Settings
 from vidgen.storage import Bucket, Storage
 from vidgen.store.pool import Database
 from vidgen.tracing import Tracing, exporting
+from vidgen.vault import Vault
 
 # What the parts of all transfers of a process hold together; one alone may always fill its own.
 MEMORY_BYTES = 160 * 1024 * 1024
@@ -46,6 +47,7 @@ class Resources:
         transfers: Bounds the transfers of this process, the most urgent first.
         breakers: Which providers are left alone for a while.
         tracing: Where spans go, if anywhere.
+        vault: Opens the keys that users brought.
         jitter: Draws a number from 0 to 1.
     """
 
@@ -59,6 +61,7 @@ class Resources:
     transfers: Gate
     breakers: Breakers
     tracing: Tracing = field(default_factory=Tracing)
+    vault: Vault = field(default_factory=Vault)
     clock: Clock = field(default_factory=Clock)
     jitter: Callable[[], float] = field(default_factory=lambda: random.Random().random)  # noqa: S311  spreads load, keeps no secret
 
@@ -94,6 +97,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             providers=providers,
             transfers=Gate(settings.transfer_concurrency),
             tracing=tracing,
+            vault=Vault(settings.encryption_key_bytes),
             breakers=Breakers(redis),
         )
 

@@ -48,7 +48,7 @@ Role = Literal["read", "operate"]
 EVERYTHING: frozenset[Need] = frozenset({"database", "redis"})
 OWN_PREFIX = "VIDGEN_"
 POOLER_PORT = 6543  # where Supabase and its like offer PostgreSQL in transaction mode
-KEY_BYTES = 32  # of a nacl SecretBox
+KEY_BYTES = 32  # of XChaCha20-Poly1305
 MIN_TOKEN_CHARS = 16
 
 _DATABASE_WANTED = "postgresql://user:password@host:5432/name, special characters as %XX"
@@ -252,6 +252,12 @@ class Settings(BaseSettings):
         "",
         validation_alias="VIDGEN_VEO_STORAGE_URI",
         description="gs://bucket/prefix Vertex AI writes to; empty: it answers inline.",
+    )
+
+    allow_server_keys: bool = Field(
+        True,
+        validation_alias="VIDGEN_ALLOW_SERVER_KEYS",
+        description="Jobs of users who have no key of their own may use the server's.",
     )
 
     # --- storage ---

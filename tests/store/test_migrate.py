@@ -25,8 +25,23 @@ async def execute(dsn: str, statement: str) -> None:
         await connection.execute(statement)
 
 
-def test_migrations_are_numbered_without_a_gap() -> None:
-    assert [migration.version for migration in migrations()] == list(range(1, len(NAMES) + 1))
+def test_migrations_are_numbered_upwards_and_each_number_is_used_once() -> None:
+    versions = [migration.version for migration in migrations()]
+
+    assert versions[0] == 1
+    assert versions == sorted(set(versions))
+
+
+async def test_a_step_that_comes_with_a_smaller_number_later_is_applied_all_the_same(
+    empty_database_url: str,
+) -> None:
+    """Two branches of work number their steps beforehand; whichever is released first."""
+    await migrate(empty_database_url)
+    await execute(empty_database_url, "DROP TABLE durations; DROP TABLE audit; DROP TABLE pauses")
+    await execute(empty_database_url, "DROP INDEX video_jobs_ended")
+    await execute(empty_database_url, "DELETE FROM vidgen_migrations WHERE version = 4")
+
+    assert await migrate(empty_database_url) == ["0004_steering"]
 
 
 async def test_a_fresh_database_gets_every_step(empty_database_url: str) -> None:

@@ -5,6 +5,7 @@ The command line: `vidgen`.
     processes.py    demo dev worker serve migrate health
     videos.py       submit watch jobs show cancel retry
     steering.py     stats pause resume drain workers providers audit deliveries replay
+    keys.py         keys add, list, rotate, remove
     checkup.py      doctor
     door.py         what most commands open, and the record they leave
     words.py        what is typed, as values: times, images, KEY=VALUE; what a shell completes
@@ -18,6 +19,7 @@ import vidgen.cli.processes
 import vidgen.cli.videos
 
 import vidgen.cli.steering  # isort: skip
+import vidgen.cli.keys  # isort: skip
 import vidgen.cli.checkup  # noqa: F401  isort: skip
 from vidgen.cli.app import app, main
 

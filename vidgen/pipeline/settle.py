@@ -14,7 +14,9 @@ from loguru import logger
 
 from vidgen import lifecycle, metrics
 from vidgen.errors import (
+    AuthError,
     DatabaseError,
+    KeyUnreadableError,
     LeaseLostError,
     OperationTakenError,
     StorageError,
@@ -23,7 +25,7 @@ from vidgen.errors import (
 )
 from vidgen.job import Operation
 from vidgen.lifecycle import Backoff
-from vidgen.pipeline import receipts
+from vidgen.pipeline import credentials, receipts
 from vidgen.pipeline.leases import Held, Leases
 from vidgen.providers.protocol import Submission
 from vidgen.providers.registry import FindsRecent
@@ -49,6 +51,12 @@ async def put_off(resources: Resources, held: Held, error: SubmitUnknownError) -
 async def settle(resources: Resources, leases: Leases, held: Held) -> None:
     """
     Look once for the operation of an attempt whose receipt is missing, and act on what is found.
+
+    The provider is asked with the credential of the intent: another one's list would prove nothing.
+
+    Raises:
+        KeyUnreadableError: It does not open; nothing is known and nothing decided.
+        DatabaseError: PostgreSQL is away.
     """
     job = held.job
     finder = resources.providers.finder(job.provider)
@@ -70,7 +78,7 @@ async def settle(resources: Resources, leases: Leases, held: Held) -> None:
     except SubmitUnknownError as refused:
         await _undecidable(resources, held, refused)
         return
-    except (DatabaseError, LeaseLostError):
+    except (DatabaseError, KeyUnreadableError, LeaseLostError):
         raise
     except VidgenError as unseen:  # whatever it is, it says nothing about the paid call
         await _look_again(resources, held, unseen)
@@ -101,9 +109,12 @@ async def _unclaimed(
     """
     job = held.job
     assert job.intent_at is not None  # CHECK promises it
-    credential = resources.providers.credential(job.provider, job.model)
+    credential = await credentials.resolve(resources, job)
     submission = Submission(job_id=job.id, attempt=job.attempt, request=request_of(job))
-    listing = await finder.find_recent(submission, job.intent_at - CLOCK_SKEW, credential)
+    try:
+        listing = await finder.find_recent(submission, job.intent_at - CLOCK_SKEW, credential)
+    except AuthError as error:
+        raise credentials.named(error, job, credential) from error
     listed = (*listing.candidates, *listing.doubtful)
     if not listed:
         return [], listing.trusted

@@ -18,7 +18,7 @@ from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageE
 from vidgen.pipeline import receipts
 from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
-from vidgen.store import history, inputs, jobs, steering, upkeep, workers
+from vidgen.store import history, inputs, jobs, keys, steering, upkeep, workers
 from vidgen.store.jobs import DueJob
 
 BATCH = 500
@@ -29,6 +29,7 @@ DEAD_WORKER_KEPT_S = 3600.0
 CLEANUP_EVERY_S = 1800.0
 RECEIPTS_EVERY_S = 30.0
 LEARN_EVERY_S = 60.0
+FORGET_KEYS_EVERY_S = 60.0
 LOOK_THROUGH_EVERY_S = 60.0
 # Cron ticks wait for a free place; if none came up for so long, the sweep cleans up itself.
 CLEANUP_OVERDUE_S = 2 * 3600.0
@@ -52,6 +53,7 @@ async def run(resources: Resources, leases: Leases) -> None:
                 await sweep(resources, leases)
                 await _collect_receipts(resources, leases)
                 await _learn(resources)
+                await _forget_keys(resources)
                 await cleanup(resources, every_s=CLEANUP_OVERDUE_S)
         except (DatabaseError, DispatchError) as error:
             logger.warning("sweep put off", code=error.code, reason=error.message)
@@ -72,6 +74,16 @@ async def _learn(resources: Resources) -> None:
     async with resources.database.connection() as connection:
         if await upkeep.take_turn(connection, "learn", LEARN_EVERY_S):
             await history.learn(connection)
+
+
+async def _forget_keys(resources: Resources) -> None:
+    """Delete removed provider keys whose last job has ended."""
+    async with resources.database.connection() as connection:
+        if not await upkeep.take_turn(connection, "forget_keys", FORGET_KEYS_EVERY_S):
+            return
+        forgotten = await keys.forget_removed(connection)
+    if forgotten:
+        logger.info("removed provider keys deleted", keys=forgotten)
 
 
 async def sweep(resources: Resources, leases: Leases) -> None:

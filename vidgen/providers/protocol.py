@@ -27,10 +27,12 @@ class Credential:
         id: Names it in rate limits, operations and logs: `server`, or the id of a stored key.
         secret: The API key. For Vertex AI the path or JSON of a service account; empty means
             application default credentials.
+        project: Of a user's service account, who is billed; None takes the settings' project.
     """
 
     id: str
     secret: str = field(repr=False)
+    project: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,8 @@ from vidgen.errors import (
     IdempotencyConflictError,
     InvalidStateError,
     JobNotFoundError,
+    KeyNotFoundError,
+    NoEncryptionKeyError,
     NoResultError,
     RequestError,
     SettingsError,
@@ -34,6 +36,7 @@ from vidgen.server import (
     page,
     session,
     steering,
+    vault,
     webhooks,
 )
 from vidgen.server.access import ACCESS, WEBHOOKS, Access, guarded, visitor_of
@@ -51,6 +54,8 @@ _STATUS: dict[type[VidgenError], int] = {
     JobNotFoundError: 404,
     DeliveryNotFoundError: 404,
     NoResultError: 404,
+    KeyNotFoundError: 404,
+    NoEncryptionKeyError: 409,
     IdempotencyConflictError: 409,
     TooManyWatchersError: 503,
     InvalidStateError: 409,
@@ -85,6 +90,7 @@ def operations() -> list[Operation]:
         *jobs.operations,
         *deliveries.operations,
         *steering.operations,
+        *vault.operations,
         *session.operations,
     ]
 

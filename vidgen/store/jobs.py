@@ -213,24 +213,27 @@ async def _apply(
                 END,
                 -- The deadline covers all stages and starts with the first of them. Waiting for a
                 -- turn is no stage; a retry by hand of a later stage gets a fresh one at its claim.
+                -- A job that waits for a key to open does not get older by it.
                 deadline_at = CASE
                     WHEN $1 = 'retried' THEN NULL
+                    WHEN $1 = 'parked' THEN job.deadline_at + make_interval(secs => $11)
                     WHEN $1 = 'submitting' OR ($1 = 'claimed' AND job.stage <> 'queued')
                     THEN coalesce(job.deadline_at, now() + make_interval(secs => job.deadline_s))
                     ELSE job.deadline_at
                 END,
+                parked_at = CASE $1 WHEN 'parked' THEN now() END,
                 (
                     attempt, max_attempts, failures, operation, progress, error_code, error_message,
                     storage_key, size_bytes, sha256, content_type, duration_s, width, height,
                     thumbnail_key, spritesheet_key, actual_cost_micros, slot_at, result_expires_at,
-                    cancel_discards
+                    cancel_discards, credential_id
                 ) = (
                     SELECT next.attempt, next.max_attempts, next.failures, next.operation,
                            next.progress, next.error_code, next.error_message, next.storage_key,
                            next.size_bytes, next.sha256, next.content_type, next.duration_s,
                            next.width, next.height, next.thumbnail_key, next.spritesheet_key,
                            next.actual_cost_micros, next.slot_at, next.result_expires_at,
-                           next.cancel_discards
+                           next.cancel_discards, next.credential_id
                     FROM jsonb_populate_record(job, $12::jsonb) AS next
                 )
             WHERE job.id = $2
@@ -244,6 +247,13 @@ async def _apply(
               AND ($6::integer IS NULL OR job.attempt = $6)
               AND job.archived_at IS NULL -- its prompt is gone
               AND (NOT $17::boolean OR job.cancel_requested_at IS NULL)
+              -- Locked: a removal that comes now waits for us, and then sees that we need the key;
+              -- one that came before is seen by us.
+              AND ($19::uuid IS NULL OR EXISTS (
+                  SELECT FROM provider_keys
+                  WHERE provider_keys.id = $19 AND provider_keys.removed_at IS NULL
+                  FOR SHARE
+              ))
               -- Redis and the database do not share a clock: a dispatch may come a little early.
               AND (NOT $15::boolean OR job.due_at <= now() + interval '1 second')
               AND ($1 <> 'claimed' OR job.stage <> 'queued' OR NOT EXISTS (
@@ -284,6 +294,7 @@ async def _apply(
         json_of(change.detail),
         change.unless_cancelled,
         uuid7(),
+        change.needs_key,
     )
 
 
@@ -415,6 +426,14 @@ async def counts(connection: Connection) -> Counts:
     )
     assert row is not None  # an aggregate always answers
     return Counts(**row)
+
+
+async def parked(connection: Connection) -> int:
+    """How many jobs wait because their provider key does not open."""
+    count: int = await connection.fetchval(
+        "SELECT count(*) FROM video_jobs WHERE parked_at IS NOT NULL AND completed_at IS NULL"
+    )
+    return count
 
 
 async def oldest_due_s(connection: Connection) -> float:
