@@ -213,13 +213,16 @@ async def test_a_removal_waits_for_an_intent_that_is_being_written_and_then_coun
         async with database.connection() as connection:
             return await bring.remove(connection, key.id)
 
-    async with asyncio.TaskGroup() as group:
-        async with database.connection() as connection, connection.transaction():
-            await applied(connection, job, lifecycle.submitting(job, str(key.id)))
-            removal = group.create_task(remove())
-            async with database.connection() as observer:
-                await _somebody_waits(observer)
-            assert not removal.done()
+    async with (
+        asyncio.TaskGroup() as group,
+        database.connection() as connection,
+        connection.transaction(),
+    ):
+        await applied(connection, job, lifecycle.submitting(job, str(key.id)))
+        removal = group.create_task(remove())
+        async with database.connection() as observer:
+            await _somebody_waits(observer)
+        assert not removal.done()
 
     assert (removal.result().jobs, removal.result().deleted) == (1, False)
 
@@ -234,12 +237,15 @@ async def test_an_intent_waits_for_a_removal_and_then_is_refused(database: Datab
             with pytest.raises(LeaseLostError):
                 await applied(connection, job, lifecycle.submitting(job, str(key.id)))
 
-    async with asyncio.TaskGroup() as group:
-        async with database.connection() as connection, connection.transaction():
-            await keys.remove(connection, key.id)
-            group.create_task(intend())
-            async with database.connection() as observer:
-                await _somebody_waits(observer)
+    async with (
+        asyncio.TaskGroup() as group,
+        database.connection() as connection,
+        connection.transaction(),
+    ):
+        await keys.remove(connection, key.id)
+        group.create_task(intend())
+        async with database.connection() as observer:
+            await _somebody_waits(observer)
 
 
 async def _somebody_waits(observer: Connection) -> None:
