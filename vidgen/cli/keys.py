@@ -218,7 +218,7 @@ def _who() -> str:
 
 def _read_key() -> str:
     if sys.stdin.isatty():
-        typed: str = typer.prompt("Key (not shown)", hide_input=True)
+        typed: str = typer.prompt("Key (not shown)", hide_input=True, err=True)
         return typed
     data = sys.stdin.buffer.read(MAX_KEY_BYTES)
     try:

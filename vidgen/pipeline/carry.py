@@ -162,6 +162,8 @@ async def _cancel_at_provider(resources: Resources, job: VideoJob) -> bool:
     try:
         credential = await credentials.resolve(resources, job)
         return await provider.cancel(job.operation, credential)
+    except DatabaseError:
+        raise  # only its key could not be read: the cancel is heeded when it can
     except VidgenError as error:
         logger.warning("provider did not take the cancel", code=error.code, reason=error.message)
         return False
