@@ -74,7 +74,7 @@ def _leaves() -> list[type[VidgenError]]:
 
 def test_every_command_is_documented() -> None:
     commands = _commands(app) | {
-        f"{group.name or group.typer_instance.info.name} {name}"
+        f"{group.typer_instance.info.name} {name}"
         for group in app.registered_groups
         if group.typer_instance is not None
         for name in _commands(group.typer_instance)
@@ -86,7 +86,7 @@ def test_every_command_is_documented() -> None:
 
 def _commands(program: typer.Typer) -> set[str]:
     return {
-        command.name or getattr(command.callback, "__name__", "")
+        command.name or str(getattr(command.callback, "__name__", ""))
         for command in program.registered_commands
     }
 

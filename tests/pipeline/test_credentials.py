@@ -467,6 +467,7 @@ async def test_a_parked_job_goes_on_by_itself_once_the_ring_is_right_again(
     asked_before = len(simulator.sora.received)
 
     rekey(carrier.resources, WRONG)
+    parked = job
     for _ in range(5):
         await _make_due(carrier, job)
         parked = await carrier.carry(job)
