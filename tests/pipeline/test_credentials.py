@@ -17,6 +17,7 @@ from vidgen.errors import KeyNotFoundError
 from vidgen.job import EventType, Stage
 from vidgen.keys import AddedKey
 from vidgen.pipeline import carry as carrying
+from vidgen.pipeline import sweep
 from vidgen.resources import Resources
 from vidgen.settings import Settings
 from vidgen.simulator.cloud import service_account_file
@@ -547,3 +548,24 @@ async def test_a_video_whose_key_is_no_longer_stored_says_so_when_it_is_retried(
 async def _make_due(carrier: Carrier, job: VideoJob) -> None:
     async with carrier.resources.database.connection() as connection:
         await connection.execute("UPDATE video_jobs SET due_at = now() WHERE id = $1", job.id)
+
+
+async def test_the_sweep_deletes_a_removed_key_once_its_last_job_has_ended(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.generation_s = 0.5
+    key = await bring(carrier, "alice", ALICE)
+    async with under_way(carrier, simulator, "alice"):
+        await take_away(carrier, key)
+    assert await _is_stored(carrier, key)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        sweeping = group.create_task(sweep.run(carrier.resources, carrier.leases))
+        while await _is_stored(carrier, key):  # noqa: ASYNC110  a row tells nobody
+            await asyncio.sleep(0.01)
+        sweeping.cancel()
+
+
+async def _is_stored(carrier: Carrier, key: AddedKey) -> bool:
+    async with carrier.resources.database.connection() as connection:
+        return await store.get(connection, key.id) is not None
