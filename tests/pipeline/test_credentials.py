@@ -234,6 +234,29 @@ async def test_a_removed_key_brings_its_running_video_home_and_begins_no_other(
         await take_away(carrier, key)
 
 
+async def test_a_key_that_is_removed_while_its_job_waits_for_its_turn_is_not_spent_on(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    key = await bring(carrier, "alice", ALICE)
+    job = await asked(carrier, "alice")
+    async with carrier.resources.database.connection() as connection:
+        await connection.execute(
+            "UPDATE video_jobs SET slot_at = now() + interval '0.9 s', credential_id = $1",
+            str(key.id),
+        )
+
+    async with asyncio.TaskGroup() as group:
+        carrying_it = group.create_task(carrier.finish(job))
+        while (await carrier.queue.get(job.id)).worker_id is None:
+            pass  # its key is opened now, and its turn is in a second
+        removed = await take_away(carrier, key)
+
+    assert carrying_it.result().status is JobStatus.COMPLETED
+    # On a machine that stands still for a second the intent was there before: then it says so.
+    spent_on = SERVER if removed.deleted else ALICE
+    assert used(simulator.sora) == {deed: {spent_on} for deed in ("submit", "poll", "content")}
+
+
 async def test_a_cancel_uses_the_key_of_the_operation(
     carrier: Carrier, simulator: SimulatorServer
 ) -> None:

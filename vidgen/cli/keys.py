@@ -142,7 +142,6 @@ def rotate(as_json: AsJson = False) -> None:
     """
     from vidgen import keys
     from vidgen.dev import screen
-    from vidgen.store import keys as store
 
     async def work() -> dict[str, Any]:
         from rich.progress import Progress
@@ -162,10 +161,6 @@ def rotate(as_json: AsJson = False) -> None:
                         break
             return {"resealed": resealed} | await _progress(safe)
 
-    async def _progress(safe: _Safe) -> dict[str, Any]:
-        async with safe.database.connection() as connection:
-            return dict(keys.progress_document(await store.sealed_under(connection), safe.vault))
-
     done = run(work())
     if as_json:
         _write_json(done)
@@ -176,6 +171,14 @@ def rotate(as_json: AsJson = False) -> None:
             "newest" if each["newest"] else "in ENCRYPTION_KEYS" if each["readable"] else "lacking"
         )
         typer.echo(f"{each['key_id']}\t{each['keys']} keys\t{told}")
+
+
+async def _progress(safe: _Safe) -> dict[str, Any]:
+    from vidgen import keys
+    from vidgen.store import keys as store
+
+    async with safe.database.connection() as connection:
+        return dict(keys.progress_document(await store.sealed_under(connection), safe.vault))
 
 
 @asynccontextmanager
