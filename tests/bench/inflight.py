@@ -156,7 +156,8 @@ async def _watched(
     figures = orjson.loads(await asyncio.to_thread(_ask, f"{address}/figures"))
     lags = sorted(await _lags(peer, settings, figures))
     p50, p95 = percentile(lags, 50), percentile(lags, 95)
-    assert p50 is not None and p95 is not None, "no video was stored"
+    assert p50 is not None, "no video was stored"
+    assert p95 is not None
     asked = figures["asked"]
     assert asked["submit"] == videos, f"{asked['submit']} submits for {videos} videos"
     return Figures(
