@@ -40,6 +40,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 # Bodies that are right, for what wants more than {}.
 RIGHT: dict[str, dict[str, Any]] = {
     "/api/jobs": {"provider": "sora", "prompt": "a tram"},
+    "/api/keys": {"user_id": "ada", "provider": "sora", "key": "sk-of-ada-0123456789"},
     "/api/login": {"token": TOKEN},
 }
 # Beside what /openapi.json describes.
@@ -172,6 +173,9 @@ async def refused(
 
 def address(path: str, job: VideoJob) -> str:
     return path.replace("{id}", str(job.id))
+
+
+KINDS = {"deliveries": "delivery", "keys": "key"}  # what an id in the path belongs to, if no job
 
 
 def body_of(path: str) -> dict[str, Any]:
@@ -537,7 +541,7 @@ async def test_an_id_that_is_none_is_called_so(
             code="invalid_request",
         )
         assert len(told["message"]) < 200
-    missing = "delivery_not_found" if path.startswith("/api/deliveries/") else "job_not_found"
+    missing = f"{KINDS.get(path.split('/')[2], 'job')}_not_found"
     await refused(client, log, method, path.replace("{id}", NOBODY), 404, code=missing)
 
 

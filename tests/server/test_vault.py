@@ -104,7 +104,11 @@ async def test_what_is_no_key_is_refused_without_repeating_it(
 
 
 async def test_a_body_that_is_no_json_is_not_repeated(admin: Client) -> None:
-    answer = await admin.post("/api/keys", data=b'{"key": "' + KEY.encode())
+    answer = await admin.post(
+        "/api/keys",
+        data=b'{"key": "' + KEY.encode(),
+        headers={"Content-Type": "application/json"},
+    )
 
     assert await problem(answer) == (400, "invalid_request")
     assert "planted" not in await answer.text()
@@ -138,7 +142,7 @@ async def test_a_removal_says_who_still_needs_the_key(
     assert await problem(again) == (404, "key_not_found")
     assert listed["removed_at"] is not None
     assert listed["jobs"] == 1
-    assert await actions(admin) == ["key_remove", "key_remove", "key_add"]
+    assert await actions(admin) == ["key_remove", "key_add"]
 
 
 async def test_a_key_that_nobody_needs_is_gone_at_once(admin: Client) -> None:

@@ -37,11 +37,10 @@ async def test_a_step_that_comes_with_a_smaller_number_later_is_applied_all_the_
 ) -> None:
     """Two branches of work number their steps beforehand; whichever is released first."""
     await migrate(empty_database_url)
-    await execute(empty_database_url, "DROP TABLE durations; DROP TABLE audit; DROP TABLE pauses")
-    await execute(empty_database_url, "DROP INDEX video_jobs_ended")
-    await execute(empty_database_url, "DELETE FROM vidgen_migrations WHERE version = 4")
+    await execute(empty_database_url, "ALTER TABLE video_jobs DROP COLUMN traceparent")
+    await execute(empty_database_url, "DELETE FROM vidgen_migrations WHERE version = 3")
 
-    assert await migrate(empty_database_url) == ["0004_steering"]
+    assert await migrate(empty_database_url) == ["0003_trace"]
 
 
 async def test_a_fresh_database_gets_every_step(empty_database_url: str) -> None:
