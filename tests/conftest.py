@@ -46,6 +46,7 @@ LEAK_TIMEOUT_S = 2  # the other end of a closed connection notices a moment late
 EMPTIED = (
     *("video_jobs", "workers", "upkeep", "pauses", "audit", "durations"),
     "provider_keys",
+    *("erasures", "erased_operations"),
 )
 FOLDER = "vidgen-tests-"  # and the id of the process that made it
 MEMORY = Path("/dev/shm")

@@ -141,10 +141,20 @@ async def test_a_rotation_tells_when_the_old_encryption_key_may_be_dropped(
     said = await vidgen("keys", "rotate")
     again = await vidgen("keys", "rotate", "--json")
 
-    assert said.out == (f"230 keys sealed anew, 0 left\n{key_id(NEW).hex()}\t230 keys\tnewest\n")
+    assert said.out == (
+        f"230 sealed anew, 0 left\n{key_id(NEW).hex()}\t230 keys\t0 prompts\tnewest\n"
+    )
     assert again.document == {
         "resealed": 0,
-        "keys": [{"key_id": key_id(NEW).hex(), "keys": 230, "newest": True, "readable": True}],
+        "keys": [
+            {
+                "key_id": key_id(NEW).hex(),
+                "keys": 230,
+                "prompts": 0,
+                "newest": True,
+                "readable": True,
+            }
+        ],
         "left": 0,
         "unreadable": 0,
     }

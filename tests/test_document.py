@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from tests.builders import a_job
-from vidgen.document import PRIVATE, event_document, job_document
+from vidgen.document import PRIVATE, SEALED, event_document, job_document
 from vidgen.job import EventType, JobEvent, JobStatus, Operation, Stage, VideoJob
 
 
 def test_a_document_has_every_field_by_its_name_and_nothing_private() -> None:
     document = job_document(a_job(prompt="a secret tram"))
 
-    assert set(document) == {field.name for field in fields(VideoJob)} - PRIVATE
+    assert set(document) == {field.name for field in fields(VideoJob)} - PRIVATE - SEALED
     assert "secret" not in json.dumps(document)
 
 
@@ -21,6 +21,13 @@ def test_whoever_asks_for_one_job_is_told_what_is_private() -> None:
     document = job_document(a_job(prompt="a secret tram"), private=True)
 
     assert document["prompt"] == "a secret tram"
+
+
+def test_a_prompt_that_does_not_open_is_null_and_its_envelope_is_told_to_nobody() -> None:
+    document = job_document(a_job(prompt="", sealed=b"an envelope"), private=True)
+
+    assert document["prompt"] is None
+    assert "sealed" not in document
 
 
 def test_times_ids_words_and_operations_are_plain_json() -> None:

@@ -274,6 +274,24 @@ def test_only_one_of_the_two_names_for_keys_may_be_used(load: Load) -> None:
         load(ENCRYPTION_KEY=KEY, ENCRYPTION_KEYS=KEY)
 
 
+def test_prompts_are_sealed_only_where_there_is_a_key_to_seal_with(load: Load) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(VIDGEN_ENCRYPT_PROMPTS="true")
+
+    assert _problems(error) == [
+        "VIDGEN_ENCRYPT_PROMPTS: came 'true'; wanted: false, or an ENCRYPTION_KEY to seal with"
+        " (openssl rand -base64 32)"
+    ]
+    assert load(VIDGEN_ENCRYPT_PROMPTS="true", ENCRYPTION_KEYS=KEY).encrypt_prompts
+
+
+def test_a_key_that_is_wrong_is_told_once(load: Load) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(VIDGEN_ENCRYPT_PROMPTS="true", ENCRYPTION_KEY="short")
+
+    assert [problem.partition(":")[0] for problem in _problems(error)] == ["ENCRYPTION_KEY"]
+
+
 def test_a_service_account_is_a_file_that_exists_or_json(load: Load, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"came '/nowhere\.json'; wanted: the path"):
         load(GOOGLE_APPLICATION_CREDENTIALS="/nowhere.json")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vidgen import vault
 from vidgen.errors import KeyUnreadableError, NoEncryptionKeyError
 from vidgen.settings import Settings
-from vidgen.vault import MIN_BYTES, Owner, Vault, key_id, key_id_of
+from vidgen.vault import MIN_BYTES, JobPart, Owner, Vault, key_id, key_id_of
 
 OLD, NEW, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
 SECRET = "sk-planted-0123456789abcdef"
@@ -197,3 +197,31 @@ def test_the_ring_is_read_from_the_settings_newest_first() -> None:
 
     assert ring.key_ids == (key_id(NEW), key_id(OLD))
     assert len(ring.newest) == vault.KEY_ID_BYTES
+
+
+@given(data=st.binary(max_size=200), job_id=st.uuids(), name=st.sampled_from(["prompt", "image 0"]))
+def test_a_part_of_a_job_opens_for_that_part_of_that_job(
+    data: bytes, job_id: UUID, name: str
+) -> None:
+    ring = Vault([NEW, OLD])
+    part = JobPart(job_id=job_id, name=name)
+
+    envelope = ring.seal_bytes(data, part)
+
+    assert ring.open_bytes(envelope, part) == data
+    for other in (
+        JobPart(job_id=UUID(int=job_id.int ^ 1), name=name),
+        JobPart(job_id=job_id, name="image 1"),
+        ALICE,
+    ):
+        with pytest.raises(KeyUnreadableError, match="does not open"):
+            ring.open_bytes(envelope, other)
+
+
+def test_a_fingerprint_tells_equal_texts_by_any_key_of_the_ring_and_without_it_nothing() -> None:
+    new, old = Vault([NEW, OLD]).fingerprints("a tram")
+
+    assert Vault([OLD]).fingerprints("a tram") == (old,)
+    assert new != old
+    assert Vault([NEW]).fingerprints("a train") != (new,)
+    assert Vault().fingerprints("a tram") == ()

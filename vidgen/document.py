@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # it lives two floors above
 
 # A prompt is private: only who asks for one job is told, and what stands beside it.
 PRIVATE = frozenset({"prompt", "parameters", "webhook_url"})
+# Told to nobody: what is in it stands in prompt and parameters once it is opened.
+SEALED = frozenset({"sealed"})
 # What a webhook tells is the job itself, as it was.
 SNAPSHOT = frozenset({"snapshot"})
 
@@ -25,13 +27,15 @@ def job_document(job: VideoJob, *, private: bool = False) -> dict[str, JsonValue
     Every field of *job* by its name: times as ISO 8601 with Z, money in micro-dollars.
 
     Args:
-        private: With prompt, parameters and webhook address.
+        private: With prompt, parameters and webhook address; a prompt that does not open is null.
     """
-    return {
+    hidden = SEALED if private else SEALED | PRIVATE
+    document = {
         field.name: json_value(getattr(job, field.name))
         for field in fields(job)
-        if private or field.name not in PRIVATE
+        if field.name not in hidden
     }
+    return document | {"prompt": None} if private and job.sealed is not None else document
 
 
 def event_document(event: JobEvent) -> dict[str, JsonValue]:

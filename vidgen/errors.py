@@ -307,7 +307,7 @@ class DispatchError(VidgenError):
 
 class KeyUnreadableError(VidgenError):
     """
-    A stored provider key does not open: `ENCRYPTION_KEYS` lacks the right one, or it was altered.
+    A stored key or prompt does not open: `ENCRYPTION_KEYS` lacks the right one, or it was altered.
 
     No job ends by this: it is parked, and goes on by itself once the key opens.
     """

@@ -139,6 +139,9 @@ class VideoJob:
         slot_at: The reserved turn under the provider's rate limit, if it has one.
         credential_id: What the latest attempt was made with, or the next one has its turn for:
             `server`, or the id of a stored key; None before, and in rows of older releases.
+        archived_at: Since when only a summary is kept: prompt, parameters and files are gone.
+        sealed: The envelope of prompt and parameters while they are not opened (`vidgen.prompts`):
+            then the prompt is empty. None once they are, and where they were never sealed.
     """
 
     id: UUID
@@ -188,6 +191,8 @@ class VideoJob:
     webhook_url: str | None = field(repr=False)
     metadata: Mapping[str, JsonValue]
     credential_id: str | None
+    archived_at: datetime | None
+    sealed: bytes | None = field(default=None, repr=False)
 
     @property
     def is_final(self) -> bool:
@@ -212,7 +217,7 @@ class EventType(StrEnum):
     GENERATED = "generated"
     COMPLETED = "completed"
     ERRORED = "errored"  # the step will be tried again
-    PARKED = "parked"  # its stored provider key does not open; nothing is counted
+    PARKED = "parked"  # its provider key or prompt does not open; nothing is counted
     REATTEMPTED = "reattempted"  # a verdict ended the attempt; a new one is due
     FAILED = "failed"
     RELEASED = "released"  # given back by its worker, or freed from a dead one

@@ -6,7 +6,7 @@ A key goes in once and is never told again. Whoever needs it reads the row and o
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -216,24 +216,32 @@ def key_document(key: ListedKey, vault: Vault) -> dict[str, object]:
     }
 
 
-def progress_document(sealed: Sequence[SealedUnder], vault: Vault) -> dict[str, object]:
+def progress_document(
+    sealed: Sequence[SealedUnder], vault: Vault, *, prompts: Mapping[bytes, int]
+) -> dict[str, object]:
     """
     How far a rotation is: `left` can be sealed anew, `unreadable` lack their encryption key here.
+
+    Args:
+        prompts: How many jobs' prompts are sealed under which encryption key.
     """
     newest = vault.key_ids[:1]
-    known = [each for each in sealed if each.key_id in vault.key_ids]
+    counts = {each.key_id: each.keys for each in sealed}
+    ids = sorted(counts.keys() | prompts.keys())
+    both = {key_id: counts.get(key_id, 0) + prompts.get(key_id, 0) for key_id in ids}
     return {
         "keys": [
             {
-                "key_id": each.key_id.hex(),
-                "keys": each.keys,
-                "newest": each.key_id in newest,
-                "readable": each in known,
+                "key_id": key_id.hex(),
+                "keys": counts.get(key_id, 0),
+                "prompts": prompts.get(key_id, 0),
+                "newest": key_id in newest,
+                "readable": key_id in vault.key_ids,
             }
-            for each in sealed
+            for key_id in ids
         ],
-        "left": sum(each.keys for each in known if each.key_id not in newest),
-        "unreadable": sum(each.keys for each in sealed if each not in known),
+        "left": sum(both[key_id] for key_id in ids if key_id in vault.key_ids[1:]),
+        "unreadable": sum(both[key_id] for key_id in ids if key_id not in vault.key_ids),
     }
 
 

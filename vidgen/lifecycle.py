@@ -8,7 +8,7 @@ What may happen to a job, decided purely; `store.jobs.apply` writes it in one gu
                                                                                      │ completed
     any ──failed──> failed        any ──cancelled──> cancelled                       v
     failed, cancelled ──retried──> where the paid result still is                completed
-    any held ──parked──> the same stage, later: its provider key does not open
+    any held ──parked──> the same stage, later: its key or prompt does not open
 
 Two counters, never mixed: `attempt` counts paid submits, `failures` errors in a row of one stage.
 """
@@ -442,7 +442,7 @@ def retried(job: VideoJob, *, max_attempts: int, anew: bool = False) -> Transiti
         raise InvalidStateError(
             f"only failed or cancelled jobs can be retried; job {job.id} is {job.status}"
         )
-    if not job.prompt:
+    if job.archived_at is not None or not (job.prompt or job.sealed):
         raise InvalidStateError(f"job {job.id} was archived: its prompt is no longer kept")
     changes: dict[str, JsonValue] = {
         "failures": 0,

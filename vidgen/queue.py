@@ -21,7 +21,7 @@ from loguru import logger
 from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
 
-from vidgen import catalog, image, lifecycle, live, tracing, webhook
+from vidgen import catalog, image, keys, lifecycle, live, prompts, tracing, webhook
 from vidgen.catalog import Endpoints
 from vidgen.dispatch import HEAD_START_MS, Dispatch, Dispatcher, open_redis
 from vidgen.errors import (
@@ -46,13 +46,15 @@ from vidgen.job import (
     VideoRequest,
 )
 from vidgen.settings import Settings
-from vidgen.store import deliveries, events, history, inputs, jobs, steering, workers
+from vidgen.store import deliveries, erasure, events, history, inputs, jobs, steering, workers
 from vidgen.store.deliveries import Delivery, DeliveryState
+from vidgen.store.erasure import Traces
 from vidgen.store.inputs import StoredInput
 from vidgen.store.jobs import Counts, NewJob
 from vidgen.store.pool import Connection, Database
 from vidgen.store.rows import parameters_of
 from vidgen.store.steering import Pause
+from vidgen.vault import Vault
 
 LOOK_INTERVAL_S = 1.0  # watchers read the truth at least so often, whether Redis speaks or not
 CANCEL_TRIES = 5  # a worker may take or give back the job between our look and our write
@@ -112,6 +114,7 @@ class VideoQueue:
         """Connect to nothing yet."""
         self._settings = settings
         self._tracing = tracing.of(settings)
+        self._vault = Vault(settings.encryption_key_bytes)
         self._stack = AsyncExitStack()
         self._database: Database
         self._redis: Redis
@@ -237,7 +240,7 @@ class VideoQueue:
 
     async def get(self, job_id: UUID) -> VideoJob:
         """
-        The job as it is now.
+        The job as it is now; its prompt is empty if it is sealed and we cannot open it.
 
         Raises:
             JobNotFoundError: There is none with this id.
@@ -246,7 +249,7 @@ class VideoQueue:
             job = await jobs.get(connection, job_id)
         if job is None:
             raise JobNotFoundError(f"there is no job {job_id}")
-        return job
+        return prompts.shown(self._vault, job)
 
     async def recent(
         self,
@@ -262,7 +265,7 @@ class VideoQueue:
     ) -> list[VideoJob]:
         """At most *limit* jobs, newest first; *before* is the last one of the page before."""
         async with self._database.connection() as connection:
-            return await jobs.recent(
+            found = await jobs.recent(
                 connection,
                 status=status,
                 provider=provider,
@@ -273,6 +276,7 @@ class VideoQueue:
                 before=before,
                 limit=limit,
             )
+        return [prompts.shown(self._vault, job) for job in found]
 
     async def history(self, job_id: UUID) -> list[JobEvent]:
         """Everything that happened to a job so far, in order."""
@@ -471,6 +475,39 @@ class VideoQueue:
                 done.append(plan)
         return done
 
+    async def forget(self, user_id: str, *, dry_run: bool = False) -> Traces:
+        """
+        Let everything be deleted that there is of a user by now, and tell what that is.
+
+        Running jobs are cancelled at once, as by `cancel` with *discard*: of `paid` ones the video
+        may be billed all the same. Workers delete the rest within seconds, objects in the bucket
+        first and rows last, as soon as the jobs have ended; once it is done there are no `jobs`
+        and `asked_at` is None. Asked again it covers what came meanwhile.
+
+        Args:
+            dry_run: Tell what there is, and how far it is, and do nothing.
+
+        Raises:
+            InvalidRequestError: No job can have this user.
+            DatabaseError: PostgreSQL is away; if it was asked for before, workers go on.
+        """
+        keys.check_user(user_id)
+        async with self._database.connection() as connection:
+            if not dry_run:
+                await erasure.ask(connection, user_id)
+            traces = await erasure.traces(connection, user_id)
+        after: UUID | None = None
+        while traces.running and not dry_run:
+            async with self._database.connection() as connection:
+                found = await erasure.running(connection, user_id, after=after, limit=INSERT_BATCH)
+            for job_id in found:
+                with suppress(JobNotFoundError, InvalidStateError):  # workers see to it
+                    await self.cancel(job_id, discard=True)
+            if len(found) < INSERT_BATCH:
+                break
+            after = found[-1]
+        return traces
+
     async def pause(
         self, provider: str | None = None, *, by: str = "", reason: str = ""
     ) -> list[Pause]:
@@ -519,7 +556,7 @@ class VideoQueue:
             happened = await events.of_job(connection, job_id, after)
         if job is None:
             raise JobNotFoundError(f"there is no job {job_id}")
-        return job, happened
+        return prompts.shown(self._vault, job), happened
 
     def _use(self, database: Database, redis: Redis) -> None:
         self._database = database
@@ -537,7 +574,7 @@ class VideoQueue:
             if len(made) == 1:
                 spot.tell(job_id=made[0].id, provider=made[0].provider, model=made[0].model)
             await self._dispatch(made)
-        return made
+        return [prompts.shown(self._vault, job) for job in made]
 
     async def _accept(
         self,
@@ -556,6 +593,11 @@ class VideoQueue:
                 raise type(error)(f"requests[{number}]: {error.message}") from error
             if number % INSERT_BATCH == INSERT_BATCH - 1:
                 await asyncio.sleep(0)  # others want the loop, too
+        if self._settings.encrypt_prompts:
+            prepared = [
+                (new, [await prompts.seal_image(self._vault, item) for item in stored])
+                for new, stored in prepared
+            ]
         if connection is not None:
             return await self._insert(connection, prepared)
         async with self._database.connection() as own:
@@ -615,14 +657,28 @@ class VideoQueue:
         async with connection.transaction():  # inside of the caller's, if there is one
             for start in range(0, len(prepared), INSERT_BATCH):
                 batch = prepared[start : start + INSERT_BATCH]
-                inserted = await jobs.insert(connection, [new for new, _ in batch])
+                rows = [self._as_stored(new) for new, _ in batch]
+                inserted = await jobs.insert(connection, rows)
                 if len(inserted) < len(batch):  # only a taken idempotency key is left out
-                    return [await _first_job(connection, new) for new, _ in batch]
+                    return [await self._first_job(connection, new) for new, _ in batch]
                 made += inserted
             stored = [item for _, items in prepared for item in items]
             if stored:
                 await inputs.insert(connection, stored)
         return made
+
+    def _as_stored(self, new: NewJob) -> NewJob:
+        return prompts.seal(self._vault, new) if self._settings.encrypt_prompts else new
+
+    async def _first_job(self, connection: Connection, new: NewJob) -> VideoJob:
+        assert new.idempotency_key is not None  # nothing else can be taken
+        found = await jobs.by_idempotency_key(connection, new.user_id, new.idempotency_key)
+        if found is None or not prompts.is_same(self._vault, new.fingerprint, found[1]):
+            raise IdempotencyConflictError(
+                f"idempotency key {new.idempotency_key!r} was used before for another request"
+                + (f" (job {found[0].id})" if found else "")
+            )
+        return found[0]
 
     async def _dispatch(self, made: Sequence[VideoJob]) -> None:
         # Inside the caller's transaction the row is not visible yet: a worker that is faster than
@@ -652,7 +708,7 @@ class VideoQueue:
         async with self._database.connection() as connection:
             job = await jobs.apply(connection, job_id, change)
         await live.tell(self._redis, job_id)
-        return job
+        return prompts.shown(self._vault, job)
 
 
 def _existing(found: Delivery | None, delivery_id: UUID) -> Delivery:
@@ -686,17 +742,6 @@ def endpoints_of(settings: Settings) -> Endpoints:
         gemini_configured=settings.gemini_api_key is not None,
         vertex_configured=bool(settings.google_cloud_project_id),
     )
-
-
-async def _first_job(connection: Connection, new: NewJob) -> VideoJob:
-    assert new.idempotency_key is not None  # nothing else can be taken
-    found = await jobs.by_idempotency_key(connection, new.user_id, new.idempotency_key)
-    if found is None or found[1] != new.fingerprint:
-        raise IdempotencyConflictError(
-            f"idempotency key {new.idempotency_key!r} was used before for another request"
-            + (f" (job {found[0].id})" if found else "")
-        )
-    return found[0]
 
 
 def _check_wish(wish: _Wish) -> None:

@@ -155,12 +155,17 @@ class Settings(BaseSettings):
     encryption_key: SecretStr | None = Field(
         None,
         validation_alias="ENCRYPTION_KEY",
-        description="Seals stored provider keys: base64 of 32 random bytes.",
+        description="Seals provider keys and prompts: base64 of 32 random bytes.",
     )
     encryption_keys: SecretStr | None = Field(
         None,
         validation_alias="ENCRYPTION_KEYS",
         description="The same for rotation, comma separated: the first seals, all of them open.",
+    )
+    encrypt_prompts: bool = Field(
+        False,
+        validation_alias="VIDGEN_ENCRYPT_PROMPTS",
+        description="Store prompts and input images sealed; needs ENCRYPTION_KEY(S).",
     )
     admin_token: SecretStr | None = Field(
         None,
@@ -427,6 +432,13 @@ class Settings(BaseSettings):
         le=87_600,
         description="How long failed and cancelled jobs are kept.",
     )
+    result_retention_days: int = Field(
+        0,
+        validation_alias="VIDGEN_RESULT_RETENTION_DAYS",
+        ge=0,
+        le=36_500,
+        description="How long completed videos are kept; then their files go, too. 0: for ever.",
+    )
     allow_unknown_models: bool = Field(
         False,
         validation_alias="VIDGEN_ALLOW_UNKNOWN_MODELS",
@@ -567,6 +579,15 @@ class Settings(BaseSettings):
         if secret is not None:
             _keys(secret.get_secret_value())
         return secret
+
+    @field_validator("encrypt_prompts")
+    @classmethod
+    def _check_encrypt_prompts(cls, wanted: bool, info: ValidationInfo) -> bool:
+        names = ("encryption_key", "encryption_keys")
+        # One that is there and wrong is told already.
+        if wanted and all(info.data.get(name, ...) is None for name in names):
+            raise _wanted("false, or an ENCRYPTION_KEY to seal with (openssl rand -base64 32)")
+        return wanted
 
     @field_validator("admin_token")
     @classmethod

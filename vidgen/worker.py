@@ -44,7 +44,7 @@ from vidgen.errors import (
     StorageUnavailableError,
     VidgenError,
 )
-from vidgen.pipeline import sweep
+from vidgen.pipeline import erasure, sweep
 from vidgen.pipeline.carry import carry
 from vidgen.pipeline.deliver import Deliverer
 from vidgen.pipeline.leases import Leases
@@ -169,6 +169,7 @@ class House:
                     group.create_task(leases.run()),
                     group.create_task(lookout.run()),
                     group.create_task(sweep.run(resources, leases)),
+                    group.create_task(erasure.run(resources, leases)),
                     group.create_task(
                         live.hear_calls(resources.redis, leases.id, self._wakes, self._bell)
                     ),

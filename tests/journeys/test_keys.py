@@ -161,8 +161,10 @@ async def test_a_worker_with_the_wrong_ring_parks_and_one_with_the_right_ring_go
 
     assert (parked.status, parked.stage, parked.attempt) == (JobStatus.PENDING, Stage.QUEUED, 0)
     assert parked.error_code == "key_unreadable"
-    assert "1 jobs wait because their provider key does not open: ENCRYPTION_KEYS" in issues
-    [warning] = worker.said("job parked: its provider key does not open")
+    assert (
+        "1 jobs wait because their provider key or prompt does not open: ENCRYPTION_KEYS" in issues
+    )
+    [warning] = worker.said("job parked: its provider key or prompt does not open")
     assert (warning["level"], warning["code"], warning["userId"]) == (
         "warning",
         "key_unreadable",

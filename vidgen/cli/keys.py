@@ -135,12 +135,12 @@ def remove(
 @keys_app.command()
 def rotate(as_json: AsJson = False) -> None:
     """
-    Seal every key anew under the first of ENCRYPTION_KEYS, while jobs go on.
+    Seal every key and prompt anew under the first of ENCRYPTION_KEYS, while jobs go on.
 
-    Tells how many keys are sealed under which encryption key then: one that is not listed may be
+    Tells how many are sealed under which encryption key then: one that is not listed may be
     dropped. May be stopped and started again at any time.
     """
-    from vidgen import keys
+    from vidgen import prompts
     from vidgen.dev import screen
 
     async def work() -> dict[str, Any]:
@@ -154,7 +154,7 @@ def rotate(as_json: AsJson = False) -> None:
                 task = bar.add_task("sealing anew", total=left["left"])
                 resealed, after = 0, None
                 while True:
-                    step = await keys.reseal(safe.database, safe.vault, after)
+                    step = await prompts.reseal(safe.database, safe.vault, after)
                     resealed, after = resealed + step.resealed, step.next
                     bar.update(task, completed=resealed)
                     if after is None:
@@ -165,20 +165,18 @@ def rotate(as_json: AsJson = False) -> None:
     if as_json:
         _write_json(done)
         return
-    typer.echo(f"{done['resealed']} keys sealed anew, {done['left']} left")
+    typer.echo(f"{done['resealed']} sealed anew, {done['left']} left")
     for each in done["keys"]:
         told = (
             "newest" if each["newest"] else "in ENCRYPTION_KEYS" if each["readable"] else "lacking"
         )
-        typer.echo(f"{each['key_id']}\t{each['keys']} keys\t{told}")
+        typer.echo(f"{each['key_id']}\t{each['keys']} keys\t{each['prompts']} prompts\t{told}")
 
 
 async def _progress(safe: _Safe) -> dict[str, Any]:
-    from vidgen import keys
-    from vidgen.store import keys as store
+    from vidgen import prompts
 
-    async with safe.database.connection() as connection:
-        return dict(keys.progress_document(await store.sealed_under(connection), safe.vault))
+    return await prompts.progress(safe.database, safe.vault)
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from vidgen.store.steering import AuditEntry
 from vidgen.store.workers import ListedWorker
 
 PROMPT_CHARS = 60
+SEALED_PROMPT = "(sealed, and does not open with ENCRYPTION_KEYS here)"
 WIDE = 110  # columns of a terminal that has room for model and cost beside the prompt
 
 _COUNTED = ("waiting", "active", "completed", "failed", "delayed", "cancelled")
@@ -47,7 +48,8 @@ def write_json(document: object) -> None:
 
 def listed(job: VideoJob) -> dict[str, JsonValue]:
     """*job* for a JSON list: with the beginning of its prompt."""
-    return job_document(job) | {"prompt": screen.shortened(job.prompt, PROMPT_CHARS)}
+    prompt = None if job.sealed is not None else screen.shortened(job.prompt, PROMPT_CHARS)
+    return job_document(job) | {"prompt": prompt}
 
 
 def show_jobs(jobs: Sequence[VideoJob], out: Console) -> None:
@@ -262,10 +264,14 @@ def cost_micros(job: VideoJob) -> int | None:
 
 def _about(job: VideoJob) -> Text:
     """The beginning of the prompt; before it why it failed."""
-    prompt = (screen.shortened(job.prompt, PROMPT_CHARS), "dim")
+    prompt = (_prompt(job), "dim")
     if job.status is JobStatus.FAILED:
         return Text.assemble((screen.plain(job.error_code), "red"), "  ", prompt)
     return Text.assemble(prompt)
+
+
+def _prompt(job: VideoJob) -> str:
+    return SEALED_PROMPT if job.sealed is not None else screen.shortened(job.prompt, PROMPT_CHARS)
 
 
 def _plain_jobs(jobs: Sequence[VideoJob], out: Console) -> None:
@@ -279,7 +285,7 @@ def _plain_jobs(jobs: Sequence[VideoJob], out: Console) -> None:
             job.model,
             screen.money(cost_micros(job)),
             _iso(job.created_at) or "",
-            screen.shortened(job.prompt, PROMPT_CHARS),
+            _prompt(job),
         )
         for job in jobs
     ]
@@ -301,7 +307,7 @@ def _facts(job: VideoJob, url: str | None) -> list[tuple[str, str | Text | None]
         ("stage", job.stage.value),
         ("error", f"[{job.error_code}] {job.error_message}" if job.error_code else None),
         ("model", f"{job.provider}/{job.model}"),
-        ("prompt", job.prompt or None),
+        ("prompt", job.prompt or (SEALED_PROMPT if job.sealed is not None else None)),
         ("parameters", _json(parameters)),
         ("scene", job.scene_id),
         ("user", job.user_id),

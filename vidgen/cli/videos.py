@@ -520,6 +520,8 @@ async def _address(settings: "Settings", job: VideoJob) -> str:
     from vidgen.resources import bucket_of
     from vidgen.storage import Storage
 
+    if job.archived_at is not None:
+        raise InvalidRequestError(f"job {job.id} was archived: its video is no longer kept")
     if job.storage_key is None:
         raise InvalidRequestError(f"job {job.id} is {job.status}: it has no video to point to")
     async with Storage.open(bucket_of(settings)) as storage:

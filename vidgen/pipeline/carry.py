@@ -173,7 +173,7 @@ async def _park(resources: Resources, held: Held, error: KeyUnreadableError) -> 
     """Put the job aside as it is, until its key opens."""
     job, wait_s = held.job, PARKED_S * (1 + resources.jitter() / 4)
     logger.warning(
-        "job parked: its provider key does not open",
+        "job parked: its provider key or prompt does not open",
         code=error.code,
         reason=error.message,
         stage=job.stage,

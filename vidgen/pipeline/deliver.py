@@ -26,7 +26,7 @@ from yarl import URL
 
 from vidgen import metrics, webhook
 from vidgen.addresses import ForbiddenAddressError, PublicResolver
-from vidgen.document import PRIVATE, iso
+from vidgen.document import PRIVATE, SEALED, iso
 from vidgen.errors import DatabaseError
 from vidgen.job import JsonValue, VideoJob
 from vidgen.providers.answer import wait_hint
@@ -54,7 +54,7 @@ FORGET_EVERY_S = 1800.0
 FORGET_BATCH = 1000
 
 UNSIGNED = "VIDGEN_WEBHOOK_SECRETS is not set: nothing is sent unsigned"
-_TOLD = frozenset(field.name for field in fields(VideoJob)) - PRIVATE
+_TOLD = frozenset(field.name for field in fields(VideoJob)) - PRIVATE - SEALED
 _LATER_STATUSES = frozenset({429, 503})
 
 

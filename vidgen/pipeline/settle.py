@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from loguru import logger
 
-from vidgen import lifecycle, metrics
+from vidgen import lifecycle, metrics, prompts
 from vidgen.errors import (
     AuthError,
     DatabaseError,
@@ -110,7 +110,8 @@ async def _unclaimed(
     job = held.job
     assert job.intent_at is not None  # CHECK promises it
     credential = await credentials.resolve(resources, job)
-    submission = Submission(job_id=job.id, attempt=job.attempt, request=request_of(job))
+    request = request_of(prompts.opened(resources.vault, job))
+    submission = Submission(job_id=job.id, attempt=job.attempt, request=request)
     try:
         listing = await finder.find_recent(submission, job.intent_at - CLOCK_SKEW, credential)
     except AuthError as error:

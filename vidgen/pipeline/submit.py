@@ -12,10 +12,11 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from uuid import UUID
 
 from loguru import logger
 
-from vidgen import catalog, image, lifecycle, metrics
+from vidgen import catalog, image, lifecycle, metrics, prompts
 from vidgen.breaker import Passage
 from vidgen.errors import (
     AuthError,
@@ -30,7 +31,7 @@ from vidgen.errors import (
     TransientError,
 )
 from vidgen.image import MAX_IMAGE_BYTES
-from vidgen.job import SERVER_CREDENTIAL, InputImage, VideoJob
+from vidgen.job import SERVER_CREDENTIAL, InputImage, VideoJob, VideoRequest
 from vidgen.pipeline import credentials, receipts
 from vidgen.pipeline.leases import Held, Leases
 from vidgen.providers.protocol import (
@@ -61,7 +62,8 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     Raises:
         ProviderError: As the provider's `submit`.
         SubmitUnknownError: The request may have arrived.
-        KeyUnreadableError, ProviderNotConfiguredError: As `credentials.resolve`; nothing was sent.
+        KeyUnreadableError, ProviderNotConfiguredError: As `credentials.resolve`, or the prompt does
+            not open; nothing was sent.
     """
     job, now = held.job, resources.clock.now()
     if job.deadline_at is not None and now >= job.deadline_at:
@@ -69,15 +71,14 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         await held.apply(lifecycle.failed(job, late))
         return Running()
     credential = await credentials.resolve(resources, job)
+    request = request_of(prompts.opened(resources.vault, job))
     account = resources.providers.account(job.provider, job.model, credential)
     passage = await _passage(resources, held, account, credential)
     if passage is None:
         return Running()
     async with held.interruptible():
-        images = await _images(resources, job)
-    submission = Submission(
-        job_id=job.id, attempt=job.attempt + 1, request=request_of(job), images=images
-    )
+        images = await _images(resources, job.id, request)
+    submission = Submission(job_id=job.id, attempt=job.attempt + 1, request=request, images=images)
     await held.apply(lifecycle.submitting(job, credential.id))
     logger.info(
         "submitting video",
@@ -210,12 +211,13 @@ def _came_back(job: VideoJob) -> bool:
     return job.lease_epoch > 1
 
 
-async def _images(resources: Resources, job: VideoJob) -> tuple[ImageBytes, ...]:
-    request = request_of(job)
+async def _images(
+    resources: Resources, job_id: UUID, request: VideoRequest
+) -> tuple[ImageBytes, ...]:
     if not request.images:
         return ()
     async with resources.database.connection() as connection:
-        stored = await inputs.of_job(connection, job.id)
+        stored = await inputs.of_job(connection, job_id)
     found: list[ImageBytes] = []
     for position, wanted in enumerate(request.images):
         data = await _data(resources, wanted, stored.get(position))
@@ -227,7 +229,7 @@ async def _images(resources: Resources, job: VideoJob) -> tuple[ImageBytes, ...]
 
 async def _data(resources: Resources, wanted: InputImage, stored: StoredInput | None) -> bytes:
     if stored is not None:
-        return stored.data
+        return await prompts.image_bytes(resources.vault, stored)
     if wanted.key is not None:
         return await resources.storage.read(wanted.key, MAX_IMAGE_BYTES)
     if wanted.url is not None:

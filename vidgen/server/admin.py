@@ -82,7 +82,8 @@ async def issues(
         found.append(f"{counts.failed} jobs failed and can be retried")
     if parked:
         found.append(
-            f"{parked} jobs wait because their provider key does not open: ENCRYPTION_KEYS"
+            f"{parked} jobs wait because their provider key or prompt does not open:"
+            " ENCRYPTION_KEYS"
         )
     found += [
         f"{each.keys} provider keys are sealed under the encryption key {each.key_id.hex()}, which"

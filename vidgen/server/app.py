@@ -36,6 +36,7 @@ from vidgen.server import (
     page,
     session,
     steering,
+    users,
     vault,
     webhooks,
 )
@@ -91,6 +92,7 @@ def operations() -> list[Operation]:
         *deliveries.operations,
         *steering.operations,
         *vault.operations,
+        *users.operations,
         *session.operations,
     ]
 

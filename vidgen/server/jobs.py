@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import ConfigDict, Field
 
 from vidgen import catalog
-from vidgen.document import PRIVATE, event_document, job_document, without_query
+from vidgen.document import PRIVATE, SEALED, event_document, job_document, without_query
 from vidgen.errors import InvalidRequestError, NoResultError
 from vidgen.forecast import Eta
 from vidgen.job import ImageRole, InputImage, JobEvent, JobStatus, VideoJob, VideoRequest
@@ -44,13 +44,21 @@ operations = Operations("jobs")
 
 _ETA = or_null(object_of(Eta))
 _POSITION = or_null({"type": "integer", "minimum": 1})
+# Null: it is sealed, and does not open here.
+_PROMPT = or_null(schema_of(str))
 _EVENT = object_of(JobEvent)
-JOB = object_of(VideoJob, without=PRIVATE)
+JOB = object_of(VideoJob, without=PRIVATE | SEALED)
 LISTED_JOB = object_of(
-    VideoJob, without=PRIVATE, prompt=schema_of(str), eta=_ETA, queue_position=_POSITION
+    VideoJob,
+    without=PRIVATE | SEALED,
+    prompt=_PROMPT,
+    eta=_ETA,
+    queue_position=_POSITION,
 )
 SHOWN_JOB = object_of(
     VideoJob,
+    without=SEALED | {"prompt"},
+    prompt=_PROMPT,
     events=list_of(_EVENT),
     deliveries=list_of(deliveries.DELIVERY),
     eta=_ETA,
@@ -211,9 +219,7 @@ async def index(request: web.Request) -> web.Response:
         limit=wish.limit,
     )
     told = await _told(request.app[QUEUE], found)
-    listed = [
-        job_document(job) | {"prompt": _shortened(job.prompt)} | told[job.id] for job in found
-    ]
+    listed = [job_document(job) | {"prompt": _shortened(job)} | told[job.id] for job in found]
     is_full = len(found) == wish.limit
     return answer({"jobs": listed, "next": found[-1].id if is_full else None})
 
@@ -316,6 +322,8 @@ async def result(request: web.Request) -> web.Response:
         "spritesheet": job.spritesheet_key,
     }
     key = keys[wish.variant]
+    if job.archived_at is not None:
+        raise NoResultError(f"job {job.id} was archived: its {wish.variant} is no longer kept")
     if key is None:
         raise NoResultError(f"job {job.id} is {job.status} and has no {wish.variant}")
     resources = request.app[RESOURCES]
@@ -338,8 +346,10 @@ async def _told(queue: VideoQueue, found: Sequence[VideoJob]) -> dict[UUID, dict
     }
 
 
-def _shortened(prompt: str) -> str:
-    words = re.sub(r"\s+", " ", prompt[: LISTED_PROMPT_CHARS * 2]).strip()
+def _shortened(job: VideoJob) -> str | None:
+    if job.sealed is not None:
+        return None
+    words = re.sub(r"\s+", " ", job.prompt[: LISTED_PROMPT_CHARS * 2]).strip()
     return words if len(words) <= LISTED_PROMPT_CHARS else words[: LISTED_PROMPT_CHARS - 1] + "…"
 
 

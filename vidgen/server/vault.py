@@ -7,7 +7,7 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import Field, SecretStr
 
-from vidgen import keys
+from vidgen import keys, prompts
 from vidgen.keys import AddedKey, RemovedKey
 from vidgen.resources import Resources
 from vidgen.server import audit
@@ -37,7 +37,13 @@ operations = Operations("keys")
 _COUNT = {"type": "integer", "minimum": 0}
 _ID = {"type": "string", "format": "uuid"}
 _SEALED_UNDER = list_of(
-    record(key_id=schema_of(str), keys=_COUNT, newest=schema_of(bool), readable=schema_of(bool))
+    record(
+        key_id=schema_of(str),
+        keys=_COUNT,
+        prompts=_COUNT,
+        newest=schema_of(bool),
+        readable=schema_of(bool),
+    )
 )
 _PROGRESS = {"keys": _SEALED_UNDER, "left": _COUNT, "unreadable": _COUNT}
 
@@ -64,7 +70,7 @@ class KeysQuery(Query):
 
 
 class RotateWish(Body):
-    """Where to go on, and for how many keys."""
+    """Where to go on, and for how many keys and prompts."""
 
     # JSON has no ids of their own.
     after: UUID | None = Field(None, description="`next` of the answer before.", strict=False)
@@ -171,7 +177,7 @@ async def remove(request: web.Request) -> web.Response:
     refusals=(400, 409),
 )
 async def rotate(request: web.Request) -> web.Response:
-    """Seal keys anew under the newest encryption key, while jobs go on."""
+    """Seal keys and prompts anew under the newest encryption key, while jobs go on."""
     wish = await read_body(request, RotateWish)
     resources = request.app[RESOURCES]
     _ = resources.vault.newest
@@ -180,7 +186,7 @@ async def rotate(request: web.Request) -> web.Response:
         if wish.after is None:
             await stack.enter_async_context(audit.noted(request, "key_rotate", "all"))
         while True:
-            step = await keys.reseal(resources.database, resources.vault, after)
+            step = await prompts.reseal(resources.database, resources.vault, after)
             resealed, seen, after = resealed + step.resealed, seen + keys.BATCH, step.next
             if after is None or seen + keys.BATCH > wish.limit:
                 break
@@ -199,11 +205,9 @@ async def rotate(request: web.Request) -> web.Response:
     },
 )
 async def rotation(request: web.Request) -> web.Response:
-    """How many keys are sealed under which encryption key, and how many a rotation has left."""
+    """How much is sealed under which encryption key, and how much a rotation has left."""
     return answer(await _progress(request.app[RESOURCES]))
 
 
 async def _progress(resources: Resources) -> dict[str, Any]:
-    async with resources.database.connection() as connection:
-        sealed = await store.sealed_under(connection)
-    return keys.progress_document(sealed, resources.vault)
+    return await prompts.progress(resources.database, resources.vault)

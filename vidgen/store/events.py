@@ -12,12 +12,15 @@ from vidgen.store.rows import event_of
 async def taken_operations(
     connection: Connection, endpoint: str, operation_ids: Sequence[str]
 ) -> frozenset[str]:
-    """Those of *operation_ids* that belong to an attempt already, whatever became of it."""
+    """Those of *operation_ids* that belong to an attempt already, also to one of an erased job."""
     rows = await connection.fetch(
         """
         SELECT detail ->> 'operation_id' AS id FROM job_events
         WHERE type = 'submitted' AND detail ->> 'endpoint' = $1
           AND detail ->> 'operation_id' = ANY($2::text[])
+        UNION
+        SELECT operation_id FROM erased_operations
+        WHERE endpoint = $1 AND operation_id = ANY($2::text[])
         """,
         endpoint,
         operation_ids,

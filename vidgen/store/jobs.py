@@ -5,7 +5,7 @@ Database time decides due dates; `lease_epoch` fences out whoever lost the job.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -40,6 +40,7 @@ class NewJob:
     webhook_url: str | None
     metadata: Mapping[str, JsonValue]
     traceparent: str | None
+    sealed: bytes | None = field(default=None, repr=False)
 
 
 async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJob]:
@@ -55,20 +56,21 @@ async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJo
             INSERT INTO video_jobs (
                 id, provider, model, prompt, parameters, fingerprint, scene_id, user_id,
                 idempotency_key, priority, due_at, max_attempts, deadline_s,
-                estimated_cost_micros, webhook_url, metadata, traceparent
+                estimated_cost_micros, webhook_url, metadata, traceparent, sealed
             )
             SELECT n.id, n.provider, n.model, n.prompt, n.parameters, n.fingerprint, n.scene_id,
                    n.user_id, n.idempotency_key, n.priority, coalesce(n.run_at, now()),
                    n.max_attempts, n.deadline_s, n.estimated_cost_micros, n.webhook_url, n.metadata,
-                   n.traceparent
+                   n.traceparent, n.sealed
             FROM unnest(
                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
                 $8::text[], $9::text[], $10::smallint[], $11::timestamptz[], $12::integer[],
-                $13::integer[], $14::bigint[], $15::text[], $16::jsonb[], $17::text[]
+                $13::integer[], $14::bigint[], $15::text[], $16::jsonb[], $17::text[],
+                $18::bytea[]
             ) AS n (
                 id, provider, model, prompt, parameters, fingerprint, scene_id,
                 user_id, idempotency_key, priority, run_at, max_attempts,
-                deadline_s, estimated_cost_micros, webhook_url, metadata, traceparent
+                deadline_s, estimated_cost_micros, webhook_url, metadata, traceparent, sealed
             )
             ON CONFLICT DO NOTHING
             RETURNING *
@@ -103,6 +105,7 @@ def _values(job: NewJob) -> tuple[object, ...]:
         job.webhook_url,
         json_of(job.metadata),
         job.traceparent,
+        job.sealed,
     )
 
 
@@ -190,6 +193,7 @@ async def _apply(
                 status = coalesce($8, job.status),
                 stage = coalesce($9, job.stage),
                 worker_id = CASE $10 WHEN 'take' THEN $7 WHEN 'keep' THEN job.worker_id END,
+                opener_id = CASE $10 WHEN 'take' THEN $7 ELSE job.opener_id END,
                 lease_epoch = job.lease_epoch + ($10 = 'take')::integer,
                 due_at = CASE
                     WHEN ($10 = 'free' OR ($10 = 'keep' AND job.worker_id IS NULL))
@@ -270,7 +274,9 @@ async def _apply(
             INSERT INTO webhook_deliveries (id, job_id, type, event_seq, url, snapshot)
             SELECT $18::uuid, changed.id, 'video.' || changed.status, event.seq,
                    changed.webhook_url,
-                   to_jsonb(changed) - ARRAY['prompt', 'parameters', 'fingerprint', 'webhook_url']
+                   to_jsonb(changed) - ARRAY[
+                       'prompt', 'parameters', 'fingerprint', 'webhook_url', 'sealed', 'opener_id'
+                   ]
             FROM changed, event
             WHERE $8 IN ('completed', 'failed', 'cancelled') AND changed.webhook_url IS NOT NULL
         )
@@ -429,7 +435,7 @@ async def counts(connection: Connection) -> Counts:
 
 
 async def parked(connection: Connection) -> int:
-    """How many jobs wait because their provider key does not open."""
+    """How many jobs wait because their provider key or prompt does not open."""
     count: int = await connection.fetchval(
         "SELECT count(*) FROM video_jobs WHERE parked_at IS NOT NULL AND completed_at IS NULL"
     )
@@ -573,7 +579,7 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
         ), archived AS (
             UPDATE video_jobs AS job
             SET archived_at = now(), prompt = '', parameters = '{}', metadata = '{}',
-                webhook_url = NULL
+                webhook_url = NULL, sealed = NULL
             FROM old WHERE job.id = old.id
             RETURNING job.id
         ), events AS (

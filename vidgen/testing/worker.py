@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
+from vidgen import prompts
 from vidgen.breaker import Breakers
 from vidgen.dispatch import Dispatch
 from vidgen.errors import VidgenError
@@ -87,7 +88,7 @@ class InlineWorker:
             rows = await connection.fetch(
                 "SELECT * FROM video_jobs WHERE id = ANY($1::uuid[]) ORDER BY id", list(job_ids)
             )
-        return [job_of(row) for row in rows]
+        return [prompts.shown(self._resources.vault, job_of(row)) for row in rows]
 
 
 class _ClosedBreakers(Breakers):

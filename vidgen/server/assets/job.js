@@ -68,7 +68,7 @@ export function mount(root, context) {
     drawActions();
     drawStage();
     drawReason();
-    put(prompt, job.prompt || "No longer kept.");
+    put(prompt, job.prompt === null ? "Sealed, and does not open with the ENCRYPTION_KEYS here." : job.prompt || "No longer kept.");
     attr(prompt, "tabindex", prompt.scrollHeight > prompt.clientHeight + 1 ? "0" : null); // scrolls by keyboard
     reconcile(timeline, job.events, (event) => event.seq, () => entry(), (node, event) => drawEvent(node, event));
     const last = job.events.at(-1);

@@ -75,7 +75,7 @@ function update(row, job) {
   const { parts } = row;
   attr(parts.state, "class", `status ${tone(job)}`);
   put(parts.state, state(job));
-  put(parts.open, job.prompt || `(prompt no longer kept) ${short(job.id)}`);
+  put(parts.open, job.prompt || `(${job.prompt === null ? "prompt sealed" : "prompt no longer kept"}) ${short(job.id)}`);
   put(parts.sub, [short(job.id), job.scene_id && `scene ${job.scene_id}`, job.user_id && `user ${job.user_id}`].filter(Boolean).join(" · "));
   put(parts.model, job.model);
   put(parts.note, job.attempt > 1 ? `attempt ${job.attempt} of ${job.max_attempts}` : job.provider);

@@ -144,7 +144,7 @@ const CODES = {
   storage_unavailable: "The bucket did not answer until the deadline. The video is paid: a retry stores it.",
   storage_denied: "The bucket refuses our key. The video is paid: mend the right, then retry.",
   bucket_missing: "The bucket does not exist. The video is paid: create it, then retry.",
-  key_unreadable: "Its stored provider key does not open. It waits, and goes on once ENCRYPTION_KEYS is right.",
+  key_unreadable: "Its stored provider key, or its prompt, does not open. It waits, and goes on once ENCRYPTION_KEYS is right.",
   internal_error: "A defect of vidgen; the log has the traceback.",
   invalid_request: "The request cannot be done as it stands.",
   unknown_model: "The catalog has no such model.",
@@ -180,7 +180,7 @@ export function told(event, job) {
         ? { title: "The paid request never arrived", more: "Proven by the provider's list: the same attempt may be made again.", tone: "warn" }
         : { title: detail.message ?? codeMeans(detail.code), more: wait, tone: "warn", code: detail.code };
     case "parked":
-      return { title: "Waits: its provider key does not open", more: [detail.message, detail.wait_s ? `Next try in ${duration(detail.wait_s)}; nothing is counted meanwhile.` : null].filter(Boolean).join(" "), tone: "warn", code: detail.code };
+      return { title: "Waits: its provider key or prompt does not open", more: [detail.message, detail.wait_s ? `Next try in ${duration(detail.wait_s)}; nothing is counted meanwhile.` : null].filter(Boolean).join(" "), tone: "warn", code: detail.code };
     case "reattempted":
       return { title: "Another attempt follows", more: [detail.message, wait].filter(Boolean).join(" "), tone: "warn", code: detail.code, cost: detail.may_be_paid_twice ? "may be paid twice" : null };
     case "failed":
