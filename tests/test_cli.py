@@ -123,7 +123,7 @@ async def test_the_help_names_every_command_and_the_exit_codes(without_settings:
         *("demo", "dev", "worker", "serve", "migrate", "health"),
         *("doctor", "submit", "watch", "jobs", "show", "cancel", "retry"),
         *("stats", "pause", "resume", "drain", "workers", "providers"),
-        *("audit", "deliveries", "replay", "keys"),
+        *("audit", "deliveries", "replay", "keys", "forget"),
     ]:
         assert f" {name} " in said.out
     assert "130 interrupted" in said.out

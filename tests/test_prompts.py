@@ -1,4 +1,4 @@
-"""Prompts at rest: sealed by whoever asks, opened by whoever needs them, and told to nobody else."""
+"""Prompts at rest: sealed by whoever asks, opened by whoever needs them, told to nobody else."""
 
 import base64
 from collections.abc import AsyncIterator

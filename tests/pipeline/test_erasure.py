@@ -1,4 +1,4 @@
-"""Who is forgotten leaves nothing; who is not keeps everything; and results go when they are old."""
+"""Who is forgotten leaves nothing, who is not keeps everything, and old results go."""
 
 import asyncio
 import base64
@@ -9,16 +9,18 @@ from pydantic import SecretStr
 
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
+from tests.providers.wires import an_image
 from vidgen import InputImage, JobStatus, VideoJob, VideoRequest, keys
-from vidgen.errors import InvalidRequestError, JobNotFoundError, StorageUnavailableError
+from vidgen.errors import InvalidRequestError, JobNotFoundError, StorageError
 from vidgen.job import Operation, Stage
 from vidgen.pipeline import erasure as erasing
 from vidgen.pipeline import receipts, sweep
 from vidgen.settings import Settings
+from vidgen.simulator.s3 import S3Server
+from vidgen.simulator.s3.server import Fault
 from vidgen.simulator.server import SimulatorServer
 from vidgen.store import erasure, events, steering
 from vidgen.store.erasure import Traces
-from vidgen.vault import Vault
 
 __all__ = ["quick"]
 
@@ -34,13 +36,8 @@ NOTHING = Traces(
     keys=0,
     asked_at=None,
 )
-PNG = (
-    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-    + (1280).to_bytes(4, "big")
-    + (720).to_bytes(4, "big")
-    + b"\x08\x02\x00\x00\x00\x00\x00\x00\x00" * 2
-    + b"IEND\xaeB`\x82"
-)
+PNG = an_image().data
+NO_DELETES = Fault(operation="DeleteObject", times=None, status=403, code="AccessDenied")
 
 
 @pytest.fixture
@@ -220,7 +217,7 @@ async def test_a_key_is_kept_until_the_job_it_began_has_ended_and_begins_no_othe
     carrier: Carrier, simulator: SimulatorServer
 ) -> None:
     await bring(carrier, "alice")
-    simulator.sora.script(a_rule("poll 503", times=2))
+    simulator.sora.script(a_rule("poll 503", times=3))
     job = await carrier.carry(await carrier.queue.enqueue(SORA, user_id="alice"))
     assert job.stage is Stage.GENERATING
 
@@ -243,18 +240,16 @@ async def test_a_key_is_kept_until_the_job_it_began_has_ended_and_begins_no_othe
 # --- again and again ---
 
 
-async def test_a_bucket_that_is_away_keeps_the_rows_until_it_is_back(
-    carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+async def test_a_bucket_that_deletes_nothing_keeps_the_rows_until_it_does(
+    carrier: Carrier, s3: S3Server
 ) -> None:
     job = await made(carrier, "alice")
-    storage = carrier.resources.storage
-    endpoint = storage._client.meta.endpoint_url
     await carrier.queue.forget("alice")
 
-    storage._client._endpoint.host = "http://127.0.0.1:1"
-    with pytest.raises(StorageUnavailableError):
+    s3.faults.append(NO_DELETES)
+    with pytest.raises(StorageError):
         await erase(carrier)
-    storage._client._endpoint.host = endpoint
+    s3.faults.clear()
 
     assert await carrier.queue.get(job.id) == job
     await erase(carrier)
@@ -426,15 +421,16 @@ async def test_results_are_kept_for_ever_unless_somebody_says_for_how_long(
     assert await objects(carrier)
 
 
-async def test_a_result_whose_file_cannot_be_deleted_stays_a_result(carrier: Carrier) -> None:
+async def test_a_result_whose_file_cannot_be_deleted_stays_a_result(
+    carrier: Carrier, s3: S3Server
+) -> None:
     keep_results(carrier, 1)
     job = await made(carrier, "alice")
     await aged(carrier, job, 2)
-    storage = carrier.resources.storage
-    endpoint = storage._client._endpoint.host
-    storage._client._endpoint.host = "http://127.0.0.1:1"
+
+    s3.faults.append(NO_DELETES)
     await sweep.cleanup(carrier.resources, every_s=0)
-    storage._client._endpoint.host = endpoint
+    s3.faults.clear()
 
     assert (await carrier.queue.get(job.id)).archived_at is None
     await sweep.cleanup(carrier.resources, every_s=0)

@@ -8,12 +8,12 @@ from pydantic import SecretStr
 
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
+from tests.providers.wires import an_image
 from vidgen import InputImage, JobStatus, VideoJob, VideoRequest
 from vidgen.job import EventType, Stage
 from vidgen.pipeline import carry as carrying
 from vidgen.resources import Resources
 from vidgen.settings import Settings
-from vidgen.simulator.clips import render
 from vidgen.simulator.server import SimulatorServer
 from vidgen.store import jobs
 from vidgen.vault import Vault
@@ -21,13 +21,7 @@ from vidgen.vault import Vault
 __all__ = ["quick"]
 
 RING, WRONG = (bytes([number]) * 32 for number in (1, 2))
-PNG = (
-    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-    + (1280).to_bytes(4, "big")
-    + (720).to_bytes(4, "big")
-    + b"\x08\x02\x00\x00\x00\x00\x00\x00\x00" * 2
-    + b"IEND\xaeB`\x82"
-)
+PNG = an_image().data
 
 
 @pytest.fixture
@@ -79,7 +73,7 @@ async def test_images_and_negative_prompts_are_opened_for_the_paid_call(
 
     done = await carrier.finish(await carrier.enqueue(request))
 
-    assert done.status is JobStatus.COMPLETED, done
+    assert done.status is JobStatus.COMPLETED, done.error_message
     body = str(sent(simulator, "veo"))
     assert base64.b64encode(PNG).decode() in body
     assert "no bus" in body

@@ -182,13 +182,64 @@ async def test_a_rotation_goes_on_from_answer_to_answer_until_it_ends(
         after = steps[-1]["next"]
 
     old, new = key_id(OLD).hex(), key_id(NEW).hex()
-    assert before["keys"] == [{"key_id": old, "keys": 450, "newest": False, "readable": True}]
+    assert before["keys"] == [_under(old, keys=450, newest=False)]
     assert before["left"] == 450
     assert [(step["resealed"], step["left"]) for step in steps] == [(200, 250), (200, 50), (50, 0)]
     assert (await looked(admin, "/api/keys/rotation"))["keys"] == [
-        {"key_id": new, "keys": 450, "newest": True, "readable": True}
+        _under(new, keys=450, newest=True)
     ]
     assert await actions(admin) == ["key_rotate"]
+
+
+def _under(key_id: str, **told: Any) -> dict[str, Any]:
+    return {"key_id": key_id, "keys": 0, "prompts": 0, "readable": True} | told
+
+
+async def test_a_rotation_is_through_when_the_prompts_are_sealed_anew_as_well(
+    admin: Client, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bring, "BATCH", 200)
+    await sealed(resources, 3, OLD)
+    ring = SecretStr(base64.b64encode(OLD).decode())
+    old_ring = resources.settings.model_copy(
+        update={"encryption_keys": ring, "encrypt_prompts": True}
+    )
+    async with VideoQueue(old_ring) as asking:
+        wishes = [VideoRequest(provider="sora", prompt=f"tram {number}") for number in range(450)]
+        jobs = await asking.enqueue_many(wishes)
+
+    steps: list[dict[str, Any]] = []
+    after: str | None = None
+    while not steps or after is not None:
+        answer = await admin.post("/api/keys/rotate", json={"after": after, "limit": 200})
+        steps.append(await answer.json())
+        after = steps[-1]["next"]
+
+    assert [(step["resealed"], step["left"]) for step in steps] == [
+        (3, 450),
+        (200, 250),
+        (200, 50),
+        (50, 0),
+    ]
+    assert steps[-1]["keys"] == [_under(key_id(NEW).hex(), keys=3, prompts=450, newest=True)]
+    assert (await looked(admin, f"/api/jobs/{jobs[7].id}"))["prompt"] == "tram 7"
+
+
+async def test_a_prompt_that_does_not_open_here_is_null(
+    admin: Client, resources: Resources
+) -> None:
+    ring = SecretStr(base64.b64encode(FOREIGN).decode())
+    foreign = resources.settings.model_copy(
+        update={"encryption_keys": ring, "encrypt_prompts": True}
+    )
+    async with VideoQueue(foreign) as asking:
+        job = await asking.enqueue(VideoRequest(provider="sora", prompt="a tram"))
+
+    [listed] = (await looked(admin, "/api/jobs"))["jobs"]
+    shown = await looked(admin, f"/api/jobs/{job.id}")
+
+    assert (listed["prompt"], shown["prompt"]) == (None, None)
+    assert "sealed" not in listed | shown
 
 
 async def test_keys_that_do_not_open_here_are_told_by_the_queue(

@@ -255,8 +255,8 @@ async def _claim(connection: Connection, settings: Settings) -> None:
 async def _empty(opened: _Opened) -> None:
     # Events and images go with their jobs.
     await opened.connection.execute(
-        "DELETE FROM video_jobs; DELETE FROM workers; DELETE FROM upkeep; DELETE FROM provider_keys;"
-        " DELETE FROM erasures; DELETE FROM erased_operations"
+        "DELETE FROM video_jobs; DELETE FROM workers; DELETE FROM upkeep;"
+        " DELETE FROM provider_keys; DELETE FROM erasures; DELETE FROM erased_operations"
     )
     queue_name = opened.settings.queue_name
     async with redis_errors("remove dispatches"):
