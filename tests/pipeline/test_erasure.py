@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -276,7 +277,7 @@ async def test_objects_that_no_row_names_go_too(carrier: Carrier) -> None:
     assert isinstance(operation, Operation)
     await receipts.keep(carrier.resources, job.id, 1, operation)
 
-    async def chunks():  # type: ignore[no-untyped-def]  # of bytes
+    async def chunks() -> AsyncIterator[bytes]:
         yield b"a video whose note was lost"
 
     await carrier.resources.storage.upload(

@@ -38,7 +38,7 @@ def rekey(resources: Resources, *ring: bytes) -> None:
 
 
 def sent(simulator: SimulatorServer, name: str) -> Any:
-    [request] = simulator.simulators[name].of("submit")  # type: ignore[index]
+    [request] = simulator.simulators[name].of("submit")
     return request.body
 
 

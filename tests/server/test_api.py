@@ -20,6 +20,7 @@ from vidgen.queue import VideoQueue
 from vidgen.resources import Resources
 from vidgen.server import openapi
 from vidgen.server.app import build, operations
+from vidgen.store import erasure
 
 READER = "a-token-that-only-reads"
 TRAM = {"provider": "sora", "prompt": "a tram in the rain", "seconds": 8, "size": "1280x720"}
@@ -174,6 +175,21 @@ async def test_a_stored_video_is_handed_out_by_a_signed_address(
     assert str(job.storage_key) in answer.headers["Location"]
     assert "X-Amz-Signature" in answer.headers["Location"]
     assert str(job.id) in answer.headers["Location"]
+
+
+async def test_an_archived_video_is_no_longer_handed_out(
+    admin: Client, hand: Hand, queue: VideoQueue, resources: Resources
+) -> None:
+    job = await hand.carry(await queued(queue))
+    async with resources.database.connection() as connection:
+        await erasure.archive(connection, [job.id])
+
+    answer = await admin.get(f"/api/jobs/{job.id}/result", allow_redirects=False)
+    shown = await (await admin.get(f"/api/jobs/{job.id}")).json()
+
+    assert await problem(answer) == (404, "no_result")
+    assert (shown["status"], shown["prompt"]) == ("completed", "")
+    assert shown["archived_at"]
 
 
 async def test_pausing_holds_new_jobs_back_until_resumed(
