@@ -53,6 +53,7 @@ from vidgen.resources import Clock, Resources, open_resources
 from vidgen.server.app import serving
 from vidgen.settings import Settings, mask_url
 from vidgen.store import keys
+from vidgen.store import sealed as prompts
 from vidgen.store.migrate import migrate
 
 T = TypeVar("T")
@@ -520,12 +521,20 @@ async def _check_keys(resources: Resources) -> None:
     with suppress(DatabaseError):
         async with resources.database.connection() as connection:
             sealed = await keys.sealed_under(connection)
+            words = await prompts.under(connection)
         for each in sealed:
             if each.key_id not in resources.vault.key_ids:
                 logger.warning(
                     "provider keys do not open with ENCRYPTION_KEYS",
                     keys=each.keys,
                     sealed_under=each.key_id.hex(),
+                )
+        for one in words:
+            if one.key_id not in resources.vault.key_ids:
+                logger.warning(
+                    "prompts do not open with ENCRYPTION_KEYS",
+                    prompts=one.prompts,
+                    sealed_under=one.key_id.hex(),
                 )
 
 

@@ -16,6 +16,7 @@ from tests.journeys.test_observed import free_port
 from tests.providers.wires import an_image
 from tests.receiver import SECRET, receiving
 from vidgen import InputImage, JobStatus, VideoJob, VideoQueue, VideoRequest
+from vidgen.job import EventType
 from vidgen.settings import Settings
 from vidgen.simulator.clips import render
 from vidgen.simulator.control import Rule
@@ -174,6 +175,24 @@ async def test_words_and_pictures_are_sealed_in_every_row_of_a_busy_run(
             for shape in _shapes(secret):
                 assert shape not in text, f"{secret} is told: {text[:2000]}"
         assert PICTURE[:64].hex() not in text
+
+
+async def test_a_worker_says_at_its_start_which_prompts_it_cannot_open(
+    settings: Settings, queue: VideoQueue, start_worker: StartWorker, simulator: SimulatorServer
+) -> None:
+    job = await queue.enqueue(VideoRequest(provider="sora", prompt=WORDS, seconds=4))
+    other = SecretStr(base64.b64encode(bytes(32)).decode())
+
+    worker = await start_worker(settings.model_copy(update={"encryption_key": other}))
+
+    async with asyncio.timeout(TIMEOUT_S):
+        async for event in queue.events(job.id):
+            if event.type is EventType.PARKED:
+                break
+    [early] = worker.said("prompts do not open with ENCRYPTION_KEYS")
+    assert (early["level"], early["prompts"]) == ("warning", 1)
+    assert not simulator.sora.received
+    assert (await queue.get(job.id)).prompt == WORDS
 
 
 async def _busy(queue: VideoQueue, simulator: SimulatorServer, address: str) -> list[VideoJob]:

@@ -26,12 +26,18 @@ RESULT_PREFIX = "videos/"
 BATCH = 100
 AT_ONCE = 8  # jobs whose objects are deleted side by side
 MOST_OBJECTS = 1000  # of one job; there are a handful
+RESULTS_EVERY_S = 1800.0
 # A receipt is looked for until the deadline of its job, seven days at most.
 OPERATIONS_KEPT = timedelta(days=8)
 
 
 async def run(resources: Resources, leases: Leases) -> None:
-    """Forget whom somebody asked to forget, until cancelled; one worker at a time."""
+    """
+    Forget whom somebody asked to forget, and let old results go, until cancelled; one worker at a
+    time.
+
+    Not within the sweep: a bucket takes its time, and jobs of dead workers must not wait for it.
+    """
     interval_s = resources.settings.sweep_interval_s
     while True:
         await asyncio.sleep(interval_s * (0.9 + resources.jitter() / 5))
@@ -41,8 +47,11 @@ async def run(resources: Resources, leases: Leases) -> None:
                 turn = bool(wanted) and await upkeep.take_turn(
                     connection, "erasure", interval_s * 0.8
                 )
+                old = await upkeep.take_turn(connection, "results", RESULTS_EVERY_S)
             if turn:
                 await erase(resources, leases, wanted)
+            if old and (archived := await expire_results(resources)):
+                logger.info("old results deleted", jobs=archived)
         except (DatabaseError, StorageError) as error:
             logger.warning("erasure put off", code=error.code, reason=error.message)
 
@@ -80,7 +89,7 @@ async def expire_results(resources: Resources) -> int:
     it were.
 
     Raises:
-        DatabaseError, StorageError: The next cleanup goes on there.
+        DatabaseError, StorageError: The next call goes on there.
     """
     async with resources.database.connection() as connection:
         await erasure.forget_operations(connection, OPERATIONS_KEPT)

@@ -15,7 +15,7 @@ from loguru import logger
 from vidgen import lifecycle, metrics
 from vidgen.dispatch import Dispatch
 from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
-from vidgen.pipeline import erasure, receipts
+from vidgen.pipeline import receipts
 from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
 from vidgen.store import history, inputs, jobs, keys, steering, upkeep, workers
@@ -162,8 +162,7 @@ async def _renamed(resources: Resources, stuck: list[Dispatch]) -> list[Dispatch
 
 async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> None:
     """
-    Retention of jobs and results, images of completed jobs, rows of dead workers, uploads that
-    nobody finished.
+    Retention, images of completed jobs, rows of dead workers, uploads that nobody finished.
 
     Args:
         every_s: Do nothing if somebody did it less than so many seconds ago.
@@ -186,20 +185,7 @@ async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> 
         await inputs.delete_of_ended(connection)
         await workers.forget_dead(connection, DEAD_WORKER_KEPT_S)
         await steering.forget_entries(connection, AUDIT_KEPT)
-    logger.info(
-        "cleaned up",
-        archived=archived,
-        results_archived=await _expire_results(resources),
-        uploads_aborted=await _abort_orphans(resources),
-    )
-
-
-async def _expire_results(resources: Resources) -> int:
-    try:
-        return await erasure.expire_results(resources)
-    except StorageError as error:
-        logger.warning("old results not deleted", code=error.code, reason=error.message)
-        return 0
+    logger.info("cleaned up", archived=archived, uploads_aborted=await _abort_orphans(resources))
 
 
 async def _abort_orphans(resources: Resources) -> int:
