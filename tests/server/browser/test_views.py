@@ -1,5 +1,6 @@
 """Each view shows what is there, in both schemes, on a desk and on a phone, to everybody."""
 
+import base64
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,7 @@ from typing import Any
 
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.async_api import Page, expect
+from pydantic import SecretStr
 
 from tests.builders import a_video
 from tests.journeys.conftest import WorkerProcess
@@ -14,6 +16,8 @@ from tests.server.browser.conftest import DESKTOP, PHONE, READER, TOGETHER, Open
 from vidgen import lifecycle
 from vidgen.errors import ContentBlockedError, StorageDeniedError
 from vidgen.job import VideoJob, VideoRequest
+from vidgen.queue import VideoQueue
+from vidgen.store import erasure
 
 pytestmark = TOGETHER
 
@@ -364,3 +368,25 @@ async def test_who_may_only_look_sees_nothing_that_acts(open_page: OpenPage, wor
     await expect(page.locator("#who")).to_contain_text("guest · may look")
     await page.evaluate("location.hash = '#/new'")
     await expect(page.locator("main")).to_contain_text("may look and not act")
+
+
+async def test_a_prompt_that_does_not_open_says_so(open_page: OpenPage, world: World) -> None:
+    ring = SecretStr(base64.b64encode(bytes(range(32))).decode())
+    sealing = world.settings.model_copy(update={"encryption_keys": ring, "encrypt_prompts": True})
+    async with VideoQueue(sealing) as asking:
+        job = await asking.enqueue(VideoRequest(provider="sora", prompt="a tram", seconds=8))
+    page = await open_page("#/jobs")
+
+    await expect(page.locator(".row .open")).to_contain_text("prompt sealed")
+    await go(page, f"#/jobs/{job.id}")
+    await expect(page.locator(".prompt")).to_contain_text("does not open")
+
+
+async def test_an_archived_video_is_not_played(open_page: OpenPage, world: World) -> None:
+    job = await world.hand.carry(await ask(world))
+    async with world.resources.database.connection() as connection:
+        await erasure.archive(connection, [job.id])
+    page = await open_page(f"#/jobs/{job.id}")
+
+    await expect(page.locator(".prompt")).to_have_text("No longer kept.")
+    await expect(page.locator("video")).to_have_count(0)
