@@ -39,6 +39,21 @@ async def call_ended_at(connection: Connection, job_id: UUID) -> datetime | None
     return ended_at
 
 
+async def owner_of(
+    connection: Connection, endpoint: str, operation_id: str
+) -> tuple[UUID, int] | None:
+    """The job and its attempt that an operation belongs to; None if it belongs to nobody."""
+    row = await connection.fetchrow(
+        """
+        SELECT job_id, attempt FROM job_events
+        WHERE type = 'submitted' AND detail ->> 'endpoint' = $1 AND detail ->> 'operation_id' = $2
+        """,
+        endpoint,
+        operation_id,
+    )
+    return None if row is None else (row["job_id"], row["attempt"])
+
+
 async def of_job(connection: Connection, job_id: UUID, after: int = 0) -> list[JobEvent]:
     """
     All events of a job behind number *after*, in the order in which they happened.
