@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from tests.builders import a_video
 from tests.by_hand import Hand
 from tests.proxy import Proxy, proxy_of
-from vidgen import InputImage, VideoRequest, dispatch, lifecycle
+from vidgen import InputImage, VideoRequest, dispatch, lifecycle, live
 from vidgen.dispatch import open_redis
 from vidgen.errors import (
     DatabaseError,
@@ -512,6 +512,44 @@ async def test_a_job_given_back_before_its_submit_is_cancelled_at_once(
     cancelled = await queue.cancel(job.id)
 
     assert (cancelled.status, cancelled.actual_cost_micros) == (JobStatus.CANCELLED, 0)
+
+
+async def test_the_events_tell_who_wanted_what(queue: VideoQueue, hand: Hand) -> None:
+    job = await queue.cancel((await queue.enqueue(REQUEST)).id, by="ada")
+    job = await hand.claim(await queue.retry(job.id, by="bob"))
+    await queue.cancel(job.id)
+    await hand.write(job, lifecycle.failed(job, GenerationFailedError("no")))
+    await queue.retry_failed(by="cli:eve")
+
+    told = [(event.type.value, event.by, event.worker_id) for event in await queue.history(job.id)]
+
+    assert told == [
+        ("created", None, None),
+        ("cancelled", "ada", None),
+        ("retried", "bob", None),
+        ("claimed", None, job.worker_id),
+        ("cancel_requested", None, None),
+        ("failed", None, job.worker_id),
+        ("retried", "cli:eve", None),
+    ]
+
+
+async def test_a_cancel_calls_the_worker_that_holds_the_job(
+    queue: VideoQueue, hand: Hand, redis: Redis
+) -> None:
+    job = await hand.claim(await queue.enqueue(REQUEST))
+    assert job.worker_id is not None
+    async with asyncio.timeout(10), redis.pubsub() as pubsub:
+        await pubsub.subscribe(f"vidgen:calls:{job.worker_id}")
+        await pubsub.get_message(timeout=5)
+
+        await queue.cancel(job.id)
+        call = await pubsub.get_message(timeout=5)
+
+    assert call is not None
+    wakes = live.Wakes()
+    wakes.hear(call["data"])
+    assert wakes.wishes.is_set()
 
 
 async def test_a_job_that_has_ended_is_returned_as_it_is(queue: VideoQueue, hand: Hand) -> None:

@@ -387,14 +387,21 @@ class VideoQueue:
                 pass
             return await self.get(job_id)
 
-    async def cancel(self, job_id: UUID, *, discard: bool = False) -> VideoJob:
+    async def cancel(
+        self, job_id: UUID, *, discard: bool = False, by: str | None = None
+    ) -> VideoJob:
         """
         Ask for the end of a job, and return it as it is then.
 
         Before its submit it is cancelled at once, at no cost. A generation is stopped at the
-        provider within seconds, where that is possible. A video that is already made was paid
-        for: it is stored and the job completes, unless *discard* throws it away. A final job is
-        returned as it is.
+        provider, where that is possible; the job ends within two seconds, and a provider that
+        answers later still corrects what it cost. While the paid request is under way the wish is
+        noted (`cancel_requested_at`), and the end comes with the provider's receipt: that attempt
+        may be billed. A video that is already made was paid for: it is stored and the job
+        completes, unless *discard* throws it away. A final job is returned as it is.
+
+        Args:
+            by: Who wants it, for the job's events; None for a service.
 
         Raises:
             JobNotFoundError: There is none with this id.
@@ -405,21 +412,26 @@ class VideoQueue:
             if job.is_final or (job.worker_id is not None and noted):
                 return job
             if job.worker_id is None and job.stage is Stage.QUEUED:
-                change = lifecycle.cancelled(job, held=False, stopped_at_provider=False)
+                change = lifecycle.cancelled(job, held=False, stopped_at_provider=None)
             else:
                 change = lifecycle.cancel_requested(discard=discard)
             try:
-                job = await self._apply(job_id, change)
+                job = await self._apply(job_id, change, by)
             except LeaseLostError:
                 continue
+            if job.worker_id is not None:
+                await live.call_off(self._redis, job.worker_id)
             await self._dispatch([job])  # if nobody holds it, somebody must see to it now
             return job
         raise InvalidStateError(f"job {job_id} keeps changing hands; ask again")
 
-    async def retry(self, job_id: UUID, *, anew: bool = False) -> VideoJob:
+    async def retry(self, job_id: UUID, *, anew: bool = False, by: str | None = None) -> VideoJob:
         """
         Let a failed or cancelled job go on: from its paid result if that may still exist,
             else anew.
+
+        Args:
+            by: Who wants it, for the job's events; None for a service.
 
         Raises:
             JobNotFoundError: There is none with this id.
@@ -428,7 +440,7 @@ class VideoQueue:
         job = await self.get(job_id)
         change = lifecycle.retried(job, max_attempts=self._settings.max_attempts, anew=anew)
         try:
-            job = await self._apply(job_id, change)
+            job = await self._apply(job_id, change, by)
         except LeaseLostError as error:
             raise InvalidStateError(f"job {job_id} was changed meanwhile; look again") from error
         await self._dispatch([job])
@@ -444,6 +456,7 @@ class VideoQueue:
         limit: int = 1000,
         anew: bool = False,
         dry_run: bool = False,
+        by: str | None = None,
     ) -> list[RetryPlan]:
         """
         Let every failed job that fits the filter go on, the oldest first; what that means for each.
@@ -451,6 +464,7 @@ class VideoQueue:
         Args:
             code: Only those that failed with this error code.
             dry_run: Tell what would happen, and what it would cost, and do nothing.
+            by: Who wants it, for the jobs' events; None for a service.
         """
         async with self._database.connection() as connection:
             found = await jobs.failed(
@@ -467,7 +481,7 @@ class VideoQueue:
         done: list[RetryPlan] = []
         for plan in plans:
             with suppress(InvalidStateError):  # somebody else was faster
-                await self.retry(plan.job_id, anew=anew)
+                await self.retry(plan.job_id, anew=anew, by=by)
                 done.append(plan)
         return done
 
@@ -648,9 +662,9 @@ class VideoQueue:
                 "jobs accepted, dispatch left to the sweep", jobs=len(made), code=error.code
             )
 
-    async def _apply(self, job_id: UUID, change: lifecycle.Transition) -> VideoJob:
+    async def _apply(self, job_id: UUID, change: lifecycle.Transition, by: str | None) -> VideoJob:
         async with self._database.connection() as connection:
-            job = await jobs.apply(connection, job_id, change)
+            job = await jobs.apply(connection, job_id, change, by=by)
         await live.tell(self._redis, job_id)
         return job
 

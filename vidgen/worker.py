@@ -162,7 +162,7 @@ class House:
             await _check_bucket(resources)
             await _check_keys(resources)
             async with asyncio.TaskGroup() as group:
-                leases = Leases(resources, group)
+                leases = Leases(resources, group, self._wakes.wishes)
                 await _patiently(leases.join)
                 lookout = Lookout(resources, leases, self._wakes)
                 loops = [

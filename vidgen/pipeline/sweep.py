@@ -15,7 +15,7 @@ from loguru import logger
 from vidgen import lifecycle, metrics
 from vidgen.dispatch import Dispatch
 from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
-from vidgen.pipeline import receipts
+from vidgen.pipeline import discards, receipts
 from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
 from vidgen.store import history, inputs, jobs, keys, steering, upkeep, workers
@@ -65,8 +65,9 @@ async def _collect_receipts(resources: Resources, leases: Leases) -> None:
             return
     try:
         await receipts.collect(resources, leases)
+        await discards.collect(resources)
     except StorageError as error:
-        logger.warning("receipts not looked for", code=error.code, reason=error.message)
+        logger.warning("bucket not looked through", code=error.code, reason=error.message)
 
 
 async def _learn(resources: Resources) -> None:

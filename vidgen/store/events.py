@@ -62,7 +62,7 @@ async def of_job(connection: Connection, job_id: UUID, after: int = 0) -> list[J
     """
     rows = await connection.fetch(
         """
-        SELECT seq, job_id, type, at, status, stage, attempt, progress, detail
+        SELECT seq, job_id, type, at, status, stage, attempt, progress, detail, worker_id, by
         FROM job_events WHERE job_id = $1 AND seq > $2 AND type = ANY($3::text[]) ORDER BY seq
         """,
         job_id,
@@ -78,7 +78,7 @@ async def of_jobs(connection: Connection, after: Mapping[UUID, int]) -> list[Job
         """
         SELECT happened.* FROM unnest($1::uuid[], $2::bigint[]) AS watched (job_id, after)
         CROSS JOIN LATERAL (
-            SELECT seq, job_id, type, at, status, stage, attempt, progress, detail
+            SELECT seq, job_id, type, at, status, stage, attempt, progress, detail, worker_id, by
             FROM job_events
             WHERE job_id = watched.job_id AND seq > watched.after AND type = ANY($3::text[])
         ) AS happened
@@ -107,7 +107,8 @@ async def behind(
     """
     rows = await connection.fetch(
         """
-        SELECT seq, job_id, type, at, status, stage, attempt, progress, detail FROM job_events
+        SELECT seq, job_id, type, at, status, stage, attempt, progress, detail, worker_id, by
+        FROM job_events
         WHERE (seq > $1 OR seq = ANY($2::bigint[])) AND type = ANY($3::text[])
         ORDER BY seq LIMIT $4
         """,

@@ -64,7 +64,8 @@ async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJo
             FROM unnest(
                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
                 $8::text[], $9::text[], $10::smallint[], $11::timestamptz[], $12::integer[],
-                $13::integer[], $14::bigint[], $15::text[], $16::jsonb[], $17::text[]
+                $13::integer[], $14::bigint[], $15::text[], $16::jsonb[], $17::text[],
+                $18::jsonb[]
             ) AS n (
                 id, provider, model, prompt, parameters, fingerprint, scene_id,
                 user_id, idempotency_key, priority, run_at, max_attempts,
@@ -150,6 +151,7 @@ async def apply(
     *,
     lease: Lease | None = None,
     worker_id: UUID | None = None,
+    by: str | None = None,
 ) -> VideoJob:
     """
     Write *change*, its event and, at the end of a job, its webhook in one statement, if the guard
@@ -158,13 +160,14 @@ async def apply(
     Args:
         lease: What proves that we hold the job, for transitions that need it.
         worker_id: Who takes the job, for the claim; who acts, for the event.
+        by: The person who wants it, for the event.
 
     Raises:
         LeaseLostError: The row has another holder, epoch, status, stage or attempt; nothing
             was written.
     """
     try:
-        row = await _apply(connection, job_id, change, lease, worker_id)
+        row = await _apply(connection, job_id, change, lease, worker_id, by)
     except UniqueViolationError as error:
         raise OperationTakenError(
             f"job {job_id}: another attempt already follows this operation"
@@ -182,6 +185,7 @@ async def _apply(
     change: Transition,
     lease: Lease | None,
     worker_id: UUID | None,
+    by: str | None,
 ) -> Record | None:
     return await connection.fetchrow(
         """
@@ -204,7 +208,8 @@ async def _apply(
                 submitted_at = CASE $1 WHEN 'submitted' THEN now() ELSE job.submitted_at END,
                 generated_at = CASE $1 WHEN 'generated' THEN now() ELSE job.generated_at END,
                 completed_at = CASE
-                    WHEN coalesce($8, job.status) IN ('completed', 'failed', 'cancelled') THEN now()
+                    WHEN coalesce($8, job.status) IN ('completed', 'failed', 'cancelled')
+                    THEN coalesce(job.completed_at, now())
                 END,
                 cancel_requested_at = CASE $1
                     WHEN 'cancel_requested' THEN coalesce(job.cancel_requested_at, now())
@@ -226,14 +231,17 @@ async def _apply(
                     attempt, max_attempts, failures, operation, progress, error_code, error_message,
                     storage_key, size_bytes, sha256, content_type, duration_s, width, height,
                     thumbnail_key, spritesheet_key, actual_cost_micros, slot_at, result_expires_at,
-                    cancel_discards, credential_id
+                    cancel_discards, credential_id, settled_attempt, unknown_attempts,
+                    lost_cost_micros, discards, discarding
                 ) = (
                     SELECT next.attempt, next.max_attempts, next.failures, next.operation,
                            next.progress, next.error_code, next.error_message, next.storage_key,
                            next.size_bytes, next.sha256, next.content_type, next.duration_s,
                            next.width, next.height, next.thumbnail_key, next.spritesheet_key,
                            next.actual_cost_micros, next.slot_at, next.result_expires_at,
-                           next.cancel_discards, next.credential_id
+                           next.cancel_discards, next.credential_id, next.settled_attempt,
+                           next.unknown_attempts, next.lost_cost_micros, next.discards,
+                           next.discarding
                     FROM jsonb_populate_record(job, $12::jsonb) AS next
                 )
             WHERE job.id = $2
@@ -262,9 +270,9 @@ async def _apply(
             RETURNING job.*
         ), event AS (
             INSERT INTO job_events (
-                job_id, type, status, stage, attempt, progress, worker_id, detail
+                job_id, type, status, stage, attempt, progress, worker_id, detail, by
             )
-            SELECT id, $1, status, stage, attempt, progress, $7, $16 FROM changed
+            SELECT id, $1, status, stage, attempt, progress, $7, $16, $20 FROM changed
             RETURNING seq
         ), delivery AS (
             INSERT INTO webhook_deliveries (id, job_id, type, event_seq, url, snapshot)
@@ -295,6 +303,7 @@ async def _apply(
         change.unless_cancelled,
         uuid7(),
         change.needs_key,
+        by,
     )
 
 
@@ -590,3 +599,29 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
         limit,
     )
     return archived
+
+
+async def discarding(connection: Connection, settled_s: float, limit: int) -> list[VideoJob]:
+    """
+    Jobs at rest for *settled_s* seconds whose discarded videos may still be in the bucket, the
+    longest first.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT * FROM video_jobs
+        WHERE discarding AND completed_at < now() - make_interval(secs => $1)
+        ORDER BY completed_at LIMIT $2
+        """,
+        settled_s,
+        limit,
+    )
+    return [job_of(row) for row in rows]
+
+
+async def discarded(connection: Connection, job_id: UUID, discards: int) -> None:
+    """Note that nothing is left of the first *discards* videos that the job threw away."""
+    await connection.execute(
+        "UPDATE video_jobs SET discarding = false WHERE id = $1 AND discards = $2",
+        job_id,
+        discards,
+    )
