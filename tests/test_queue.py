@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -448,6 +448,48 @@ async def test_a_key_that_was_used_for_another_request_is_refused(
         await queue.enqueue(other, idempotency_key="k")
 
     assert (await queue.stats()).total == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"webhook_url": "https://other.test/hook"}, "webhook_url"),
+        ({"priority": 3}, "priority"),
+        ({"run_at": datetime(2030, 1, 1, tzinfo=UTC)}, "run_at"),
+        ({"deadline_s": 60}, "deadline_s"),
+        ({"metadata": {"order": 2}}, "metadata"),
+        ({"scene_id": "s2"}, "scene_id"),
+        ({"priority": 3, "scene_id": "s2"}, "priority and scene_id"),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
+async def test_a_key_that_was_used_with_another_wish_is_refused_by_its_name(
+    queue: VideoQueue, changes: dict[str, Any], named: str
+) -> None:
+    wish: dict[str, Any] = {"idempotency_key": "k", "metadata": {"order": 1}, "scene_id": "s1"}
+    first = await queue.enqueue(REQUEST, **wish)
+
+    with pytest.raises(IdempotencyConflictError, match=f"{first.id}.*: {named} differ"):
+        await queue.enqueue(REQUEST, **wish | changes)
+
+    assert await queue.enqueue(REQUEST, **wish) == first
+
+
+async def test_a_moment_is_the_same_in_every_zone(queue: VideoQueue) -> None:
+    run_at = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    first = await queue.enqueue(REQUEST, idempotency_key="k", run_at=run_at)
+
+    there = run_at.astimezone(timezone(timedelta(hours=2)))
+    assert await queue.enqueue(REQUEST, idempotency_key="k", run_at=there) == first
+
+
+async def test_a_key_of_the_release_before_is_compared_by_its_video_only(
+    queue: VideoQueue, own: Connection
+) -> None:
+    first = await queue.enqueue(REQUEST, idempotency_key="k")
+    await own.execute("UPDATE video_jobs SET wish = NULL")
+
+    assert await queue.enqueue(REQUEST, idempotency_key="k", priority=3) == first
 
 
 async def test_of_twenty_at_once_with_the_same_key_one_job_comes(

@@ -177,7 +177,8 @@ class VideoQueue:
         Ask for one video, and return its job.
 
         Args:
-            idempotency_key: Asking again with the same key (per user) returns the first job.
+            idempotency_key: Asking again with the same key (per user) returns the first job;
+                everything else must be the same, too.
             priority: 0 to 9; higher ones go first.
             run_at: Not before this moment (aware).
             webhook_url: Who is told when the job ends.
@@ -618,6 +619,7 @@ class VideoQueue:
                 webhook_url=wish.webhook_url,
                 metadata=wish.metadata,
                 traceparent=self._tracing.traceparent(),
+                wish=None if wish.idempotency_key is None else _hashed(wish),
             ),
             stored,
         )
@@ -704,13 +706,40 @@ def endpoints_of(settings: Settings) -> Endpoints:
 
 async def _first_job(connection: Connection, new: NewJob) -> VideoJob:
     assert new.idempotency_key is not None  # nothing else can be taken
-    found = await jobs.by_idempotency_key(connection, new.user_id, new.idempotency_key)
-    if found is None or found[1] != new.fingerprint:
+    assert new.wish is not None  # goes with the key
+    first = await jobs.by_idempotency_key(connection, new.user_id, new.idempotency_key)
+    if first is None:
         raise IdempotencyConflictError(
             f"idempotency key {new.idempotency_key!r} was used before for another request"
-            + (f" (job {found[0].id})" if found else "")
         )
-    return found[0]
+    others = [] if first.fingerprint == new.fingerprint else ["the video"]
+    if first.wish is not None:
+        others += [name for name, value in new.wish.items() if first.wish.get(name) != value]
+    if others:
+        raise IdempotencyConflictError(
+            f"idempotency key {new.idempotency_key!r} was used before for another request (job"
+            f" {first.job.id}): {' and '.join(others)} {'differ' if others[1:] else 'differs'}"
+        )
+    return first.job
+
+
+def _hashed(wish: _Wish) -> dict[str, JsonValue]:
+    """
+    What makes another request of one for the same video, a hash for each field: values may be
+    private, and are not kept as long as the key.
+    """
+    compared: dict[str, JsonValue] = {
+        "webhook_url": wish.webhook_url,
+        "run_at": None if wish.run_at is None else wish.run_at.astimezone(UTC).isoformat(),
+        "deadline_s": wish.deadline_s,
+        "priority": wish.priority,
+        "metadata": dict(wish.metadata),
+        "scene_id": wish.scene_id,
+    }
+    return {
+        name: hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+        for name, value in compared.items()
+    }
 
 
 def _check_wish(wish: _Wish) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import orjson
 from asyncpg import Record, UniqueViolationError
 from uuid_utils.compat import uuid7
 
@@ -40,6 +41,7 @@ class NewJob:
     webhook_url: str | None
     metadata: Mapping[str, JsonValue]
     traceparent: str | None
+    wish: Mapping[str, JsonValue] | None
 
 
 async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJob]:
@@ -55,12 +57,12 @@ async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJo
             INSERT INTO video_jobs (
                 id, provider, model, prompt, parameters, fingerprint, scene_id, user_id,
                 idempotency_key, priority, due_at, max_attempts, deadline_s,
-                estimated_cost_micros, webhook_url, metadata, traceparent
+                estimated_cost_micros, webhook_url, metadata, traceparent, wish
             )
             SELECT n.id, n.provider, n.model, n.prompt, n.parameters, n.fingerprint, n.scene_id,
                    n.user_id, n.idempotency_key, n.priority, coalesce(n.run_at, now()),
                    n.max_attempts, n.deadline_s, n.estimated_cost_micros, n.webhook_url, n.metadata,
-                   n.traceparent
+                   n.traceparent, n.wish
             FROM unnest(
                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
                 $8::text[], $9::text[], $10::smallint[], $11::timestamptz[], $12::integer[],
@@ -69,7 +71,7 @@ async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJo
             ) AS n (
                 id, provider, model, prompt, parameters, fingerprint, scene_id,
                 user_id, idempotency_key, priority, run_at, max_attempts,
-                deadline_s, estimated_cost_micros, webhook_url, metadata, traceparent
+                deadline_s, estimated_cost_micros, webhook_url, metadata, traceparent, wish
             )
             ON CONFLICT DO NOTHING
             RETURNING *
@@ -104,6 +106,7 @@ def _values(job: NewJob) -> tuple[object, ...]:
         job.webhook_url,
         json_of(job.metadata),
         job.traceparent,
+        None if job.wish is None else json_of(job.wish),
     )
 
 
@@ -129,10 +132,25 @@ async def begin_trace(connection: Connection, job_id: UUID, traceparent: str | N
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstUse:
+    """
+    What an idempotency key was used for first.
+
+    Attributes:
+        fingerprint: Of the video that was asked for.
+        wish: What else was asked for, a hash for each field; None if the release before wrote it.
+    """
+
+    job: VideoJob
+    fingerprint: str
+    wish: Mapping[str, JsonValue] | None
+
+
 async def by_idempotency_key(
     connection: Connection, user_id: str | None, key: str
-) -> tuple[VideoJob, str] | None:
-    """The job that used *key* first, and the fingerprint of its request."""
+) -> FirstUse | None:
+    """What *key* was used for first, by this user."""
     row = await connection.fetchrow(
         """
         SELECT * FROM video_jobs
@@ -141,7 +159,10 @@ async def by_idempotency_key(
         user_id,
         key,
     )
-    return None if row is None else (job_of(row), row["fingerprint"])
+    if row is None:
+        return None
+    wish = None if row["wish"] is None else orjson.loads(row["wish"])
+    return FirstUse(job=job_of(row), fingerprint=row["fingerprint"], wish=wish)
 
 
 async def apply(
@@ -278,7 +299,8 @@ async def _apply(
             INSERT INTO webhook_deliveries (id, job_id, type, event_seq, url, snapshot)
             SELECT $18::uuid, changed.id, 'video.' || changed.status, event.seq,
                    changed.webhook_url,
-                   to_jsonb(changed) - ARRAY['prompt', 'parameters', 'fingerprint', 'webhook_url']
+                   to_jsonb(changed)
+                   - ARRAY['prompt', 'parameters', 'fingerprint', 'webhook_url', 'wish']
             FROM changed, event
             WHERE $8 IN ('completed', 'failed', 'cancelled') AND changed.webhook_url IS NOT NULL
         )
