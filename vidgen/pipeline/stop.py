@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from loguru import logger
 
 from vidgen import lifecycle
-from vidgen.errors import DatabaseError, LeaseLostError, VidgenError
+from vidgen.errors import DatabaseError, KeyUnreadableError, LeaseLostError, VidgenError
 from vidgen.job import Stage, VideoJob
 from vidgen.pipeline import credentials
 from vidgen.pipeline.leases import Leases
@@ -87,7 +87,7 @@ async def _ask(resources: Resources, leases: Leases, job: VideoJob) -> bool | No
                 code=error.code,
                 reason=error.message,
             )
-            if not error.retryable:
+            if not error.retryable or isinstance(error, KeyUnreadableError):
                 return False  # it goes on there, and is billed
         if wait_s is None or leases.handing_over:
             break
