@@ -25,6 +25,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from vidgen.connection import telling
 from vidgen.errors import DispatchError
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ LONGEST_RING_MS = 60_000
 WORKER_RETRIES = 150
 WORKER_RETRY_CAP_S = 4
 LOUD_EVERY_S = 5.0
+# What a command may take while the process ends; a few of them follow one another.
+LAST_WORDS_S = 1.0
 # With Sentinel a fail-over is found by asking again soon, not by insisting on the old primary.
 SENTINEL_RETRIES = 4
 _PASSING = (RedisConnectionError, RedisTimeoutError, OSError)
@@ -59,11 +62,42 @@ _AWAY = (RedisError, OSError, TimeoutError)
 
 
 class Patience:
-    """Whether a pool still waits for a Redis that is away; one for all of its connections."""
+    """
+    How long a pool waits for a Redis that is away or mute; one for all of its connections.
+
+    For as long as it takes, until it is over: then a command gets `LAST_WORDS_S`, and so do those
+    that are under way. A timeout of the socket would not do: on Python 3.11 redis-py can swallow
+    with it that a task was cancelled.
+    """
 
     def __init__(self) -> None:
         """Wait."""
         self.is_over = False
+        self._limits: set[asyncio.Timeout] = set()
+
+    def end(self) -> None:
+        """Wait no more: the process ends."""
+        if self.is_over:
+            return
+        self.is_over = True
+        until = asyncio.get_running_loop().time() + LAST_WORDS_S
+        for limit in self._limits:
+            limit.reschedule(until)
+
+    @asynccontextmanager
+    async def bounded(self) -> AsyncIterator[None]:
+        """
+        Do something with Redis.
+
+        Raises:
+            TimeoutError: It took too long, after patience was over.
+        """
+        async with asyncio.timeout(LAST_WORDS_S if self.is_over else None) as limit:
+            self._limits.add(limit)
+            try:
+                yield
+            finally:
+                self._limits.discard(limit)
 
     def __deepcopy__(self, _: dict[int, object]) -> "Patience":
         """Stay the same one: redis-py copies a retry, and what is in it, for each connection."""
@@ -156,7 +190,7 @@ def _clients(url: str) -> list[Redis]:
         retry_on_error=list(_PASSING),
         **keywords,
     )
-    return [Redis(connection_pool=pool)]
+    return [Redis(connection_pool=telling(pool))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +229,10 @@ def _through_sentinels(sentinels: _Sentinels) -> list[Redis]:
         username=sentinels.username,
         password=sentinels.password,
     )
-    return [sentinel.master_for(sentinels.service), *sentinel.sentinels]
+    clients: list[Redis] = [sentinel.master_for(sentinels.service), *sentinel.sentinels]
+    for client in clients:
+        telling(client.connection_pool)
+    return clients
 
 
 def arq_settings(url: str) -> "RedisSettings":

@@ -26,6 +26,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError, WatchError
 
 from vidgen import live, logs, metrics
+from vidgen.connection import telling
 from vidgen.dispatch import (
     FUNCTION,
     Bell,
@@ -203,6 +204,7 @@ class House:
             self._ready.set_exception(_first(error) or asyncio.CancelledError())
         elif error is not None:
             _, leases, _ = self._ready.result()
+            self._patience.end()
             leases.hand_over(urgent=True)
             # Without heartbeat and sweep nothing here can be trusted: end, and be started afresh.
             logger.opt(exception=error).critical("the worker's upkeep ended with a defect")
@@ -218,7 +220,7 @@ class House:
         self._hand_over(leases)
 
     def _hand_over(self, leases: Leases) -> None:
-        self._patience.is_over = True
+        self._patience.end()
         leases.hand_over(urgent=False)
         asyncio.get_running_loop().call_later(
             self._settings.shutdown_grace_s, lambda: leases.hand_over(urgent=True)
@@ -238,15 +240,23 @@ class _SteadyPipeline(Pipeline):
 
     async def execute(self, raise_on_error: bool = True) -> Any:
         try:
-            return await super().execute(raise_on_error)
+            async with self.patience.bounded():
+                return await super().execute(raise_on_error)
         except (RedisError, OSError):
             if self.patience.is_over:
                 return []  # arq tidies up at its end; what it leaves expires
             raise
 
+    async def reset(self) -> None:
+        if self.patience.is_over:
+            # No UNWATCH, for which a mute Redis would be waited: nothing comes after it.
+            self.watching = False
+        await super().reset()  # type: ignore[no-untyped-call]  # redis 5
+
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         try:
-            answer = await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
+            async with self.patience.bounded():
+                answer = await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
         except WatchError:
             return 1 if args[0] == "EXISTS" else None
         if args[0] == "ZSCORE" and answer is not None:
@@ -262,8 +272,8 @@ class _SteadyRedis(ArqRedis):
     leave everything lying for as long as it is behind. While there was nothing, the next look waits
     for the bell, or half a second: arq's own would be ten a second.
 
-    Once its patience is over errors are as good as answers: without that arq would wait for a
-    Redis that is away before it ends, and leave its end undone.
+    Once its patience is over errors and silence are as good as answers: without that arq would wait
+    for a Redis that is away or mute before it ends, and leave its end undone.
     """
 
     clock: Clock
@@ -281,7 +291,8 @@ class _SteadyRedis(ArqRedis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
+            async with self.patience.bounded():
+                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
         except (RedisError, OSError):
             if self.patience.is_over:
                 return None
@@ -329,6 +340,8 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
             retry_on_error=settings.retry_on_error,
         )
         redis = sentinel.master_for(settings.sentinel_master, redis_class=_SteadyRedis)
+        for client in (redis, *sentinel.sentinels):
+            telling(client.connection_pool)
     else:
         redis = _SteadyRedis(
             host=settings.host,
@@ -349,7 +362,7 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
             retry=settings.retry,
             retry_on_error=settings.retry_on_error,
         )
-        pool = redis.connection_pool
+        pool = telling(redis.connection_pool)
         redis.connection_pool = _SteadyPool(
             pool.connection_class, pool.max_connections, **pool.connection_kwargs
         )
