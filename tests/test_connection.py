@@ -52,7 +52,7 @@ async def abort(connection: Any) -> None:
     transport = connection._writer.transport
     transport.abort()
     async with asyncio.timeout(CUT_TIMEOUT_S):
-        while "closed=True" not in repr(transport):
+        while "closed=True" not in repr(transport):  # noqa: ASYNC110  uvloop tells nobody
             await asyncio.sleep(0)
 
 
@@ -85,30 +85,38 @@ def test_a_cut_is_an_error_of_redis_through_sentinels(sentinel_url: str) -> None
 
 
 def test_a_cut_is_an_error_of_redis_over_tls(redis_url: str, tmp_path: Path) -> None:
+    certificate, key = certified(tmp_path)
+
     async def story() -> None:
-        async with tls_in_front_of(redis_url, tmp_path) as url:
+        async with tls_in_front_of(redis_url, certificate, key) as url:
             for opened in (open_redis, worker_redis):
                 async with opened(url) as redis:
                     connection = await redis.connection_pool.get_connection()
                     connection._writer.transport.abort()
                     with pytest.raises(RedisConnectionError):
-                        for _ in range(3):
-                            await connection.send_command("PING")
-                            await connection.read_response()
+                        await ask(connection)
                     await redis.connection_pool.release(connection)
                     assert await redis.ping()
 
     run(story())
 
 
-@asynccontextmanager
-async def tls_in_front_of(url: str, folder: Path) -> AsyncIterator[str]:
-    """A way to *url* by TLS, which Valkey itself may have been built without."""
+async def ask(connection: Any) -> None:
+    await connection.send_command("PING")
+    await connection.read_response()
+
+
+def certified(folder: Path) -> tuple[Path, Path]:
+    """A certificate that nobody else trusts, and its key."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
-    subprocess.run(
-        [*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
-    )
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split()
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+@asynccontextmanager
+async def tls_in_front_of(url: str, certificate: Path, key: Path) -> AsyncIterator[str]:
+    """A way to *url* by TLS, which Valkey itself may have been built without."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     async with proxy_of(urlsplit(url).port or 0, ssl=context) as proxy:

@@ -23,6 +23,7 @@ from loguru import logger
 from redis.asyncio import ConnectionPool
 from redis.asyncio.client import Pipeline
 from redis.asyncio.sentinel import Sentinel
+from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError, WatchError
 
 from vidgen import live, logs, metrics
@@ -36,6 +37,8 @@ from vidgen.dispatch import (
     PatientRetry,
     arq_settings,
     open_redis,
+    promote,
+    promotion,
 )
 from vidgen.errors import (
     DatabaseError,
@@ -61,6 +64,9 @@ T = TypeVar("T")
 POLL_DELAY_S = 0.1
 # A worker that has nothing to do asks Redis so often: 100 commands a minute.
 IDLE_LOOK_S = 0.6
+# What became due with a priority moves to its place so often, should nobody have told us when:
+# 60 commands a minute.
+PROMOTE_EVERY_S = 2.0
 # arq ends a job that runs longer, for good: far above any deadline, which is ours.
 DISPATCH_TIMEOUT_S = 8 * 24 * 3600
 # arq 0.28 counts a delivery cut by a deploy as a try, and stops at the last one; attempts are in
@@ -279,12 +285,17 @@ class _SteadyRedis(ArqRedis):
     clock: Clock
     patience: Patience
     bell: Bell
+    promotion: AsyncScript
     next_look_at = 0.0
+    next_promotion_at = 0.0
 
     async def zrangebyscore(self, name: Any, min: Any, max: Any, **options: Any) -> Any:  # type: ignore[override]  # as arq calls it
         now = asyncio.get_running_loop().time()
         if not self.bell.answer() and now < self.next_look_at:
             return []
+        if self.bell.told_due() or now >= self.next_promotion_at:
+            self.next_promotion_at = now + PROMOTE_EVERY_S
+            await promote(self.promotion, name, self.clock.now())
         due = await super().zrangebyscore(name, min, max + _ahead_ms(self.clock), **options)
         self.next_look_at = 0.0 if due else now + IDLE_LOOK_S
         return due
@@ -370,6 +381,7 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
     redis.clock = Clock()  # until the first heartbeat
     redis.patience = settings.retry.patience
     redis.bell = Bell(queue_name)
+    redis.promotion = promotion(redis)
     redis.job_serializer = orjson.dumps
     redis.job_deserializer = orjson.loads
     redis.default_queue_name = queue_name

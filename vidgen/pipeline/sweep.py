@@ -97,6 +97,10 @@ async def sweep(resources: Resources, leases: Leases) -> None:
     await _free_orphans(resources, leases)
     async with resources.database.connection() as connection:
         thorough = await upkeep.take_turn(connection, "look_through", LOOK_THROUGH_EVERY_S)
+    if thorough:
+        await _drop_stale(resources)
+    # Workers do it themselves, those of the previous release and those without a free place not.
+    await resources.dispatcher.promote(resources.clock.now())
     await _dispatch_due(resources, thorough=thorough)
 
 
@@ -153,12 +157,47 @@ async def _still_due(resources: Resources, lost: list[Dispatch]) -> list[Dispatc
 
 
 async def _renamed(resources: Resources, stuck: list[Dispatch]) -> list[Dispatch]:
-    """Send dispatches that a worker took and died with under a new name: arq keeps the old one."""
+    """
+    Send dispatches that a worker took and died with under a new name, and forget the old one: arq
+    would keep it for days, and look at it before all others.
+    """
     if not stuck:
         return []
     async with resources.database.connection() as connection:
         renamed = await jobs.raise_epoch(connection, [dispatch.job_id for dispatch in stuck])
+    again = {job.id for job in renamed}  # the others were claimed meanwhile, and are carried
+    await resources.dispatcher.drop([each for each in stuck if each.job_id in again])
     return [_dispatch(job) for job in renamed]
+
+
+async def _drop_stale(resources: Resources) -> None:
+    """
+    Forget the oldest dispatches that no job waits for.
+
+    A worker that died between a claim and the end of its dispatch leaves one behind. arq reads
+    only the first few hundred, so that many of them would starve all others.
+
+    Redis is asked before PostgreSQL: a dispatch that was there before we looked at its job was sent
+    before. One that is dropped wrongly all the same, since the job was retried by hand meanwhile,
+    is missed by the next look and sent again.
+    """
+    while True:
+        oldest = await resources.dispatcher.oldest(BATCH)
+        async with resources.database.connection() as connection:
+            epochs = await jobs.epochs(connection, [dispatch.job_id for dispatch in oldest])
+        # The row of a job may be in a transaction that still runs; then a worker looks again and
+        # again, each time by another name. One that a worker took ended long ago, or will not.
+        unknown = [dispatch for dispatch in oldest if dispatch.job_id not in epochs]
+        stale = await resources.dispatcher.in_progress(unknown) + [
+            dispatch
+            for dispatch in oldest
+            if dispatch.job_id in epochs and epochs[dispatch.job_id] != dispatch.epoch
+        ]
+        await resources.dispatcher.drop(stale)
+        if stale:
+            logger.info("stale dispatches dropped", dispatches=len(stale))
+        if len(stale) < BATCH / 2:
+            return
 
 
 async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> None:

@@ -583,6 +583,20 @@ async def raise_epoch(connection: Connection, job_ids: Sequence[UUID]) -> list[D
     return [DueJob(**row) for row in rows]
 
 
+async def epochs(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int | None]:
+    """
+    The epoch that a dispatch must be of for each of *job_ids*; None for those that wait for none.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT id, CASE WHEN due_at IS NOT NULL THEN lease_epoch END AS epoch
+        FROM video_jobs WHERE id = ANY($1::uuid[])
+        """,
+        job_ids,
+    )
+    return {row["id"]: row["epoch"] for row in rows}
+
+
 async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> int:
     """
     Keep only a summary of failed and cancelled jobs that ended longer than *keep* ago; how many
