@@ -384,7 +384,7 @@ async def test_the_oldest_dispatches_are_told_without_what_is_none(
     sent = [Dispatch(job_id=UUID(int=n), epoch=n, looks=n % 3) for n in range(5)]
     for number, dispatch in enumerate(sent):
         await dispatcher.send([dispatch], now=now() + timedelta(milliseconds=number))
-    await redis.zadd(QUEUE, {"cron:cleanup:1700000000000": 1, "x.1.2.3": 2, b"\xff.1": 3})
+    await redis.zadd(QUEUE, {b"cron:cleanup:1700000000000": 1, b"x.1.2.3": 2, b"\xff.1": 3})
 
     assert await dispatcher.oldest(100) == sent
     assert await dispatcher.oldest(5) == sent[:2]

@@ -19,8 +19,8 @@ async def names(resources: Resources) -> set[str]:
     }
 
 
-def dispatch_of(job: VideoJob, **changes: int) -> Dispatch:
-    return Dispatch(**{"job_id": job.id, "epoch": job.lease_epoch} | changes)
+def dispatch_of(job: VideoJob, looks: int = 0) -> Dispatch:
+    return Dispatch(job_id=job.id, epoch=job.lease_epoch, looks=looks)
 
 
 async def taken(resources: Resources, *dispatches: Dispatch) -> None:

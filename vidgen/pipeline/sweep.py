@@ -17,6 +17,7 @@ from vidgen.dispatch import Dispatch
 from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
 from vidgen.pipeline import discards, receipts
 from vidgen.pipeline.leases import Leases
+from vidgen.pipeline.recall import recall
 from vidgen.resources import Resources
 from vidgen.store import history, inputs, jobs, keys, steering, upkeep, workers
 from vidgen.store.jobs import DueJob
@@ -55,6 +56,7 @@ async def run(resources: Resources, leases: Leases) -> None:
                 await _learn(resources)
                 await _forget_keys(resources)
                 await cleanup(resources, every_s=CLEANUP_OVERDUE_S)
+            await resources.rate_limit.remind()
         except (DatabaseError, DispatchError) as error:
             logger.warning("sweep put off", code=error.code, reason=error.message)
 
@@ -89,7 +91,8 @@ async def _forget_keys(resources: Resources) -> None:
 
 async def sweep(resources: Resources, leases: Leases) -> None:
     """
-    Free the jobs of dead workers, and dispatch what is due and has no dispatch.
+    Free the jobs of dead workers, dispatch what is due and has no dispatch, and call those who wait
+    for a turn that can be had now.
 
     Raises:
         DatabaseError, DispatchError: PostgreSQL or Redis is away; the next sweep does it.
@@ -102,6 +105,7 @@ async def sweep(resources: Resources, leases: Leases) -> None:
     # Workers do it themselves, those of the previous release and those without a free place not.
     await resources.dispatcher.promote(resources.clock.now())
     await _dispatch_due(resources, thorough=thorough)
+    await recall(resources)
 
 
 async def _free_orphans(resources: Resources, leases: Leases) -> None:

@@ -597,6 +597,72 @@ async def epochs(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, 
     return {row["id"]: row["epoch"] for row in rows}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """How many jobs of a model were told to come back for their turn to be submitted."""
+
+    provider: str
+    model: str
+    jobs: int
+
+
+async def told(connection: Connection) -> list[Told]:
+    """The lines that jobs wait in; without those that a pause holds back."""
+    rows = await connection.fetch(
+        """
+        SELECT provider, model, count(*) AS jobs FROM video_jobs AS job
+        -- What was never claimed is for later by its own wish.
+        WHERE due_at > now() AND status = 'pending' AND stage = 'queued'
+          AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0
+          AND NOT EXISTS (SELECT FROM pauses WHERE pauses.provider IN (job.provider, '*'))
+        GROUP BY provider, model
+        """
+    )
+    return [Told(**row) for row in rows]
+
+
+async def recall(
+    connection: Connection,
+    provider: str,
+    models: Sequence[str],
+    *,
+    limit: int,
+    head_start_s: float,
+) -> list[DueJob]:
+    """
+    Make jobs due now that were told to come back: so many that with those that are due already
+    there are *limit*.
+
+    Who asked first is first, and each step of priority is worth *head_start_s* seconds.
+    """
+    rows = await connection.fetch(
+        """
+        WITH due AS (
+            SELECT FROM video_jobs
+            WHERE due_at <= now() AND status = 'pending' AND stage = 'queued'
+              AND provider = $1 AND model = ANY($2::text[])
+            LIMIT $3
+        ), first AS MATERIALIZED (
+            SELECT id FROM video_jobs
+            -- Without a failure: a back-off is none of our business.
+            WHERE due_at > now() AND status = 'pending' AND stage = 'queued'
+              AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0
+              AND provider = $1 AND model = ANY($2::text[])
+            ORDER BY started_at - priority * make_interval(secs => $4), id
+            LIMIT $3 - (SELECT count(*) FROM due)
+            FOR UPDATE SKIP LOCKED
+        )
+        UPDATE video_jobs AS job SET due_at = now() FROM first WHERE job.id = first.id
+        RETURNING job.id, job.lease_epoch, job.priority, job.due_at
+        """,
+        provider,
+        models,
+        limit,
+        head_start_s,
+    )
+    return [DueJob(**row) for row in rows]
+
+
 async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> int:
     """
     Keep only a summary of failed and cancelled jobs that ended longer than *keep* ago; how many
