@@ -86,7 +86,7 @@ async def test_however_many_are_left_behind_they_are_gone_after_one_thorough_loo
 ) -> None:
     jobs = await carrier.queue.enqueue_many([SORA] * number)
     await taken(resources, *(dispatch_of(job) for job in jobs))
-    await changed(resources, jobs, "lease_epoch = 2, due_at = now() + interval '1 hour'")
+    await changed(resources, jobs, "lease_epoch = 2, failures = 1, due_at = now() + interval '1 h'")
     newcomer = await carrier.enqueue(SORA)
 
     await carrier.sweep()
