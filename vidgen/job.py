@@ -139,6 +139,12 @@ class VideoJob:
         slot_at: The reserved turn under the provider's rate limit, if it has one.
         credential_id: What the latest attempt was made with, or the next one has its turn for:
             `server`, or the id of a stored key; None before, and in rows of older releases.
+        actual_cost_micros: What all attempts together cost, as far as it is known; None as long as
+            nothing is, and at the end when only the provider knows.
+        settled_attempt: The latest attempt of which it is known what it cost.
+        unknown_attempts: Earlier attempts of which only the provider knows what they cost.
+        lost_cost_micros: The part of the cost that was given up for a new video.
+        discards: How often a stored video of the job was thrown away.
         archived_at: Since when only a summary is kept: prompt, parameters and files are gone.
         sealed: The envelope of prompt and parameters while they are not opened (`vidgen.prompts`):
             then the prompt is empty. None once they are, and where they were never sealed.
@@ -192,6 +198,10 @@ class VideoJob:
     metadata: Mapping[str, JsonValue]
     credential_id: str | None
     archived_at: datetime | None
+    settled_attempt: int | None = None
+    unknown_attempts: int = 0
+    lost_cost_micros: int = 0
+    discards: int = 0
     sealed: bytes | None = field(default=None, repr=False)
 
     @property
@@ -223,6 +233,7 @@ class EventType(StrEnum):
     RELEASED = "released"  # given back by its worker, or freed from a dead one
     CANCEL_REQUESTED = "cancel_requested"
     CANCELLED = "cancelled"
+    ANSWERED = "answered"  # the provider's answer to a cancel came after the job had ended
     RETRIED = "retried"  # by hand
     PROGRESSED = "progressed"  # live only: never a row of job_events
 
@@ -235,6 +246,8 @@ class JobEvent:
     Attributes:
         seq: Its number among all events; None for progress, which is live only.
         detail: What the type calls for: code, message, operation_id, wait_s, …
+        worker_id: The worker that wrote it; None for what was asked from outside.
+        by: The person who did it by hand, if one is known.
     """
 
     job_id: UUID
@@ -246,3 +259,5 @@ class JobEvent:
     attempt: int
     progress: int
     detail: Mapping[str, JsonValue]
+    worker_id: UUID | None = None
+    by: str | None = None

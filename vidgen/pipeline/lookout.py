@@ -49,6 +49,7 @@ OWN_LOOK_EVERY_S = 120.0
 # A server that cannot list, or not what is wanted, is not asked to for so long.
 USELESS_FOR_S = 600.0
 MIN_WAIT_S = 0.01
+EARLY_S = 0.05
 
 
 @dataclass(slots=True, kw_only=True)
@@ -175,7 +176,8 @@ class Lookout:
         loop = asyncio.get_running_loop()
         follower.next_at = loop.time() + wait_s
         await live.nap(wait_s)
-        follower.was_called = loop.time() < follower.next_at
+        # Timers may come a little early.
+        follower.was_called = loop.time() < follower.next_at - min(EARLY_S, wait_s / 2)
 
     async def _learn(self) -> None:
         while True:

@@ -15,8 +15,9 @@ from loguru import logger
 from vidgen import lifecycle, metrics
 from vidgen.dispatch import Dispatch
 from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
-from vidgen.pipeline import receipts
+from vidgen.pipeline import discards, receipts
 from vidgen.pipeline.leases import Leases
+from vidgen.pipeline.recall import recall
 from vidgen.resources import Resources
 from vidgen.store import history, inputs, jobs, keys, steering, upkeep, workers
 from vidgen.store.jobs import DueJob
@@ -55,6 +56,7 @@ async def run(resources: Resources, leases: Leases) -> None:
                 await _learn(resources)
                 await _forget_keys(resources)
                 await cleanup(resources, every_s=CLEANUP_OVERDUE_S)
+            await resources.rate_limit.remind()
         except (DatabaseError, DispatchError) as error:
             logger.warning("sweep put off", code=error.code, reason=error.message)
 
@@ -65,8 +67,9 @@ async def _collect_receipts(resources: Resources, leases: Leases) -> None:
             return
     try:
         await receipts.collect(resources, leases)
+        await discards.collect(resources)
     except StorageError as error:
-        logger.warning("receipts not looked for", code=error.code, reason=error.message)
+        logger.warning("bucket not looked through", code=error.code, reason=error.message)
 
 
 async def _learn(resources: Resources) -> None:
@@ -88,7 +91,8 @@ async def _forget_keys(resources: Resources) -> None:
 
 async def sweep(resources: Resources, leases: Leases) -> None:
     """
-    Free the jobs of dead workers, and dispatch what is due and has no dispatch.
+    Free the jobs of dead workers, dispatch what is due and has no dispatch, and call those who wait
+    for a turn that can be had now.
 
     Raises:
         DatabaseError, DispatchError: PostgreSQL or Redis is away; the next sweep does it.
@@ -96,7 +100,12 @@ async def sweep(resources: Resources, leases: Leases) -> None:
     await _free_orphans(resources, leases)
     async with resources.database.connection() as connection:
         thorough = await upkeep.take_turn(connection, "look_through", LOOK_THROUGH_EVERY_S)
+    if thorough:
+        await _drop_stale(resources)
+    # Workers do it themselves, those of the previous release and those without a free place not.
+    await resources.dispatcher.promote(resources.clock.now())
     await _dispatch_due(resources, thorough=thorough)
+    await recall(resources)
 
 
 async def _free_orphans(resources: Resources, leases: Leases) -> None:
@@ -152,12 +161,47 @@ async def _still_due(resources: Resources, lost: list[Dispatch]) -> list[Dispatc
 
 
 async def _renamed(resources: Resources, stuck: list[Dispatch]) -> list[Dispatch]:
-    """Send dispatches that a worker took and died with under a new name: arq keeps the old one."""
+    """
+    Send dispatches that a worker took and died with under a new name, and forget the old one: arq
+    would keep it for days, and look at it before all others.
+    """
     if not stuck:
         return []
     async with resources.database.connection() as connection:
         renamed = await jobs.raise_epoch(connection, [dispatch.job_id for dispatch in stuck])
+    again = {job.id for job in renamed}  # the others were claimed meanwhile, and are carried
+    await resources.dispatcher.drop([each for each in stuck if each.job_id in again])
     return [_dispatch(job) for job in renamed]
+
+
+async def _drop_stale(resources: Resources) -> None:
+    """
+    Forget the oldest dispatches that no job waits for.
+
+    A worker that died between a claim and the end of its dispatch leaves one behind. arq reads
+    only the first few hundred, so that many of them would starve all others.
+
+    Redis is asked before PostgreSQL: a dispatch that was there before we looked at its job was sent
+    before. One that is dropped wrongly all the same, since the job was retried by hand meanwhile,
+    is missed by the next look and sent again.
+    """
+    while True:
+        oldest = await resources.dispatcher.oldest(BATCH)
+        async with resources.database.connection() as connection:
+            epochs = await jobs.epochs(connection, [dispatch.job_id for dispatch in oldest])
+        # The row of a job may be in a transaction that still runs; then a worker looks again and
+        # again, each time by another name. One that a worker took ended long ago, or will not.
+        unknown = [dispatch for dispatch in oldest if dispatch.job_id not in epochs]
+        stale = await resources.dispatcher.in_progress(unknown) + [
+            dispatch
+            for dispatch in oldest
+            if dispatch.job_id in epochs and epochs[dispatch.job_id] != dispatch.epoch
+        ]
+        await resources.dispatcher.drop(stale)
+        if stale:
+            logger.info("stale dispatches dropped", dispatches=len(stale))
+        if len(stale) < BATCH / 2:
+            return
 
 
 async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> None:
