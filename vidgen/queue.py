@@ -8,12 +8,14 @@ again by the workers' sweep.
 
 import asyncio
 import hashlib
+import random
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self, TypeGuard
+from functools import partial
+from typing import Self, TypeGuard, TypeVar
 from uuid import UUID
 
 import orjson
@@ -25,6 +27,8 @@ from vidgen import catalog, image, lifecycle, live, tracing, webhook
 from vidgen.catalog import Endpoints
 from vidgen.dispatch import Dispatch, Dispatcher, open_redis
 from vidgen.errors import (
+    DatabaseError,
+    DatabaseRefusedError,
     DispatchError,
     IdempotencyConflictError,
     InvalidRequestError,
@@ -51,7 +55,11 @@ from vidgen.store.pool import Connection, Database
 from vidgen.store.rows import parameters_of
 from vidgen.store.steering import Pause
 
+T = TypeVar("T")
+
 LOOK_INTERVAL_S = 1.0  # watchers read the truth at least so often, whether Redis speaks or not
+# Between two looks while PostgreSQL is away: a restart takes a second or two, a fail-over a minute.
+LONGEST_WAIT_S = 5.0
 CANCEL_TRIES = 5  # a worker may take or give back the job between our look and our write
 MAX_TEXT = 500
 MAX_PRIORITY = 9
@@ -110,6 +118,7 @@ class VideoQueue:
         self._settings = settings
         self._tracing = tracing.of(settings)
         self._stack = AsyncExitStack()
+        self._jitter = random.Random().random  # noqa: S311  spreads load, keeps no secret
         self._database: Database
         self._redis: Redis
         self._dispatcher: Dispatcher
@@ -281,18 +290,22 @@ class VideoQueue:
         Everything that happens to a job, in order, until it is final; progress comes in
         between, live.
 
+        While PostgreSQL is away it waits, for ever if need be, and then goes on where it was: put
+        it under a timeout if you cannot.
+
         Args:
             after: Number of the last event already seen.
 
         Raises:
             JobNotFoundError: There is none with this id.
+            DatabaseRefusedError: PostgreSQL answers and refuses us; waiting mends nothing.
         """
         loop = asyncio.get_running_loop()
-        await self.get(job_id)
+        await self._patiently(job_id, partial(self.get, job_id))
         async with live.watch(self._redis, job_id) as watch:
             while True:
                 look_at = loop.time() + LOOK_INTERVAL_S
-                job, happened = await self._news(job_id, after)
+                job, happened = await self._patiently(job_id, partial(self._news, job_id, after))
                 for event in happened:
                     after = event.seq or after
                     yield event
@@ -305,19 +318,20 @@ class VideoQueue:
 
     async def wait(self, job_id: UUID, *, timeout: float | None = None) -> VideoJob:  # noqa: ASYNC109  part of the public face
         """
-        The job once it is final.
+        The job once it is final; outages of PostgreSQL are waited for.
 
         Args:
-            timeout: Seconds to wait at most, None for ever.
+            timeout: Seconds to wait at most, None for ever: also while PostgreSQL is away.
 
         Raises:
-            TimeoutError: It is not final yet; it goes on all the same.
+            TimeoutError: It is not final yet, or nobody can tell; it goes on all the same.
             JobNotFoundError: There is none with this id.
+            DatabaseRefusedError: PostgreSQL answers and refuses us; waiting mends nothing.
         """
         async with asyncio.timeout(timeout):
             async for _ in self.events(job_id):
                 pass
-            return await self.get(job_id)
+            return await self._patiently(job_id, partial(self.get, job_id))
 
     async def cancel(self, job_id: UUID, *, discard: bool = False) -> VideoJob:
         """
@@ -443,6 +457,24 @@ class VideoQueue:
         """How many jobs are where."""
         async with self._database.connection() as connection:
             return await jobs.counts(connection)
+
+    async def _patiently(self, job_id: UUID, look: Callable[[], Awaitable[T]]) -> T:
+        """What *look* brings, however long PostgreSQL is away."""
+        tries = 0
+        while True:
+            try:
+                return await look()
+            except DatabaseRefusedError:
+                raise
+            except DatabaseError as error:
+                if tries == 0:
+                    logger.warning(
+                        "cannot look at a job, waiting", jobId=str(job_id), reason=error.message
+                    )
+                wait_s = min(LOOK_INTERVAL_S * 2.0 ** min(tries, 10), LONGEST_WAIT_S)
+                tries += 1
+                # Those who watch shall not all come back at the same moment.
+                await asyncio.sleep(wait_s * (0.5 + self._jitter() / 2))
 
     async def _news(self, job_id: UUID, after: int) -> tuple[VideoJob, list[JobEvent]]:
         async with self._database.connection() as connection:
