@@ -217,10 +217,10 @@ class Leases:
         """Renew until cancelled, and tell watchers what happens to our jobs."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew())
+            group.create_task(self._stop_in_time())
             group.create_task(self.teller.run())
 
     async def _renew(self) -> None:
-        """When that fails for too long, stop our own work in time."""
         beats = 0
         while True:
             await asyncio.sleep(self._ttl_s / BEATS_PER_TTL)
@@ -233,9 +233,22 @@ class Leases:
             except (DatabaseError, TimeoutError) as error:
                 logger.warning("heartbeat failed", reason=str(error) or "no answer in time")
             metrics.held(held.job.stage for held in self._held.values())
-            if not self.trusted and self._held:
+
+    async def _stop_in_time(self) -> None:
+        """
+        Stop our own work at the moment at which our leases can no longer be trusted.
+
+        Heartbeats have no part in it but to put that moment off: one that is slow would be late.
+        """
+        while True:
+            left_s = self._trusted_until - asyncio.get_running_loop().time()
+            if left_s > 0:
+                await asyncio.sleep(left_s)
+                continue
+            if self._held:
                 logger.error("leases can no longer be trusted, stopping own work", jobs=self.count)
                 self._interrupt_all(Interruption.LEASE_LOST, urgent=True)
+            await asyncio.sleep(self._ttl_s / BEATS_PER_TTL)  # then what was claimed meanwhile
 
     async def leave(self) -> None:
         """Tell the peers that we are gone; they need not wait for a ttl."""
