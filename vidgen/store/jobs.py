@@ -528,7 +528,9 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
     it were.
 
     Prompt, parameters, metadata, events, images and webhooks go; reason, cost, ids and times stay,
-    and webhooks that are still on their way: their schedule may be longer than jobs are kept.
+    and webhooks that are still on their way: their schedule may be longer than jobs are kept. So do
+    the receipts: an operation belongs to its job for good, or one that looks for its own among
+    equal ones could adopt it.
     """
     archived: int = await connection.fetchval(
         """
@@ -547,7 +549,8 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
             FROM old WHERE job.id = old.id
             RETURNING job.id
         ), events AS (
-            DELETE FROM job_events USING archived WHERE job_events.job_id = archived.id
+            DELETE FROM job_events USING archived
+            WHERE job_events.job_id = archived.id AND job_events.type <> 'submitted'
         ), inputs AS (
             DELETE FROM job_inputs USING archived WHERE job_inputs.job_id = archived.id
         ), deliveries AS (
