@@ -130,7 +130,8 @@ class VideoJob:
         due_at: When a worker should look at it next; None while one holds it, and when it is final.
         attempt: Paid submits so far.
         failures: Errors in a row of the current stage.
-        deadline_at: The one deadline over all stages; set when the first attempt begins.
+        deadline_at: The one deadline over all stages; set when the first attempt begins, or with
+            the first trouble before it, and put off by waiting for a turn.
         intent_at: When the latest paid call was about to be made.
         cancel_discards: Whoever asked for the cancel does not want a finished video either.
         slot_at: The reserved turn under the provider's rate limit, if it has one.

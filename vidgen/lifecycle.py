@@ -563,6 +563,31 @@ def failed(job: VideoJob, error: VidgenError, *, deadline_s: int | None = None) 
     )
 
 
+def expired(job: VideoJob) -> Transition:
+    """
+    Time ran out before another attempt: the job ends with the last error, if there was one.
+
+    A worker that dies with a job each time leaves none.
+    """
+    message = f"no attempt came to an end within its {job.deadline_s} s"
+    if job.error_message is not None:
+        message = f"not done within its {job.deadline_s} s; last: {job.error_message}"
+    told: dict[str, JsonValue] = {
+        "code": job.error_code or GenerationTimeoutError.code,
+        "message": message,
+    }
+    return Transition(
+        event=EventType.FAILED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({Stage.QUEUED}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=JobStatus.FAILED,
+        changes={"error_code": told["code"], "error_message": told["message"]},
+        detail=told,
+    )
+
+
 def _unheld(stage: Stage) -> JobStatus:
     return JobStatus.PENDING if stage is Stage.QUEUED else JobStatus.PROCESSING
 

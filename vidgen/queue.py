@@ -188,7 +188,8 @@ class VideoQueue:
             run_at: Not before this moment (aware).
             webhook_url: Who is told when the job ends.
             metadata: Yours; at most 16 KiB of JSON.
-            deadline_s: Seconds from the first attempt to the stored video; None takes the setting.
+            deadline_s: Seconds from the first attempt, or the first trouble before it, to the
+                stored video; waiting for a turn does not count. None takes the setting.
             connection: An asyncpg connection: the job exists when your transaction commits.
 
         Raises:

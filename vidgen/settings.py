@@ -370,7 +370,7 @@ class Settings(BaseSettings):
         validation_alias="VIDGEN_DEADLINE_S",
         ge=1,
         le=604_800,
-        description="The one deadline of a job over all stages, from its first attempt.",
+        description="The one deadline of a job over all stages; waiting for a turn does not count.",
     )
     transfer_concurrency: int = Field(
         4,

@@ -19,7 +19,6 @@ from vidgen import catalog, image, lifecycle, metrics
 from vidgen.breaker import Passage
 from vidgen.errors import (
     DispatchError,
-    GenerationTimeoutError,
     InvalidRequestError,
     LeaseLostError,
     OperationTakenError,
@@ -61,8 +60,8 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     """
     job, now = held.job, resources.clock.now()
     if job.deadline_at is not None and now >= job.deadline_at:
-        late = GenerationTimeoutError(f"no attempt came to an end within its {job.deadline_s} s")
-        await held.apply(lifecycle.failed(job, late))
+        job = await held.apply(lifecycle.expired(job))
+        logger.info("job failed", stage=job.stage, code=job.error_code, attempt=job.attempt)
         return Running()
     credential = resources.providers.credential(job.provider, job.model)
     account = resources.providers.account(job.provider, job.model)

@@ -211,11 +211,17 @@ async def _apply(
                     WHEN 'retried' THEN NULL
                     ELSE job.cancel_requested_at
                 END,
-                -- The deadline covers all stages and starts with the first of them. Waiting for a
-                -- turn is no stage; a retry by hand of a later stage gets a fresh one at its claim.
+                -- The deadline covers all stages and starts with the first of them, or with the
+                -- first trouble before it. Waiting for a turn is no stage and puts it off: until
+                -- the job is due, and then until somebody takes it. A retry by hand of a later
+                -- stage gets a fresh one at its claim.
                 deadline_at = CASE
                     WHEN $1 = 'retried' THEN NULL
-                    WHEN $1 = 'submitting' OR ($1 = 'claimed' AND job.stage <> 'queued')
+                    WHEN $1 = 'postponed' THEN job.deadline_at + make_interval(secs => $11)
+                    WHEN $1 = 'claimed' AND job.stage = 'queued'
+                    THEN job.deadline_at + greatest(now() - job.due_at, interval '0')
+                    WHEN $1 IN ('submitting', 'claimed')
+                         OR ($1 IN ('errored', 'released') AND job.stage = 'queued')
                     THEN coalesce(job.deadline_at, now() + make_interval(secs => job.deadline_s))
                     ELSE job.deadline_at
                 END,
