@@ -704,6 +704,25 @@ def test_the_names_of_the_wishes_are_the_ones_that_are_documented() -> None:
     }
 
 
+async def test_a_job_in_a_state_of_a_newer_release_cannot_be_cancelled_here(
+    settings: Settings, database_url: str
+) -> None:
+    settings = settings.model_copy(update={"database_url": database_url})
+    async with VideoQueue(settings) as queue:
+        job = await queue.enqueue(REQUEST)
+        async with connect(database_url) as newer:
+            await newer.execute("ALTER TABLE video_jobs DROP CONSTRAINT video_jobs_stage_check")
+            await newer.execute(
+                """
+                UPDATE video_jobs SET status = 'processing', stage = 'upscaling', attempt = 1,
+                    intent_at = now()
+                """
+            )
+
+        with pytest.raises(InvalidStateError, match="a newer release"):
+            await queue.cancel(job.id)
+
+
 # --- PostgreSQL goes away meanwhile ---
 
 

@@ -330,6 +330,19 @@ def released(job: VideoJob, reason: str) -> Transition:
     )
 
 
+def check_known(job: VideoJob) -> None:
+    """
+    Leave a job alone that is in a state of a newer release.
+
+    Raises:
+        InvalidStateError: It is.
+    """
+    if not job.is_known:
+        raise InvalidStateError(
+            f"job {job.id} is {job.status}, {job.stage}: a newer release has it; ask that one"
+        )
+
+
 def cancel_requested(*, discard: bool) -> Transition:
     """
     Somebody wants a job cancelled that money may have been spent on: a worker decides what is
@@ -374,12 +387,13 @@ def retried(job: VideoJob, *, max_attempts: int, anew: bool = False) -> Transiti
         or anew.
 
     Raises:
-        InvalidStateError: The job did not fail and was not cancelled.
+        InvalidStateError: The job did not fail and was not cancelled, or we do not know its state.
     """
     if job.status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
         raise InvalidStateError(
             f"only failed or cancelled jobs can be retried; job {job.id} is {job.status}"
         )
+    check_known(job)
     if not job.prompt:
         raise InvalidStateError(f"job {job.id} was archived: its prompt is no longer kept")
     changes: dict[str, JsonValue] = {

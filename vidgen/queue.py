@@ -351,6 +351,7 @@ class VideoQueue:
             noted = job.cancel_requested_at is not None and job.cancel_discards >= discard
             if job.is_final or (job.worker_id is not None and noted):
                 return job
+            lifecycle.check_known(job)
             if job.worker_id is None and job.stage is Stage.QUEUED:
                 change = lifecycle.cancelled(job, held=False, stopped_at_provider=False)
             else:

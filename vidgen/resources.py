@@ -1,5 +1,6 @@
 """Everything a worker or server holds open, opened in order and closed in reverse."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +21,7 @@ from vidgen.tracing import Tracing, exporting
 
 # What the parts of all transfers of a process hold together; one alone may always fill its own.
 MEMORY_BYTES = 160 * 1024 * 1024
+COMPLAIN_EVERY_S = 3600.0
 
 
 @dataclass(slots=True)
@@ -37,6 +39,25 @@ class Clock:
         self.ahead = database_now - datetime.now(UTC)
 
 
+class Complaints:
+    """
+    What was complained about lately. What cannot be mended here is found again by every look; it
+    is logged once in an interval.
+    """
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._until: dict[str, float] = {}
+
+    def is_new(self, what: str) -> bool:
+        """Note *what*; whether somebody has to be told."""
+        now = asyncio.get_running_loop().time()
+        self._until = {known: until for known, until in self._until.items() if until > now}
+        is_new = what not in self._until
+        self._until.setdefault(what, now + COMPLAIN_EVERY_S)
+        return is_new
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """
@@ -46,6 +67,7 @@ class Resources:
         transfers: Bounds the transfers of this process, the most urgent first.
         breakers: Which providers are left alone for a while.
         tracing: Where spans go, if anywhere.
+        complaints: What the log of this process has told already.
         jitter: Draws a number from 0 to 1.
     """
 
@@ -60,6 +82,7 @@ class Resources:
     breakers: Breakers
     tracing: Tracing = field(default_factory=Tracing)
     clock: Clock = field(default_factory=Clock)
+    complaints: Complaints = field(default_factory=Complaints)
     jitter: Callable[[], float] = field(default_factory=lambda: random.Random().random)  # noqa: S311  spreads load, keeps no secret
 
 

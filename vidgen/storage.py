@@ -262,11 +262,11 @@ class Storage:
         """Whether there is an object under *key*."""
         return await self.head(key) is not None
 
-    async def keys(self, prefix: str, limit: int) -> list[str]:
-        """Name at most *limit* (up to 1,000) objects under *prefix*."""
+    async def keys(self, prefix: str, limit: int, after: str = "") -> list[str]:
+        """Name the next *limit* (up to 1,000) objects under *prefix*, behind the key *after*."""
         async with self._mapped("list objects", CALL_TIMEOUT_S):
             answer = await self._client.list_objects_v2(
-                Bucket=self._bucket.name, Prefix=prefix, MaxKeys=limit
+                Bucket=self._bucket.name, Prefix=prefix, MaxKeys=limit, StartAfter=after
             )
         return [found["Key"] for found in answer.get("Contents", ())]
 

@@ -27,7 +27,7 @@ from yarl import URL
 from vidgen import metrics, webhook
 from vidgen.addresses import ForbiddenAddressError, PublicResolver
 from vidgen.document import PRIVATE, iso
-from vidgen.errors import DatabaseError
+from vidgen.errors import DatabaseError, InternalError
 from vidgen.job import JsonValue, VideoJob
 from vidgen.providers.answer import wait_hint
 from vidgen.resources import Resources
@@ -99,7 +99,7 @@ class Deliverer:
         try:
             await self._forget()
             claimed = await self._claim() if self._signers else await self._explain()
-        except DatabaseError as error:
+        except (DatabaseError, InternalError) as error:
             logger.warning("webhooks put off", code=error.code, reason=error.message)
             return
         for delivery in claimed:

@@ -19,7 +19,13 @@ from loguru import logger
 
 from vidgen import lifecycle, live, metrics
 from vidgen.dispatch import Dispatch
-from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
+from vidgen.errors import (
+    DatabaseError,
+    DispatchError,
+    InternalError,
+    LeaseLostError,
+    StorageError,
+)
 from vidgen.job import VideoJob
 from vidgen.lifecycle import Hold, Transition
 from vidgen.resources import Resources
@@ -230,7 +236,7 @@ class Leases:
                     await self._beat()
                     if beats % RECONCILE_BEATS == 0:
                         await self._reconcile()
-            except (DatabaseError, TimeoutError) as error:
+            except (DatabaseError, InternalError, TimeoutError) as error:
                 logger.warning("heartbeat failed", reason=str(error) or "no answer in time")
             metrics.held(held.job.stage for held in self._held.values())
 
@@ -446,8 +452,13 @@ class Leases:
                 if job.id not in self._held and job.id not in self._claiming
             ]
         for job in forgotten:
-            with suppress(LeaseLostError):
+            try:
                 await self.announce(await self.persist(job, lifecycle.released(job, "forgotten")))
+            except LeaseLostError:
+                pass
+            except InternalError as error:  # the others are given back all the same
+                if self._resources.complaints.is_new(f"forgotten {job.id}"):
+                    logger.error("job not given back", jobId=str(job.id), reason=error.message)
 
     def _interrupt_all(self, why: Interruption, *, urgent: bool) -> None:
         for held in list(self._held.values()):

@@ -12,11 +12,18 @@ import orjson
 from loguru import logger
 
 from vidgen import lifecycle, metrics
-from vidgen.errors import InvalidRequestError, LeaseLostError, OperationTakenError
+from vidgen.errors import (
+    InternalError,
+    InvalidRequestError,
+    LeaseLostError,
+    OperationTakenError,
+    StorageDeniedError,
+)
 from vidgen.job import Operation
 from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
 from vidgen.store import jobs
+from vidgen.store.rows import operation_of
 
 PREFIX = "receipts/"
 MAX_BYTES = 64 * 1024
@@ -45,19 +52,41 @@ async def collect(resources: Resources, leases: Leases) -> None:
     """
     Store every receipt that waits in the bucket, and let its job go on.
 
+    What we cannot read, or PostgreSQL does not take, stays for a person or a newer release.
+
     Raises:
         StorageError, DatabaseError: The next sweep does it.
     """
-    for key in await resources.storage.keys(PREFIX, BATCH):
-        try:
-            receipt = orjson.loads(await resources.storage.read(key, MAX_BYTES))
-            job_id, attempt = UUID(receipt["job_id"]), int(receipt["attempt"])
-            change = lifecycle.submitted(attempt, Operation(**receipt["operation"]))
-        except (InvalidRequestError, ValueError, TypeError, KeyError) as error:
-            logger.error("receipt cannot be read", key=key, reason=type(error).__name__)
-            continue
+    keys = await resources.storage.keys(PREFIX, BATCH)
+    while keys:
+        for key in keys:
+            await _bring_home(resources, leases, key)
+        keys = await resources.storage.keys(PREFIX, BATCH, after=keys[-1])
+
+
+async def _bring_home(resources: Resources, leases: Leases, key: str) -> None:
+    try:
+        job_id, change = _receipt(await resources.storage.read(key, MAX_BYTES))
         await _store(resources, leases, job_id, change)
-        await resources.storage.delete(key)
+    except (InvalidRequestError, StorageDeniedError, InternalError, ValueError) as error:
+        if resources.complaints.is_new(key):
+            logger.error("receipt cannot be stored", key=key, reason=str(error))
+        return
+    await resources.storage.delete(key)
+
+
+def _receipt(text: bytes) -> tuple[UUID, lifecycle.Transition]:
+    """
+    Whose receipt it is, and what it means.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match orjson.loads(text):
+        case {"job_id": str(job_id), "attempt": int(attempt), "operation": operation}:
+            return UUID(job_id), lifecycle.submitted(attempt, operation_of(operation))
+        case _:
+            raise ValueError("a receipt has job_id, attempt and operation")
 
 
 async def _store(

@@ -13,8 +13,8 @@ from asyncpg import Record, UniqueViolationError
 from uuid_utils.compat import uuid7
 
 from vidgen.errors import LeaseLostError, OperationTakenError
-from vidgen.job import JobStatus, JsonValue, Lease, VideoJob
-from vidgen.lifecycle import Transition
+from vidgen.job import JobStatus, JsonValue, Lease, Stage, VideoJob
+from vidgen.lifecycle import ACTIVE, Transition
 from vidgen.store.pool import Connection
 from vidgen.store.rows import job_of, json_of
 
@@ -353,7 +353,7 @@ async def failed(
     rows = await connection.fetch(
         """
         SELECT * FROM video_jobs
-        WHERE status = 'failed' AND archived_at IS NULL
+        WHERE status = 'failed' AND archived_at IS NULL AND stage = ANY($6::text[])
           AND ($1::text IS NULL OR provider = $1)
           AND ($2::text IS NULL OR error_code = $2)
           AND ($3::text IS NULL OR user_id = $3)
@@ -366,6 +366,7 @@ async def failed(
         user_id,
         scene_id,
         limit,
+        list(Stage),
     )
     return [job_of(row) for row in rows]
 
@@ -437,29 +438,71 @@ async def write_progress(
     )
 
 
-async def orphaned(connection: Connection, ttl_s: float, limit: int) -> list[VideoJob]:
-    """Jobs whose worker gave no heartbeat for *ttl_s* seconds, or is not there at all."""
+async def orphaned(
+    connection: Connection, ttl_s: float, limit: int, after: UUID | None = None
+) -> list[VideoJob]:
+    """
+    The next *limit* jobs behind *after* whose worker gave no heartbeat for *ttl_s* seconds, or is
+    not there at all.
+    """
     rows = await connection.fetch(
         """
         SELECT job.* FROM video_jobs AS job
-        WHERE job.worker_id IS NOT NULL
+        WHERE job.worker_id IS NOT NULL AND ($3::uuid IS NULL OR job.id > $3)
+          AND job.status = ANY($4::text[]) AND job.stage = ANY($5::text[])
           AND NOT EXISTS (
               SELECT FROM workers
               WHERE workers.id = job.worker_id
                 AND workers.heartbeat_at > now() - make_interval(secs => $1)
           )
+        ORDER BY job.id
         LIMIT $2
         """,
         ttl_s,
         limit,
+        after,
+        list(ACTIVE),
+        list(Stage),
     )
     return [job_of(row) for row in rows]
 
 
 async def held_by(connection: Connection, worker_id: UUID) -> list[VideoJob]:
     """Every job that *worker_id* holds by the books."""
-    rows = await connection.fetch("SELECT * FROM video_jobs WHERE worker_id = $1", worker_id)
+    rows = await connection.fetch(
+        """
+        SELECT * FROM video_jobs
+        WHERE worker_id = $1 AND status = ANY($2::text[]) AND stage = ANY($3::text[])
+        """,
+        worker_id,
+        list(ACTIVE),
+        list(Stage),
+    )
     return [job_of(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """A state of a newer release, and how many jobs are in it that somebody should work on."""
+
+    status: str
+    stage: str
+    jobs: int
+
+
+async def unknown(connection: Connection) -> list[Unknown]:
+    """States that this release does not know and leaves alone."""
+    rows = await connection.fetch(
+        """
+        SELECT status, stage, count(*) AS jobs FROM video_jobs
+        WHERE (due_at IS NOT NULL OR worker_id IS NOT NULL)
+          AND NOT (status = ANY($1::text[]) AND stage = ANY($2::text[]))
+        GROUP BY status, stage
+        """,
+        list(ACTIVE),
+        list(Stage),
+    )
+    return [Unknown(**row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -484,6 +527,7 @@ async def due(
         SELECT id, lease_epoch, priority, due_at FROM video_jobs AS job
         WHERE due_at <= now() - make_interval(secs => $1)
           AND ($2::timestamptz IS NULL OR (due_at, id) > ($2, $3::uuid))
+          AND status = ANY($5::text[]) AND stage = ANY($6::text[])
           AND (stage <> 'queued' OR NOT EXISTS (
               SELECT FROM pauses WHERE pauses.provider IN (job.provider, '*')
           ))
@@ -494,6 +538,8 @@ async def due(
         after.due_at if after else None,
         after.id if after else None,
         limit,
+        list(ACTIVE),
+        list(Stage),
     )
     return [DueJob(**row) for row in rows]
 
@@ -504,8 +550,11 @@ async def due_now(connection: Connection, job_ids: Sequence[UUID]) -> list[DueJo
         """
         SELECT id, lease_epoch, priority, due_at FROM video_jobs
         WHERE id = ANY($1::uuid[]) AND due_at <= now()
+          AND status = ANY($2::text[]) AND stage = ANY($3::text[])
         """,
         job_ids,
+        list(ACTIVE),
+        list(Stage),
     )
     return [DueJob(**row) for row in rows]
 

@@ -131,7 +131,7 @@ async def _alone(dsn: str, connection: "asyncpg.Connection[asyncpg.Record]") -> 
         while True:
             async with keeper.transaction():
                 if await keeper.fetchval("SELECT pg_try_advisory_xact_lock($1)", LOCK_KEY):
-                    # As a plain query: it ends the one before, whose snapshot would hold up indexes.
+                    # A plain query ends the one before, whose snapshot would hold up indexes.
                     await keeper.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
                     yield True
                     return
