@@ -13,7 +13,7 @@ from tests.builders import a_new_job, a_worker
 from vidgen.errors import DatabaseError
 from vidgen.store import jobs, workers
 from vidgen.store import migrate as module
-from vidgen.store.migrate import migrate, migrations
+from vidgen.store.migrate import Migration, migrate, migrations
 from vidgen.store.pool import Connection, connect
 
 LEASE_TTL_S = 15  # by default; a heartbeat gives up after a third of it
@@ -113,6 +113,22 @@ async def dumping(dsn: str) -> AsyncIterator[None]:
         yield
 
 
+async def test_an_index_is_dropped_after_the_one_that_replaces_it_was_built(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better = """
+        CREATE INDEX video_jobs_better ON video_jobs (completed_at DESC, id);
+        DROP INDEX video_jobs_ended;
+    """
+    steps = [*migrations()[:4], Migration(version=5, name="0005_better", sql=better)]
+    monkeypatch.setattr(module, "migrations", lambda: steps)
+
+    async with asyncio.timeout(20):
+        assert await migrate(empty_database_url) == [step.name for step in steps]
+
+    assert await indexes(empty_database_url) == {"video_jobs_better": True}
+
+
 BLOCKED = """
     SELECT count(*) > 0 FROM pg_locks WHERE relation = 'video_jobs'::regclass AND NOT granted
 """
@@ -209,12 +225,12 @@ async def test_an_index_that_was_not_finished_is_built_anew_by_the_next_start(
 
 
 async def indexes(dsn: str) -> dict[str, bool]:
-    """Those that 0004 builds, and whether they are whole."""
+    """Those that are built beside a release that works, and whether they are whole."""
     async with connect(dsn) as connection:
         rows = await connection.fetch(
             """
             SELECT relname, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
-            WHERE relname = 'video_jobs_ended'
+            WHERE relname IN ('video_jobs_ended', 'video_jobs_better')
             """
         )
     return {row["relname"]: row["indisvalid"] for row in rows}
@@ -224,7 +240,9 @@ def test_no_statement_of_a_step_is_lost_when_its_indexes_are_built_apart() -> No
     for migration in migrations():
         known = re.findall(r"INDEX (?:CONCURRENTLY )?(\w+) ON", migration.transaction)
         whole = re.findall(r"INDEX (\w+) ON", migration.sql)
-        assert sorted([*known, *migration.indexes]) == sorted(whole)
+        built = [name for name, statement in migration.indexes if statement.startswith("CREATE")]
+        assert sorted([*known, *built]) == sorted(whole)
+        assert "DROP INDEX" not in migration.transaction
         # Comments and statements are found by their signs: these would look like some.
         texts = re.findall(r"'[^']*'", re.sub(r"--.*", "", migration.sql))
         assert not [text for text in texts if ";" in text]

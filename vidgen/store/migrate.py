@@ -11,7 +11,7 @@ Numbered, append-only SQL, applied once each while the release before goes on wo
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -36,7 +36,10 @@ BUILD_TIMEOUT_S = 120
 
 _COMMENT = re.compile(r"--[^\n]*")
 _CREATED = re.compile(r"\bCREATE TABLE (\w+)")
-_INDEX = re.compile(r"\bCREATE (UNIQUE )?INDEX (?P<name>\w+) ON (?P<table>\w+)\b[^;]*;")
+_LATE = re.compile(
+    r"\b(CREATE (UNIQUE )?INDEX (?P<built>\w+) ON (?P<table>\w+)\b[^;]*"
+    r"|DROP INDEX (?P<dropped>\w+)\s*);"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,20 +58,25 @@ class Migration:
     @property
     def transaction(self) -> str:
         """All but `indexes`."""
-        late = self.indexes
-        return _INDEX.sub(lambda found: "" if found["name"] in late else found[0], self._plain)
+        return _LATE.sub(lambda found: "" if self._is_late(found) else found[0], self._plain)
 
     @property
-    def indexes(self) -> Mapping[str, str]:
+    def indexes(self) -> list[tuple[str, str]]:
         """
-        By name, what builds an index on a table that was there before: outside of any transaction.
+        Names, and what builds or drops an index on a table that was there before, in order: outside
+        of any transaction.
         """
-        young = set(_CREATED.findall(self._plain))
-        return {
-            found["name"]: found[0].rstrip(";").replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
-            for found in _INDEX.finditer(self._plain)
-            if found["table"] not in young
-        }
+        return [
+            (
+                found["built"] or found["dropped"],
+                found[0].rstrip("; \n").replace(" INDEX ", " INDEX CONCURRENTLY ", 1),
+            )
+            for found in _LATE.finditer(self._plain)
+            if self._is_late(found)
+        ]
+
+    def _is_late(self, found: re.Match[str]) -> bool:
+        return found["table"] not in _CREATED.findall(self._plain)
 
     @property
     def _plain(self) -> str:
@@ -111,8 +119,10 @@ async def migrate(dsn: str) -> list[str]:
             missing = await _missing(connection)
             for migration in missing:
                 await _apply(connection, migration)
-            for name, statement in (await _pending(connection)).items():
-                await _build(connection, name, statement)
+            for seq, name, statement in await _pending(connection):
+                if not await _build(connection, name, statement):
+                    break  # an index is only dropped once there is the one that replaces it
+                await connection.execute("DELETE FROM vidgen_pending_indexes WHERE seq = $1", seq)
     return [migration.name for migration in missing]
 
 
@@ -200,12 +210,14 @@ async def _step(connection: "asyncpg.Connection[asyncpg.Record]", migration: Mig
         );
         -- What steps that are applied have still to be built.
         CREATE TABLE IF NOT EXISTS vidgen_pending_indexes (
-            name      text PRIMARY KEY,
+            seq       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            name      text NOT NULL,
             statement text NOT NULL
         )
         """
     )
-    await connection.execute(migration.transaction)
+    if migration.transaction.strip():  # there may be indexes only, and asyncpg wants a statement
+        await connection.execute(migration.transaction)
     await connection.execute(
         "INSERT INTO vidgen_migrations (version, name, sha256) VALUES ($1, $2, $3)",
         migration.version,
@@ -214,21 +226,28 @@ async def _step(connection: "asyncpg.Connection[asyncpg.Record]", migration: Mig
     )
     await connection.executemany(
         "INSERT INTO vidgen_pending_indexes (name, statement) VALUES ($1, $2)",
-        list(migration.indexes.items()),
+        migration.indexes,
     )
 
 
-async def _pending(connection: "asyncpg.Connection[asyncpg.Record]") -> dict[str, str]:
+async def _pending(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> list[tuple[int, str, str]]:
     if await connection.fetchval("SELECT to_regclass('vidgen_pending_indexes') IS NULL"):
-        return {}
-    rows = await connection.fetch("SELECT name, statement FROM vidgen_pending_indexes")
-    return {row["name"]: row["statement"] for row in rows}
+        return []
+    rows = await connection.fetch(
+        "SELECT seq, name, statement FROM vidgen_pending_indexes ORDER BY seq"
+    )
+    return [(row["seq"], row["name"], row["statement"]) for row in rows]
 
 
 async def _build(
     connection: "asyncpg.Connection[asyncpg.Record]", name: str, statement: str
-) -> None:
-    """Build an index, unless that takes too long now: whoever starts next tries again."""
+) -> bool:
+    """
+    Build or drop an index, whatever an earlier try left of it. False if that takes too long now:
+    whoever starts next goes on.
+    """
     index = await connection.fetchrow(
         """
         SELECT indisvalid AS is_valid, EXISTS (
@@ -239,14 +258,16 @@ async def _build(
         name,
     )
     if index is not None and index["is_being_built"]:
-        return  # by a process that died, and its server does not know yet
+        return False  # by a process that died, and its server does not know yet
+    wanted, is_there = statement.startswith("CREATE"), index is not None
     try:
         async with asyncio.timeout(BUILD_TIMEOUT_S):
-            if index is not None and not index["is_valid"]:
+            if index is not None and not (wanted and index["is_valid"]):
                 await connection.execute(f"DROP INDEX CONCURRENTLY {name}")
-            if index is None or not index["is_valid"]:
+                is_there = False
+            if wanted and not is_there:
                 await connection.execute(statement)
     except TimeoutError:
         logger.warning("index not built yet, the next start goes on with it", index=name)
-        return
-    await connection.execute("DELETE FROM vidgen_pending_indexes WHERE name = $1", name)
+        return False
+    return True
