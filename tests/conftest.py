@@ -43,7 +43,10 @@ TEMPLATE = "vidgen_template"
 LEAK_TIMEOUT_S = 2  # the other end of a closed connection notices a moment later
 
 # The rows of other tables go with their jobs.
-EMPTIED = ("video_jobs", "workers", "upkeep", "pauses", "audit", "durations")
+EMPTIED = (
+    *("video_jobs", "workers", "upkeep", "pauses", "audit", "durations"),
+    "provider_keys",
+)
 FOLDER = "vidgen-tests-"  # and the id of the process that made it
 MEMORY = Path("/dev/shm")
 MIN_MEMORY_BYTES = 4 * 1024**3  # the servers of all processes together take less than half of it
@@ -51,7 +54,10 @@ MIN_MEMORY_BYTES = 4 * 1024**3  # the servers of all processes together take les
 # More than two cores have: most tests wait for a process, a row or a timer.
 WORKERS = 4
 # The longest first, lest one of them is all that still runs at the end.
-FIRST = ("test_the_types_are_right", "tests/journeys/", "tests/dev/", "tests/test_source.py")
+FIRST = (
+    *("test_the_types_are_right", "tests/server/browser/"),
+    *("tests/journeys/", "tests/dev/", "tests/test_source.py"),
+)
 
 _CHILDREN = pytest.StashKey[set[psutil.Process]]()
 
@@ -307,6 +313,7 @@ def settings(
         backoff_s=0.05,
         poll_interval_s=0.05,
         lease_ttl_s=3,
+        submit_timeout_s=3,
         shutdown_grace_s=2,
         progress_interval_s=0.05,
         sweep_interval_s=0.2,

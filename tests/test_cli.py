@@ -1,29 +1,42 @@
 """The command line as programs and people call it: processes, their words and exit codes."""
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
 import pytest
+from rich.console import Console
 
+from tests.builders import NOON, a_worker
+from tests.by_hand import Hand
 from tests.conftest import environment_of
 from tests.journeys.conftest import WorkerProcess
+from tests.journeys.test_clocks import Off, off  # noqa: F401  a fixture
 from vidgen import VideoRequest
+from vidgen.cli import tables
+from vidgen.cli.door import user
+from vidgen.errors import GenerationFailedError
 from vidgen.job import JobStatus
 from vidgen.queue import VideoQueue
 from vidgen.settings import Settings
 from vidgen.simulator import Rule
 from vidgen.simulator.server import SimulatorServer
+from vidgen.store import workers
+from vidgen.store.pool import connect
+from vidgen.store.workers import ListedWorker
 
 TIMEOUT_S = 30
 PROMPT = "a tram in the rain"
+VIDGEN = Path(sys.executable).with_name("vidgen")
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 ESCAPE = "\x1b"
 
@@ -89,6 +102,12 @@ async def queue(settings: Settings) -> AsyncIterator[VideoQueue]:
         yield queue
 
 
+async def audited(vidgen: Program) -> list[Any]:
+    """What the record has, the newest first."""
+    entries: list[Any] = (await vidgen("audit", "--json")).document
+    return entries
+
+
 def away(vidgen: Program, **changes: str) -> Program:
     return Program(vidgen.environment | changes, vidgen.folder)
 
@@ -102,10 +121,55 @@ async def test_the_help_names_every_command_and_the_exit_codes(without_settings:
     assert said.code == 0
     for name in [
         *("demo", "dev", "worker", "serve", "migrate", "health"),
-        *("submit", "watch", "jobs", "show", "cancel", "retry", "stats"),
+        *("doctor", "submit", "watch", "jobs", "show", "cancel", "retry"),
+        *("stats", "pause", "resume", "drain", "workers", "providers"),
+        *("audit", "deliveries", "replay", "keys"),
     ]:
         assert f" {name} " in said.out
     assert "130 interrupted" in said.out
+    assert "retry-failed" not in said.out
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("re", {"resume", "retry", "replay"}),
+        ("pause ", {"sora", "veo"}),
+        ("jobs --status fa", {"failed"}),
+        ("jobs --model veo-3.1-l", {"veo-3.1-lite-generate-001", "veo-3.1-lite-generate-preview"}),
+        ("retry --code submit", {"submit_unknown"}),
+        ("deliveries --state d", {"delivered"}),
+        ("retry --fa", {"--failed"}),
+    ],
+)
+def test_a_shell_completes_what_is_typed(typed: str, offered: set[str], tmp_path: Path) -> None:
+    words = f"vidgen {typed}"
+    asked = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "_VIDGEN_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+
+    done = subprocess.run([VIDGEN], env=asked, capture_output=True, text=True, check=True)
+
+    assert set(done.stdout.split()) == offered
+
+
+def test_the_completion_is_shown_for_the_shell_that_asks(tmp_path: Path) -> None:
+    environment = {"PATH": f"{VIDGEN.parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
+
+    done = subprocess.run(
+        # Two commands: with one alone the shell would become it.
+        ["bash", "-c", "vidgen --show-completion; exit $?"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "complete -o default -F _vidgen_completion vidgen" in done.stdout
 
 
 def test_the_help_waits_for_nothing_heavy() -> None:
@@ -152,6 +216,14 @@ async def test_wrong_settings_are_told_all_at_once(without_settings: Program) ->
         ["submit", PROMPT],
         ["submit", "--provider", "sora"],
         ["submit", PROMPT, "--provider", "sora", "--seconds", "long"],
+        ["retry"],
+        ["retry", "--provider", "sora"],
+        ["retry", str(UUID(int=1)), "--failed"],
+        ["retry", str(UUID(int=1)), "--code", "submit_unknown"],
+        ["pause"],
+        ["deliveries", "--state", "nonsense"],
+        ["replay"],
+        ["audit", "--limit", "0"],
     ],
     ids=" ".join,
 )
@@ -363,6 +435,8 @@ async def test_jobs_lists_the_newest_first_and_filters(vidgen: Program, queue: V
 
     assert await ids() == [str(second.id), str(first.id)]
     assert await ids("--status", "cancelled") == [str(first.id)]
+    assert await ids("--model", "sora-2") == [str(first.id)]
+    assert await ids("--code", "generation_failed") == []
     assert await ids("--provider", "veo") == [str(second.id)]
     assert await ids("--user-id", "one", "--scene-id", "s") == [str(first.id)]
     assert await ids("--limit", "1") == [str(second.id)]
@@ -406,6 +480,24 @@ async def test_show_tells_all_about_a_job(
     assert [event["type"] for event in shown["events"]][-1] == "completed"
     for text in (PROMPT, done.storage_key, done.sha256, "$0.40", '{"order":7}', "generated"):
         assert str(text) in plain.out
+    assert (shown["eta"], shown["queue_position"], shown["retry"]) == (None, None, None)
+    assert shown["deliveries"] == []
+
+
+async def test_show_tells_when_a_waiting_job_will_be_done_and_what_a_retry_would_cost(
+    vidgen: Program, queue: VideoQueue
+) -> None:
+    _, second = await queue.enqueue_many([a_request(), a_request()])
+
+    plain = await vidgen("show", str(second.id))
+    waiting = (await vidgen("show", str(second.id), "--json")).document
+    await queue.cancel(second.id)
+    ended = await vidgen("show", str(second.id))
+
+    assert (waiting["queue_position"], waiting["eta"]["basis"]) == (2, "default")
+    assert re.search(r"^queue position +2 *$", plain.out, re.MULTILINE)
+    assert "with nine of ten in 8 min (a rule of thumb)" in plain.out
+    assert "goes on at queued, paid again, about $0.40" in ended.out
 
 
 async def test_a_job_without_video_has_no_address(vidgen: Program, queue: VideoQueue) -> None:
@@ -417,14 +509,78 @@ async def test_a_job_without_video_has_no_address(vidgen: Program, queue: VideoQ
     assert "has no video" in said.err
 
 
-async def test_stats_counts_jobs(vidgen: Program, queue: VideoQueue) -> None:
+async def test_stats_tell_how_the_queue_stands(vidgen: Program, queue: VideoQueue) -> None:
     await queue.enqueue_many([a_request(), a_request()])
+    await Hand(queue).fail(await queue.enqueue(a_request()), GenerationFailedError("no"))
 
-    counted = (await vidgen("stats", "--json")).document
+    told = (await vidgen("stats", "--json")).document
     plain = await vidgen("stats")
 
-    assert (counted["waiting"], counted["total"]) == (2, 2)
-    assert "waiting" in plain.out
+    assert (told["waiting"], told["failed"], told["total"]) == (2, 1, 3)
+    assert (told["workers"], told["paused"], told["draining"]) == (0, [], False)
+    assert told["failed_by_code"][0]["code"] == "generation_failed"
+    assert told["oldest_waiting_s"] >= 0
+    for words in ("waiting", "workers alive", "spent today", "1 of sora by generation_failed"):
+        assert words in plain.out
+
+
+async def test_workers_are_listed(vidgen: Program, settings: Settings) -> None:
+    async with connect(settings.database_url) as connection:
+        await workers.heartbeat(connection, a_worker())
+    patient = away(vidgen, VIDGEN_LEASE_TTL_S="3600")  # alive, however busy the machine is
+
+    [worker] = (await patient("workers", "--json")).document
+    header, row = (await patient("workers")).out.splitlines()
+
+    assert (worker["alive"], worker["held"], worker["concurrency"]) == (True, 0, 2)
+    assert header.split("\t")[:4] == ["worker", "state", "holds", "of"]
+    assert row.split("\t")[:4] == [str(a_worker().id), "alive", "0", "2"]
+
+
+async def test_providers_are_listed_with_their_models(vidgen: Program) -> None:
+    sora, veo = (await vidgen("providers", "--json")).document
+    plain = (await vidgen("providers")).out.splitlines()
+
+    assert (sora["name"], sora["configured"], veo["name"]) == ("sora", True, "veo")
+    assert sora["breaker"] == {"open": False, "failures": 0, "pause_s": 0.0}
+    rows = [row.split("\t") for row in plain]
+    assert rows[0] == ["provider", "model", "state", "seconds", "$ per second"]
+    assert ["sora", "sora-2", "usable", "4,8,12,16,20", "0.10"] in rows
+    assert ["veo", "veo-3.1-generate-001", "no key", "4,6,8", "0.40 to 0.60"] in rows
+
+
+async def test_show_tells_the_code_of_a_failure(vidgen: Program, queue: VideoQueue) -> None:
+    error = GenerationFailedError("[red]The generation failed.")
+    job = await Hand(queue).fail(await queue.enqueue(a_request()), error)
+
+    said = await vidgen("show", str(job.id))
+
+    assert re.search(r"^error +\[generation_failed\] \[red\]The generation", said.out, re.MULTILINE)
+
+
+async def test_on_a_terminal_of_80_columns_ids_and_states_are_whole(queue: VideoQueue) -> None:
+    job = await queue.enqueue(a_request(prompt="long " * 50), webhook_url="http://127.0.0.1:1/")
+    failed = await Hand(queue).fail(job, GenerationFailedError("no"))
+    [delivery] = await queue.deliveries(job.id)
+    worker = ListedWorker(
+        **asdict(a_worker()), held=1, started_at=NOON, heartbeat_at=NOON, alive=False
+    )
+    screen = Console(file=StringIO(), force_terminal=True, color_system=None, width=80)
+
+    tables.show_jobs([failed], screen)
+    tables.show_deliveries([delivery], screen)
+    tables.show_workers([worker], screen)
+
+    assert isinstance(screen.file, StringIO)
+    shown = screen.file.getvalue()
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    for words in (
+        f"{job.id}  failed ",
+        f"{delivery.id}  pending ",
+        f"{worker.id}  1 ",
+        "silent for",
+    ):
+        assert words in shown
 
 
 # --- changing ---
@@ -448,7 +604,155 @@ async def test_cancel_and_retry_change_what_they_can_and_name_the_rest(
     assert (await queue.get(job.id)).status is JobStatus.PENDING
 
 
+async def test_failed_jobs_are_retried_by_filter_after_a_dry_run_that_tells_the_price(
+    vidgen: Program, queue: VideoQueue
+) -> None:
+    hand = Hand(queue)
+    first, second = await queue.enqueue_many([a_request(), a_request("veo")])
+    failed = [await hand.fail(job, GenerationFailedError("no")) for job in (first, second)]
+    filters = ("--provider", "sora", "--code", "generation_failed")
+
+    dry = await vidgen("retry", "--failed", *filters, "--dry-run")
+    one = await vidgen("retry", str(second.id), "--dry-run", "--json")
+    unchanged = [await queue.get(job.id) for job in failed]
+    done = await vidgen("retry", "--failed", *filters, "--json")
+
+    assert dry.out.splitlines() == [
+        f"{first.id}  goes on at queued, costs $0.40",
+        "would be retried: 1; of these paid again: 1, for $0.40",
+    ]
+    assert [plan["pays_again"] for plan in one.document] == [True]
+    assert {job.status for job in unchanged} == {JobStatus.FAILED}
+    assert [plan["job_id"] for plan in done.document] == [str(first.id)]
+    assert (await queue.get(first.id)).status is JobStatus.PENDING
+    assert (await queue.get(second.id)).status is JobStatus.FAILED
+    assert [entry["action"] for entry in await audited(vidgen)] == ["retry_failed"]
+
+
+async def test_a_dry_run_refuses_what_the_retry_would_refuse(
+    vidgen: Program, queue: VideoQueue
+) -> None:
+    job = await queue.enqueue(a_request())
+
+    said = await vidgen("retry", str(job.id), "--dry-run", "--json")
+
+    assert (said.code, said.document) == (1, [])
+    assert said.err.startswith("error [invalid_state]: ")
+
+
+async def test_the_command_that_retry_replaced_says_so_and_does_nothing(
+    without_settings: Program,
+) -> None:
+    said = await without_settings("retry-failed", "--provider", "sora", "--dry-run")
+
+    assert (said.code, said.out) == (2, "")
+    assert "is now: vidgen retry --failed" in said.err
+
+
+async def test_a_provider_is_paused_and_resumed_and_the_queue_drained(
+    vidgen: Program, queue: VideoQueue
+) -> None:
+    paused = (await vidgen("pause", "sora", "--reason", "an incident", "--json")).document
+    drained = await vidgen("drain", "--wait")
+    resumed = (await vidgen("resume", "--json")).document
+    again = (await vidgen("resume", "sora", "--json")).document
+    unknown = await vidgen("pause", "nobody")
+
+    [pause] = paused["paused"]
+    assert (pause["provider"], pause["reason"], pause["by"]) == ("sora", "an incident", user())
+    assert "everything: a drain, by " in drained.out
+    assert [pause["provider"] for pause in resumed["paused"]] == ["sora"]
+    assert (again["paused"], again["draining"]) == ([], False)
+    assert unknown.code == 1
+    assert unknown.err.startswith("error [unknown_provider]: ")
+    assert await queue.pauses() == []
+
+
+async def test_what_is_done_by_hand_leaves_the_rows_that_the_api_leaves(
+    vidgen: Program, queue: VideoQueue
+) -> None:
+    job = UUID((await vidgen("submit", PROMPT, "--provider", "sora")).out.strip())
+    await vidgen("cancel", str(job), "--discard")
+    await vidgen("retry", str(job), "--anew")
+    await vidgen("drain")
+    await vidgen("resume")
+    await vidgen("jobs")
+
+    entries = await audited(vidgen)
+    rows = (await vidgen("audit", "--limit", "2", "--before", str(entries[0]["seq"]))).out
+
+    assert [(entry["action"], entry["target"]) for entry in entries] == [
+        ("resume", "all"),
+        ("drain", "all"),
+        ("retry", str(job)),
+        ("cancel", str(job)),
+        ("enqueue", ""),
+    ]
+    assert {(entry["who"], entry["role"], entry["address"]) for entry in entries} == {
+        (user(), "operate", "cli")
+    }
+    assert entries[3]["detail"] == {"discard": True}
+    assert [row.split("\t")[3] for row in rows.splitlines()] == ["action", "drain", "retry"]
+
+
+async def test_webhooks_are_listed_and_sent_again(
+    vidgen: Program, settings: Settings, queue: VideoQueue
+) -> None:
+    url = "http://127.0.0.1:1/hook?key=a-secret"
+    job = await Hand(queue).carry(await queue.enqueue(a_request(), webhook_url=url))
+    [delivery] = await queue.deliveries(job.id)
+    missing = str(uuid4())
+
+    plain = await vidgen("deliveries", "--job", str(job.id), "--state", "pending")
+    listed = (await vidgen("deliveries", "--json")).document
+    none = (await vidgen("deliveries", "--state", "failed", "--json")).document
+    shown = await vidgen("show", str(job.id))
+    replayed = await vidgen("replay", str(delivery.id), missing)
+
+    assert [line.split("\t")[:3] for line in plain.out.splitlines()] == [
+        ["delivery", "type", "state"],
+        [str(delivery.id), "video.completed", "pending"],
+    ]
+    assert "a-secret" not in plain.out
+    assert [(one["id"], one["url"]) for one in listed] == [(str(delivery.id), url)]
+    assert "snapshot" not in listed[0]
+    assert none == []
+    assert str(delivery.id) in shown.out
+    assert (replayed.code, replayed.out) == (1, f"{delivery.id}  is due now\n")
+    assert replayed.err == f"error [delivery_not_found]: there is no delivery {missing}\n"
+    assert [entry["action"] for entry in await audited(vidgen)] == ["replay", "replay"]
+
+
 # --- processes ---
+
+
+async def test_doctor_exits_with_one_only_if_there_is_a_problem(vidgen: Program) -> None:
+    well = await vidgen("doctor")
+    ill = await away(vidgen, S3_BUCKET="other")("doctor", "--json")
+    lost = await Program({"PATH": "/usr/bin:/bin"}, vidgen.folder)("doctor", "--json")
+
+    assert well.code == 0
+    assert well.out.splitlines()[0].startswith("ok       settings ")
+    assert well.out.endswith("no problems, 2 warnings\n")
+    assert (ill.code, ill.document["healthy"]) == (1, False)
+    problems = [check for check in ill.document["checks"] if check["state"] == "problem"]
+    assert [check["name"] for check in problems] == ["bucket"]
+    assert "S3_BUCKET" in problems[0]["remedy"]
+    assert (lost.code, [check["name"] for check in lost.document["checks"]]) == (1, ["settings"])
+    assert "DATABASE_URL" in lost.document["checks"][0]["sentence"]
+
+
+async def test_doctor_finds_the_clock_of_this_machine_wrong(
+    vidgen: Program,
+    off: Off,  # noqa: F811
+) -> None:
+    said = await away(vidgen, **off("+20m"))("doctor", "--json")
+
+    checks = {check["name"]: check for check in said.document["checks"]}
+    assert said.code == 1
+    for server in ("PostgreSQL", "Redis", "the bucket"):
+        assert f"20 min ahead of {server}" in checks["clocks"]["sentence"]
+    assert "the clock of this machine is wrong" in checks["bucket"]["sentence"]
 
 
 async def test_migrate_says_what_it_did(vidgen: Program, empty_database_url: str) -> None:
@@ -533,6 +837,37 @@ async def test_serve_without_a_port_is_refused(vidgen: Program) -> None:
 
     assert said.code == 2
     assert "VIDGEN_HTTP_PORT" in said.err
+
+
+async def test_sigterm_ends_what_a_script_put_in_the_background() -> None:
+    # There Ctrl-C is ignored, and what is started inherits that.
+    program = (
+        "import signal, typer\n"
+        "from vidgen.cli.app import until_interrupted\n"
+        "def work():\n"
+        "    print('at work', flush=True)\n"
+        "    signal.pause()\n"
+        "try:\n"
+        "    until_interrupted(work)\n"
+        "except typer.Exit as ended:\n"
+        "    raise SystemExit(ended.exit_code)\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-c", program),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            assert await process.stdout.readline() == b"at work\n"
+            process.terminate()
+            await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 async def test_live_without_a_usable_provider_says_what_to_set(without_settings: Program) -> None:

@@ -40,9 +40,14 @@ POLICY = """
     UnknownProviderError    end       unpaid      end         end
     UnknownModelError       end       unpaid      end         end
     ProviderNotConfiguredError end    unpaid      patient     patient
+    NoEncryptionKeyError    end       unpaid      end         end
+    KeyNotFoundError        end       unpaid      end         end
     IdempotencyConflictError end      unpaid      end         end
     JobNotFoundError        end       unpaid      end         end
+    NoResultError           end       unpaid      end         end
+    WebhookInvalidError     end       unpaid      end         end
     InvalidStateError       end       unpaid      end         end
+    DeliveryNotFoundError   end       unpaid      end         end
     NoResultError           end       unpaid      end         end
     WebhookInvalidError     end       unpaid      end         end
     TooManyWatchersError    again     end         again       again
@@ -67,6 +72,8 @@ POLICY = """
     DatabaseError           again     end         again       again
     DatabaseRefusedError    end       end         end         end
     DispatchError           again     end         again       again
+    KeyUnreadableError      again     end         again       again
+    TooManyWatchersError    again     end         again       again
     InternalError           end       end         again       again
     OperationTakenError     end       end         end         end
     LeaseLostError          end       end         end         end
@@ -316,7 +323,33 @@ def test_the_intent_counts_the_attempt_and_uses_up_the_turn() -> None:
     assert_only_the_holder(change, Stage.QUEUED)
     assert (change.stage, change.hold) == (Stage.SUBMITTING, Hold.KEEP)
     assert change.unless_cancelled
-    assert change.changes == {"attempt": 2, "slot_at": None}
+    assert change.changes == {"attempt": 2, "slot_at": None, "credential_id": "server"}
+    assert change.needs_key is None
+
+
+def test_the_intent_names_the_key_it_needs_and_is_refused_without_it() -> None:
+    key_id = UUID(int=7)
+
+    change = lifecycle.submitting(a_job(), str(key_id))
+
+    assert change.changes["credential_id"] == str(key_id)
+    assert change.needs_key == key_id
+    assert change.detail == {"credential_id": str(key_id)}
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_a_job_whose_key_does_not_open_waits_where_it_is_and_nothing_is_counted(
+    stage: Stage,
+) -> None:
+    job = a_job(stage, failures=2, deadline_at=NOON - timedelta(days=1))
+
+    change = lifecycle.parked(job, errors.KeyUnreadableError("no such key"), wait_s=300)
+
+    assert_only_the_holder(change, stage)
+    assert change.status is (JobStatus.PENDING if stage is Stage.QUEUED else JobStatus.PROCESSING)
+    assert (change.stage, change.hold, change.due_in_s) == (None, Hold.FREE, 300)
+    assert change.changes == {"error_code": "key_unreadable", "error_message": "no such key"}
+    assert change.detail == {"code": "key_unreadable", "message": "no such key", "wait_s": 300}
 
 
 def test_a_receipt_is_taken_from_anyone_for_its_attempt() -> None:
@@ -340,9 +373,12 @@ def test_a_job_without_a_turn_waits_for_it_unheld() -> None:
         Hold.FREE,
         12.3456,
     )
-    assert change.changes == {"slot_at": NOON.isoformat()}
+    assert change.changes == {"slot_at": NOON.isoformat(), "credential_id": "server"}
     assert change.detail == {"wait_s": 12.346, "reason": "rate_limit"}
-    assert lifecycle.postponed(1, None).changes == {"slot_at": None}
+    assert lifecycle.postponed(1, None, credential_id="k").changes == {
+        "slot_at": None,
+        "credential_id": "k",
+    }
 
 
 @pytest.mark.parametrize(
@@ -459,7 +495,7 @@ def test_a_disproved_submit_gives_the_attempt_back() -> None:
 
     assert_only_the_holder(change, Stage.SUBMITTING)
     assert (change.status, change.stage) == (JobStatus.PENDING, Stage.QUEUED)
-    assert change.changes == {"attempt": 1, "failures": 0}
+    assert change.changes == {"attempt": 1, "failures": 0, "credential_id": None}
 
 
 @pytest.mark.parametrize(("attempt", "event"), [(2, EventType.REATTEMPTED), (3, EventType.FAILED)])

@@ -109,6 +109,18 @@ class Life(RuleBasedStateMachine):
         else:
             self.play(lifecycle.released(self.job, "hand_over"))
 
+    @precondition(lambda self: self.held)
+    @rule()
+    def park(self) -> None:
+        was = self.job
+        self.play(lifecycle.parked(was, errors.KeyUnreadableError("no"), wait_s=300))
+        assert (self.job.stage, self.job.attempt, self.job.failures) == (
+            was.stage,
+            was.attempt,
+            was.failures,
+        )
+        assert self.job.operation == was.operation
+
     def intend(self, _: st.DataObject) -> None:
         if self.job.cancel_requested_at is not None:
             self.play(lifecycle.cancelled(self.job, held=True, stopped_at_provider=False))
@@ -305,6 +317,7 @@ def test_the_event_of_each_transition_is_told_by_its_name() -> None:
         lifecycle.retried(replace(job, status=JobStatus.FAILED), max_attempts=1).event,
         lifecycle.errored(job, errors.TransientError("no"), backoff=BACKOFF, now=NOON).event,
         lifecycle.failed(job, errors.InternalError("no")).event,
+        lifecycle.parked(job, errors.KeyUnreadableError("no"), wait_s=1).event,
         lifecycle.judged(
             job, errors.GenerationFailedError("no"), charged=False, backoff=BACKOFF, now=NOON
         ).event,

@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 
 from vidgen import errors
 from vidgen.cli import app
 from vidgen.errors import VidgenError
 from vidgen.job import EventType
 from vidgen.server import admin, health, metrics
+from vidgen.server.app import operations
 from vidgen.settings import describe
 
 ROOT = Path(__file__).parents[1]
@@ -71,10 +73,24 @@ def _leaves() -> list[type[VidgenError]]:
 
 
 def test_every_command_is_documented() -> None:
-    commands = {
-        command.name or getattr(command.callback, "__name__", "")
-        for command in app.registered_commands
+    commands = _commands(app) | {
+        f"{group.typer_instance.info.name} {name}"
+        for group in app.registered_groups
+        if group.typer_instance is not None
+        for name in _commands(group.typer_instance)
     }
 
     for name in commands:
         assert f"`vidgen {name}" in README, name
+
+
+def _commands(program: typer.Typer) -> set[str]:
+    return {
+        command.name or str(getattr(command.callback, "__name__", ""))
+        for command in program.registered_commands
+    }
+
+
+def test_every_operation_is_documented() -> None:
+    for operation in operations():
+        assert f"`{operation.method} {operation.path}`" in README, operation.path

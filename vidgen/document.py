@@ -1,15 +1,23 @@
-"""A job and its events as JSON: the same words for HTTP, webhooks and the command line."""
+"""
+A job, its events and its webhooks as JSON: the same words for HTTP, webhooks and the command line.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from enum import Enum
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from vidgen.job import JobEvent, JsonValue, VideoJob
 
+if TYPE_CHECKING:  # it lives two floors above
+    from vidgen.store.deliveries import Delivery
+
 # A prompt is private: only who asks for one job is told, and what stands beside it.
 PRIVATE = frozenset({"prompt", "parameters", "webhook_url"})
+# What a webhook tells is the job itself, as it was.
+SNAPSHOT = frozenset({"snapshot"})
 
 
 def job_document(job: VideoJob, *, private: bool = False) -> dict[str, JsonValue]:
@@ -29,6 +37,26 @@ def job_document(job: VideoJob, *, private: bool = False) -> dict[str, JsonValue
 def event_document(event: JobEvent) -> dict[str, JsonValue]:
     """Every field of *event* by its name."""
     return {field.name: json_value(getattr(event, field.name)) for field in fields(event)}
+
+
+def delivery_document(delivery: "Delivery", *, whole: bool) -> dict[str, JsonValue]:
+    """
+    Every field of *delivery* by its name, but not what it tells.
+
+    Args:
+        whole: With the query of its address, which may be what opens the receiver.
+    """
+    told = {
+        field.name: json_value(getattr(delivery, field.name))
+        for field in fields(delivery)
+        if field.name not in SNAPSHOT
+    }
+    return told if whole else told | {"url": without_query(delivery.url)}
+
+
+def without_query(url: str) -> str:
+    """*url* up to its question mark."""
+    return url.partition("?")[0]
 
 
 def json_value(value: object) -> JsonValue:

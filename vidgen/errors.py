@@ -8,8 +8,11 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     │   ├── UnknownProviderError    unknown_provider
     │   ├── UnknownModelError       unknown_model
     │   ├── ProviderNotConfiguredError  provider_not_configured
+    │   ├── NoEncryptionKeyError    no_encryption_key   nothing can be sealed
+    │   ├── KeyNotFoundError        key_not_found
     │   ├── IdempotencyConflictError  idempotency_conflict
     │   ├── JobNotFoundError        job_not_found
+    │   ├── DeliveryNotFoundError   delivery_not_found
     │   ├── WebhookInvalidError     webhook_invalid     what came in is not from a provider
     │   └── InvalidStateError       invalid_state       e.g. retry of a job that still runs
     ├── ProviderError                                   what a provider answered, or failed to
@@ -35,6 +38,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     ├── DatabaseError           database_unavailable    retryable
     │   └── DatabaseRefusedError    database_refused    wrong password, no such database, no right
     ├── DispatchError           redis_unavailable       retryable
+    ├── KeyUnreadableError      key_unreadable          the job waits until the key ring is right
     ├── InternalError           internal_error          a defect of vidgen
     ├── OperationTakenError     operation_taken     another job already follows this operation
     └── LeaseLostError          lease_lost              another worker owns the job now: stop
@@ -98,6 +102,18 @@ class ProviderNotConfiguredError(RequestError):
     code = "provider_not_configured"
 
 
+class NoEncryptionKeyError(RequestError):
+    """No encryption key is set, so no provider key can be stored."""
+
+    code = "no_encryption_key"
+
+
+class KeyNotFoundError(RequestError):
+    """No provider key that is in use has this id."""
+
+    code = "key_not_found"
+
+
 class IdempotencyConflictError(RequestError):
     """The idempotency key was used before for another request."""
 
@@ -108,6 +124,12 @@ class JobNotFoundError(RequestError):
     """No job has this id."""
 
     code = "job_not_found"
+
+
+class DeliveryNotFoundError(RequestError):
+    """No webhook delivery has this id."""
+
+    code = "delivery_not_found"
 
 
 class WebhookInvalidError(RequestError):
@@ -280,6 +302,17 @@ class DispatchError(VidgenError):
     """Redis cannot be reached."""
 
     code = "redis_unavailable"
+    retryable = True
+
+
+class KeyUnreadableError(VidgenError):
+    """
+    A stored provider key does not open: `ENCRYPTION_KEYS` lacks the right one, or it was altered.
+
+    No job ends by this: it is parked, and goes on by itself once the key opens.
+    """
+
+    code = "key_unreadable"
     retryable = True
 
 

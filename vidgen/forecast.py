@@ -16,8 +16,10 @@ from vidgen.job import Stage, VideoJob
 SOON_S = 1.0
 # From fewer videos nobody plans when to look.
 ENOUGH_SAMPLES = 20
-# A look is worth it once the video is ready with this chance; with it six looks find most of them.
-WORTH_A_LOOK = 0.15
+# A look is worth it once the video has become ready with this chance. Measured on log-normal times
+# that drift, with a least interval of 5 s: 0.52 of the looks of an even pace, found after 3.7 s on
+# the average (even: 2.5 s); 0.05 asks 0.69 and finds after 2.7 s, 0.15 asks 0.44 and after 4.5 s.
+WORTH_A_LOOK = 0.12
 # The first look comes a little before the quickest tenth: else nobody would learn that they have
 # become quicker.
 EARLIER = 0.8
@@ -110,6 +112,20 @@ class Eta:
     samples: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """
+    What a job that is not final may expect.
+
+    Attributes:
+        eta: None for a final one.
+        queue_position: 1 is next; None if it does not wait in the line.
+    """
+
+    eta: Eta | None = None
+    queue_position: int | None = None
+
+
 def kind_of(job: VideoJob) -> Kind:
     """What the time of *job* depends on."""
     seconds, size = job.parameters.get("seconds"), job.parameters.get("size")
@@ -138,11 +154,19 @@ def eta(
     wait_s = _wait_s(job, now, took, place, line)
     p50_s, p90_s = _work_s(job, now, took)
     return Eta(
-        p50=now + timedelta(seconds=max(wait_s + p50_s, SOON_S)),
-        p90=now + timedelta(seconds=max(wait_s * 1.5 + p90_s, SOON_S)),
+        p50=_later(now, max(wait_s + p50_s, SOON_S)),
+        p90=_later(now, max(wait_s * 1.5 + p90_s, SOON_S)),
         basis="history" if learnt else "default",
         samples=took.samples,
     )
+
+
+def _later(now: datetime, wait_s: float) -> datetime:
+    """*now* and so many seconds, or the end of all days: somebody may wish for the year 9999."""
+    try:
+        return now + timedelta(seconds=wait_s)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=now.tzinfo)
 
 
 def look_in_s(gone_s: float, interval_s: float, learnt: Duration | None) -> float:

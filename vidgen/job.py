@@ -60,6 +60,9 @@ class Stage(_Word):
 
 ImageRole = Literal["first_frame", "last_frame", "reference"]
 
+# The id of the credential that the settings name; every other one is the id of a stored key.
+SERVER_CREDENTIAL = "server"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputImage:
@@ -154,6 +157,8 @@ class VideoJob:
         intent_at: When the latest paid call was about to be made.
         cancel_discards: Whoever asked for the cancel does not want a finished video either.
         slot_at: The reserved turn under the provider's rate limit, if it has one.
+        credential_id: What the latest attempt was made with, or the next one has its turn for:
+            `server`, or the id of a stored key; None before, and in rows of older releases.
     """
 
     id: UUID
@@ -202,6 +207,7 @@ class VideoJob:
     cancel_discards: bool
     webhook_url: str | None = field(repr=False)
     metadata: Mapping[str, JsonValue]
+    credential_id: str | None
 
     @property
     def is_final(self) -> bool:
@@ -231,6 +237,7 @@ class EventType(StrEnum):
     GENERATED = "generated"
     COMPLETED = "completed"
     ERRORED = "errored"  # the step will be tried again
+    PARKED = "parked"  # its stored provider key does not open; nothing is counted
     REATTEMPTED = "reattempted"  # a verdict ended the attempt; a new one is due
     FAILED = "failed"
     RELEASED = "released"  # given back by its worker, or freed from a dead one

@@ -8,6 +8,7 @@ What may happen to a job, decided purely; `store.jobs.apply` writes it in one gu
                                                                                      │ completed
     any ──failed──> failed        any ──cancelled──> cancelled                       v
     failed, cancelled ──retried──> where the paid result still is                completed
+    any held ──parked──> the same stage, later: its provider key does not open
 
 Two counters, never mixed: `attempt` counts paid submits, `failures` errors in a row of one stage.
 """
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
+from uuid import UUID
 
 from vidgen.errors import (
     AuthError,
@@ -39,7 +41,15 @@ from vidgen.errors import (
     TransientError,
     VidgenError,
 )
-from vidgen.job import EventType, JobStatus, JsonValue, Operation, Stage, VideoJob
+from vidgen.job import (
+    SERVER_CREDENTIAL,
+    EventType,
+    JobStatus,
+    JsonValue,
+    Operation,
+    Stage,
+    VideoJob,
+)
 
 ACTIVE = frozenset({JobStatus.PENDING, JobStatus.PROCESSING})
 ENDED = frozenset(JobStatus) - ACTIVE
@@ -91,8 +101,8 @@ class Transition:
     One allowed change of a job.
 
     Attributes:
-        statuses, stages, holder, attempt, only_due, unless_cancelled: The guard; if the row
-            differs nothing is written.
+        statuses, stages, holder, attempt, only_due, unless_cancelled, needs_key: The guard; if the
+            row differs, or that stored key was removed, nothing is written.
         status, stage: Where the job is afterwards; None leaves the stage as it is.
         due_in_s: When nobody holds the job afterwards: seconds from now (of the database)
             until it is due.
@@ -110,6 +120,7 @@ class Transition:
     attempt: int | None = None
     only_due: bool = False
     unless_cancelled: bool = False
+    needs_key: UUID | None = None
     due_in_s: float = 0.0
     changes: Mapping[str, JsonValue] = field(default_factory=dict)
     detail: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -148,8 +159,17 @@ def claimed() -> Transition:
     )
 
 
-def postponed(wait_s: float, slot_at: datetime | None, *, reason: str = "rate_limit") -> Transition:
-    """The rate limit has no room now; *slot_at* is the reserved turn, if one could be had."""
+def postponed(
+    wait_s: float,
+    slot_at: datetime | None,
+    *,
+    reason: str = "rate_limit",
+    credential_id: str = SERVER_CREDENTIAL,
+) -> Transition:
+    """
+    The rate limit has no room now; *slot_at* is the reserved turn, if one could be had, and
+    *credential_id* whose it is.
+    """
     return Transition(
         event=EventType.POSTPONED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -158,13 +178,38 @@ def postponed(wait_s: float, slot_at: datetime | None, *, reason: str = "rate_li
         hold=Hold.FREE,
         status=JobStatus.PENDING,
         due_in_s=wait_s,
-        changes={"slot_at": slot_at.isoformat() if slot_at else None},
+        changes={
+            "slot_at": slot_at.isoformat() if slot_at else None,
+            "credential_id": credential_id,
+        },
         detail={"wait_s": round(wait_s, 3), "reason": reason},
     )
 
 
-def submitting(job: VideoJob) -> Transition:
-    """The intent, committed before the paid call."""
+def parked(job: VideoJob, error: VidgenError, *, wait_s: float) -> Transition:
+    """
+    The credential of the job does not open: it stays where it is, and is looked at again later.
+
+    Nothing is counted, and the deadline moves along: whoever mends the key ring finds it whole.
+    """
+    return Transition(
+        event=EventType.PARKED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({job.stage}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=_unheld(job.stage),
+        due_in_s=wait_s,
+        changes={"error_code": error.code, "error_message": error.message},
+        detail=_told(error) | {"wait_s": round(wait_s, 3)},
+    )
+
+
+def submitting(job: VideoJob, credential_id: str = SERVER_CREDENTIAL) -> Transition:
+    """
+    The intent, committed before the paid call; with *credential_id*, so that whoever has to find
+    out what became of the call asks with the same one. A stored key must not have been removed.
+    """
     return Transition(
         event=EventType.SUBMITTING,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -173,7 +218,9 @@ def submitting(job: VideoJob) -> Transition:
         hold=Hold.KEEP,
         stage=Stage.SUBMITTING,
         unless_cancelled=True,
-        changes={"attempt": job.attempt + 1, "slot_at": None},
+        needs_key=None if credential_id == SERVER_CREDENTIAL else UUID(credential_id),
+        changes={"attempt": job.attempt + 1, "slot_at": None, "credential_id": credential_id},
+        detail={"credential_id": credential_id},
     )
 
 
@@ -193,6 +240,7 @@ def submitted(attempt: int, operation: Operation, *, adopted: bool = False) -> T
         stage=Stage.GENERATING,
         changes={
             "operation": asdict(operation),
+            "credential_id": operation.credential_id,
             "failures": 0,
             "progress": 0,
             "error_code": None,
@@ -206,8 +254,15 @@ def submitted(attempt: int, operation: Operation, *, adopted: bool = False) -> T
     )
 
 
-def unsettled(job: VideoJob, error: VidgenError, *, wait_s: float) -> Transition:
-    """Nobody knows yet whether the paid call arrived; the provider's list is read again later."""
+def unsettled(
+    job: VideoJob, error: VidgenError, *, wait_s: float, call_ended: bool = False
+) -> Transition:
+    """
+    Nobody knows yet whether the paid call arrived; the provider's list is read again later.
+
+    Args:
+        call_ended: It ended just now, so that time counts from here.
+    """
     return Transition(
         event=EventType.ERRORED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -220,7 +275,9 @@ def unsettled(job: VideoJob, error: VidgenError, *, wait_s: float) -> Transition
             "error_code": SubmitUnknownError.code,
             "error_message": error.message,
         },
-        detail=_told(error) | {"wait_s": round(wait_s, 3)},
+        detail=_told(error)
+        | {"wait_s": round(wait_s, 3)}
+        | ({"call_ended": True} if call_ended else {}),
     )
 
 
@@ -234,7 +291,7 @@ def disproved(job: VideoJob) -> Transition:
         hold=Hold.FREE,
         status=JobStatus.PENDING,
         stage=Stage.QUEUED,
-        changes={"attempt": job.attempt - 1, "failures": 0},
+        changes={"attempt": job.attempt - 1, "failures": 0, "credential_id": None},
         detail={"code": SubmitUnknownError.code, "absent": True},
     )
 
@@ -251,7 +308,12 @@ def resubmitted(job: VideoJob, error: SubmitUnknownError) -> Transition:
         hold=Hold.FREE,
         status=JobStatus.PENDING,
         stage=Stage.QUEUED,
-        changes={"failures": 0, "error_code": error.code, "error_message": error.message},
+        changes={
+            "failures": 0,
+            "error_code": error.code,
+            "error_message": error.message,
+            "credential_id": None,
+        },
         detail=_told(error) | {"may_be_paid_twice": True},
     )
 
@@ -406,6 +468,7 @@ def retried(job: VideoJob, *, max_attempts: int, anew: bool = False) -> Transiti
     if not goes_on:
         changes |= {
             "operation": None,
+            "credential_id": None,
             "progress": 0,
             "max_attempts": job.attempt + max_attempts,
             "actual_cost_micros": None,  # what a cancel was said to cost is not its video's price
@@ -476,7 +539,7 @@ def errored(job: VideoJob, error: VidgenError, *, backoff: Backoff, now: datetim
 def _unpaid(job: VideoJob, error: VidgenError) -> dict[str, JsonValue]:
     """Give the attempt back when *error* proves that nothing was started, so nothing was paid."""
     refused = job.stage is Stage.SUBMITTING and isinstance(error, _REFUSED)
-    return {"attempt": job.attempt - 1} if refused else {}
+    return {"attempt": job.attempt - 1, "credential_id": None} if refused else {}
 
 
 def _lost(job: VideoJob, error: VidgenError) -> OperationLostError | None:
@@ -543,6 +606,7 @@ def judged(
         due_in_s=wait_s,
         changes={
             "operation": None,
+            "credential_id": None,
             "progress": 0,
             "failures": 0,
             "error_code": error.code,

@@ -25,10 +25,11 @@ from uuid_utils.compat import uuid7
 
 from vidgen import catalog, image, lifecycle, live, tracing, webhook
 from vidgen.catalog import Endpoints
-from vidgen.dispatch import Dispatch, Dispatcher, open_redis
+from vidgen.dispatch import HEAD_START_MS, Dispatch, Dispatcher, open_redis
 from vidgen.errors import (
     DatabaseError,
     DatabaseRefusedError,
+    DeliveryNotFoundError,
     DispatchError,
     IdempotencyConflictError,
     InvalidRequestError,
@@ -38,6 +39,7 @@ from vidgen.errors import (
     UnknownProviderError,
     VidgenError,
 )
+from vidgen.forecast import Capacity, Outlook, eta, kind_of
 from vidgen.job import (
     EventType,
     JobEvent,
@@ -48,7 +50,8 @@ from vidgen.job import (
     VideoRequest,
 )
 from vidgen.settings import Settings
-from vidgen.store import events, inputs, jobs, steering
+from vidgen.store import deliveries, events, history, inputs, jobs, steering, workers
+from vidgen.store.deliveries import Delivery, DeliveryState
 from vidgen.store.inputs import StoredInput
 from vidgen.store.jobs import Counts, NewJob
 from vidgen.store.pool import Connection, Database
@@ -285,6 +288,71 @@ class VideoQueue:
         """Everything that happened to a job so far, in order."""
         async with self._database.connection() as connection:
             return await events.of_job(connection, job_id)
+
+    async def outlooks(self, found: Sequence[VideoJob]) -> dict[UUID, Outlook]:
+        """When each of *found* will be done, and where it waits; by its id."""
+        if all(job.is_final for job in found):
+            return {job.id: Outlook() for job in found}
+        waiting = [job.id for job in found if job.status is JobStatus.PENDING]
+        settings = self._settings
+        async with self._database.connection() as connection:
+            now = await history.now(connection)
+            learnt = await history.durations(connection)
+            slots = await workers.slots(connection, settings.lease_ttl_s)
+            places = (
+                await history.places(connection, waiting, head_start_s=HEAD_START_MS / 1000)
+                if waiting
+                else {}
+            )
+        line = Capacity(slots=slots, limit_per_min=settings.rate_limit_per_min)
+        told: dict[UUID, Outlook] = {}
+        for job in found:
+            place = places.get(job.id)
+            told[job.id] = Outlook(
+                eta=eta(job, now=now, learnt=learnt.get(kind_of(job)), place=place, line=line),
+                queue_position=place.position if place else None,
+            )
+        return told
+
+    async def deliveries(
+        self,
+        job_id: UUID | None = None,
+        *,
+        state: DeliveryState | None = None,
+        before: UUID | None = None,
+        limit: int = 50,
+    ) -> list[Delivery]:
+        """
+        At most *limit* webhooks, of one job or of all, the newest first; *before* is the last one
+        of the page before.
+        """
+        async with self._database.connection() as connection:
+            return await deliveries.recent(
+                connection, job_id=job_id, state=state, before=before, limit=limit
+            )
+
+    async def delivery(self, delivery_id: UUID) -> Delivery:
+        """
+        How a webhook stands.
+
+        Raises:
+            DeliveryNotFoundError: There is none with this id, or it is no longer kept.
+        """
+        async with self._database.connection() as connection:
+            found = await deliveries.get(connection, delivery_id)
+        return _existing(found, delivery_id)
+
+    async def replay(self, delivery_id: UUID) -> Delivery:
+        """
+        Let a webhook be sent now, under the same id: once more if it has ended, else without
+        waiting for its next try.
+
+        Raises:
+            DeliveryNotFoundError: There is none with this id, or it is no longer kept.
+        """
+        async with self._database.connection() as connection:
+            found = await deliveries.replay(connection, delivery_id)
+        return _existing(found, delivery_id)
 
     async def events(self, job_id: UUID, *, after: int = 0) -> AsyncIterator[JobEvent]:
         """
@@ -621,6 +689,12 @@ class VideoQueue:
         return job
 
 
+def _existing(found: Delivery | None, delivery_id: UUID) -> Delivery:
+    if found is None:
+        raise DeliveryNotFoundError(f"there is no delivery {delivery_id}")
+    return found
+
+
 def _check_provider(name: str | None) -> None:
     if name is not None and name not in catalog.PROVIDERS:
         known = ", ".join(catalog.PROVIDERS)
@@ -666,6 +740,10 @@ def _check_wish(wish: _Wish) -> None:
     run_at: object = wish.run_at
     if run_at is not None and not (isinstance(run_at, datetime) and run_at.utcoffset() is not None):
         raise InvalidRequestError("run_at must be an aware datetime, e.g. with tzinfo=UTC")
+    try:
+        _ = run_at.astimezone(UTC) if run_at is not None else None
+    except OverflowError as error:
+        raise InvalidRequestError("run_at must lie within the years 1 to 9999 of UTC") from error
     for name in ("idempotency_key", "scene_id", "user_id"):
         text: object = getattr(wish, name)
         if text is not None and not (_is_storable(text) and len(text) <= MAX_TEXT):

@@ -18,6 +18,7 @@ from vidgen.settings import Settings
 from vidgen.storage import Bucket, Storage
 from vidgen.store.pool import Database
 from vidgen.tracing import Tracing, exporting
+from vidgen.vault import Vault
 
 # What the parts of all transfers of a process hold together; one alone may always fill its own.
 MEMORY_BYTES = 160 * 1024 * 1024
@@ -67,6 +68,7 @@ class Resources:
         transfers: Bounds the transfers of this process, the most urgent first.
         breakers: Which providers are left alone for a while.
         tracing: Where spans go, if anywhere.
+        vault: Opens the keys that users brought.
         complaints: What the log of this process has told already.
         jitter: Draws a number from 0 to 1.
     """
@@ -81,6 +83,7 @@ class Resources:
     transfers: Gate
     breakers: Breakers
     tracing: Tracing = field(default_factory=Tracing)
+    vault: Vault = field(default_factory=Vault)
     clock: Clock = field(default_factory=Clock)
     complaints: Complaints = field(default_factory=Complaints)
     jitter: Callable[[], float] = field(default_factory=lambda: random.Random().random)  # noqa: S311  spreads load, keeps no secret
@@ -105,7 +108,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         )
         redis = await stack.enter_async_context(open_redis(settings.redis_url))
         storage = await stack.enter_async_context(Storage.open(bucket_of(settings)))
-        providers = build(_providers_config(settings))
+        providers = build(providers_config(settings))
         stack.push_async_callback(providers.aclose)
         yield Resources(
             settings=settings,
@@ -117,6 +120,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             providers=providers,
             transfers=Gate(settings.transfer_concurrency),
             tracing=tracing,
+            vault=Vault(settings.encryption_key_bytes),
             breakers=Breakers(redis),
         )
 
@@ -141,7 +145,8 @@ def bucket_of(settings: Settings) -> Bucket:
     )
 
 
-def _providers_config(settings: Settings) -> ProvidersConfig:
+def providers_config(settings: Settings) -> ProvidersConfig:
+    """What the settings say of providers."""
     openai, gemini = settings.openai_api_key, settings.gemini_api_key
     google = settings.google_application_credentials
     return ProvidersConfig(
@@ -157,4 +162,5 @@ def _providers_config(settings: Settings) -> ProvidersConfig:
         vertex_storage_uri=settings.veo_storage_uri or None,
         gcs_base_url=settings.gcs_base_url,
         allow_private_addresses=settings.allow_private_addresses,
+        submit_timeout_s=settings.submit_timeout_s,
     )

@@ -48,7 +48,7 @@ Role = Literal["read", "operate"]
 EVERYTHING: frozenset[Need] = frozenset({"database", "redis"})
 OWN_PREFIX = "VIDGEN_"
 POOLER_PORT = 6543  # where Supabase and its like offer PostgreSQL in transaction mode
-KEY_BYTES = 32  # of a nacl SecretBox
+KEY_BYTES = 32  # of XChaCha20-Poly1305
 MIN_TOKEN_CHARS = 16
 
 _DATABASE_WANTED = "postgresql://user:password@host:5432/name, special characters as %XX"
@@ -254,6 +254,12 @@ class Settings(BaseSettings):
         description="gs://bucket/prefix Vertex AI writes to; empty: it answers inline.",
     )
 
+    allow_server_keys: bool = Field(
+        True,
+        validation_alias="VIDGEN_ALLOW_SERVER_KEYS",
+        description="Jobs of users who have no key of their own may use the server's.",
+    )
+
     # --- storage ---
     s3_bucket: str = Field(
         "videos", validation_alias="S3_BUCKET", min_length=1, description="Bucket of the results."
@@ -343,6 +349,13 @@ class Settings(BaseSettings):
         ge=0,
         le=3600,
         description="How long a submit may take to show in the provider's list.",
+    )
+    submit_timeout_s: float = Field(
+        120,
+        validation_alias="VIDGEN_SUBMIT_TIMEOUT_S",
+        ge=1,
+        le=900,
+        description="How long the answer to a submit may take; a server may hold one as long.",
     )
     backoff_s: float = Field(
         2,

@@ -19,8 +19,9 @@ import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -63,6 +64,7 @@ MAX_PRESIGNED_S = 7 * 24 * 3600
 # Hashing costs about 0.6 ms per MiB and a hop to a thread 0.1 ms: below this it stays on the loop.
 HASH_IN_THREAD_BYTES = 1 << 20
 READ_CHUNK_BYTES = 256 << 10
+CHECK_PREFIX = ".vidgen-check/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,10 +312,46 @@ class Storage:
         Raises:
             BucketMissingError, StorageDeniedError, StorageUnavailableError: Which bucket, where.
         """
-        key = f".vidgen-check/{uuid4().hex}"
+        key = f"{CHECK_PREFIX}{uuid4().hex}"
         async with self._mapped("write a test object", CALL_TIMEOUT_S):
             await self._client.put_object(Bucket=self._bucket.name, Key=key, Body=b"vidgen")
         await self.delete(key)
+
+    async def check_multipart(self, key: str) -> None:
+        """
+        Prove that an upload in parts can be begun, fed and dropped, by doing it under *key*.
+
+        Raises:
+            BucketMissingError, StorageDeniedError, StorageUnavailableError: What cannot be done.
+        """
+        upload_id = await self._begin(key, "text/plain", {})
+        try:
+            await self._send_part(key, upload_id, 1, io.BytesIO(b"vidgen"))
+        finally:
+            async with self._mapped("abort an upload", ABORT_TIMEOUT_S):
+                await self._client.abort_multipart_upload(
+                    Bucket=self._bucket.name, Key=key, UploadId=upload_id
+                )
+
+    async def clock(self) -> datetime | None:
+        """
+        What time it is there, to the second, whatever else the answer says; None if it says none.
+
+        Raises:
+            StorageUnavailableError: No answer came.
+        """
+        async with self._mapped("ask for the time", CALL_TIMEOUT_S):
+            try:
+                answer: Mapping[str, Any] = await self._client.list_objects_v2(
+                    Bucket=self._bucket.name, MaxKeys=1
+                )
+            except ClientError as error:
+                answer = error.response
+        headers: Mapping[str, str] = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        with suppress(ValueError, TypeError):
+            at = parsedate_to_datetime(headers.get("date", ""))
+            return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        return None
 
     async def create_bucket(self) -> None:
         """Make the bucket; one of ours that is there already is fine."""

@@ -52,6 +52,7 @@ from vidgen.pipeline.lookout import Lookout
 from vidgen.resources import Clock, Resources, open_resources
 from vidgen.server.app import serving
 from vidgen.settings import Settings, mask_url
+from vidgen.store import keys
 from vidgen.store.migrate import migrate
 
 T = TypeVar("T")
@@ -156,6 +157,7 @@ class House:
             )
             await stack.enter_async_context(serving(resources))
             await _check_bucket(resources)
+            await _check_keys(resources)
             async with asyncio.TaskGroup() as group:
                 leases = Leases(resources, group)
                 await _patiently(leases.join)
@@ -507,6 +509,20 @@ async def _check_bucket(resources: Resources) -> None:
         await resources.storage.check()
     except StorageUnavailableError as error:
         logger.warning("bucket not there yet, transfers will wait", reason=error.message)
+
+
+async def _check_keys(resources: Resources) -> None:
+    """Say at once what jobs would find out one by one."""
+    with suppress(DatabaseError):
+        async with resources.database.connection() as connection:
+            sealed = await keys.sealed_under(connection)
+        for each in sealed:
+            if each.key_id not in resources.vault.key_ids:
+                logger.warning(
+                    "provider keys do not open with ENCRYPTION_KEYS",
+                    keys=each.keys,
+                    sealed_under=each.key_id.hex(),
+                )
 
 
 def _prepare_loop(settings: Settings) -> None:

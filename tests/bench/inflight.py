@@ -155,6 +155,9 @@ async def _watched(
     after = await _counted(settings)
     figures = orjson.loads(await asyncio.to_thread(_ask, f"{address}/figures"))
     lags = sorted(await _lags(peer, settings, figures))
+    p50, p95 = percentile(lags, 50), percentile(lags, 95)
+    assert p50 is not None, "no video was stored"
+    assert p95 is not None
     asked = figures["asked"]
     assert asked["submit"] == videos, f"{asked['submit']} submits for {videos} videos"
     return Figures(
@@ -165,8 +168,8 @@ async def _watched(
         redis_commands=round((after[0] - before[0]) / videos, 1),
         transactions=round((after[1] - before[1]) / videos, 1),
         looks=round((asked.get("poll", 0) + asked.get("list", 0)) / videos, 2),
-        lag_p50=round(percentile(lags, 50), 2),
-        lag_p95=round(percentile(lags, 95), 2),
+        lag_p50=round(p50, 2),
+        lag_p95=round(p95, 2),
         lag_max=round(lags[-1], 2),
         elapsed_s=round(elapsed_s, 1),
     )

@@ -216,6 +216,7 @@ def _settings(
         "backoff_s": 0.2,
         "poll_interval_s": 1,
         "lease_ttl_s": 4,
+        "submit_timeout_s": 10,
         "shutdown_grace_s": 3,
         "progress_interval_s": 1,
         "sweep_interval_s": 0.5,

@@ -16,7 +16,7 @@ from vidgen.queue import VideoQueue
 from vidgen.settings import Settings
 
 ARQ = Path(sys.executable).with_name("arq")
-READY_TIMEOUT_S = 20
+READY_TIMEOUT_S = 40
 STOP_TIMEOUT_S = 20
 
 

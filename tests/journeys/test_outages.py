@@ -259,6 +259,30 @@ async def test_postgresql_may_restart_while_jobs_are_in_every_stage(
     ] == [intent_to_receipt] * 2
 
 
+async def test_a_worker_whose_receipt_is_in_the_bucket_may_end_without_postgresql(
+    settings: Settings,
+    start_worker: StartWorker,
+    simulator: SimulatorServer,
+    server_folder: Path,
+) -> None:
+    simulator.veo.script(Rule(deed="submit", outcome="late", argument="1s"))
+    with PostgresServer(server_folder / "postgres-kept", durable=False) as postgres:
+        settings = settings.model_copy(update={"database_url": postgres.url})
+        worker = await start_worker(settings)
+        async with VideoQueue(settings) as queue:
+            job = await queue.enqueue(VideoRequest(provider="veo", prompt="a tram"))
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await simulator.veo.arrived("submit")
+            postgres.stop()
+            await until(lambda: has_said(worker, "receipt kept in the bucket"))
+
+            assert await worker.stop() == 0
+
+            postgres.start()
+            await start_worker(settings)
+            await all_paid_once(queue, simulator, [job])
+
+
 async def kinds(queue: VideoQueue, job: VideoJob) -> list[EventType]:
     return [event.type for event in await queue.history(job.id)]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -61,6 +62,13 @@ async def resources(settings: Settings) -> AsyncIterator[Resources]:
 @pytest.fixture
 async def carrier(resources: Resources) -> AsyncIterator[Carrier]:
     """One worker, with its heartbeat."""
+    async with carrying(resources) as carrier:
+        yield carrier
+
+
+@asynccontextmanager
+async def carrying(resources: Resources) -> AsyncIterator[Carrier]:
+    """A worker over *resources*, for the length of the context."""
     stop = asyncio.Event()
     ready: asyncio.Future[Carrier] = asyncio.get_running_loop().create_future()
 

@@ -2,13 +2,17 @@
 
 import asyncio
 
+import pytest
+
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import VEO, a_rule, quick
-from vidgen import JobStatus
-from vidgen.errors import DatabaseError
+from vidgen import JobStatus, lifecycle
+from vidgen.errors import DatabaseError, SubmitUnknownError
 from vidgen.job import Operation
 from vidgen.pipeline import receipts
+from vidgen.providers.protocol import Submission
 from vidgen.simulator.server import SimulatorServer
+from vidgen.store.rows import request_of
 
 __all__ = ["quick"]
 
@@ -72,4 +76,31 @@ async def test_a_receipt_waits_for_postgresql_and_is_in_the_bucket_meanwhile(
         await carrying
 
     done = await carrier.finish(await carrier.queue.get(job.id))
+    assert (done.status, done.attempt, len(simulator.veo.bill)) == (JobStatus.COMPLETED, 1, 1)
+
+
+async def test_a_receipt_that_waits_in_the_bucket_is_found_before_anything_is_decided(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.veo.script(a_rule("submit accept-then-disconnect", times=1))
+    job = await carrier.enqueue(VEO)
+    async with carrier.leases.claim(job.id) as held:  # its worker dies amid the paid call
+        assert held is not None
+        await held.apply(lifecycle.submitting(held.job))
+        submission = Submission(job_id=job.id, attempt=1, request=request_of(held.job))
+        credential = carrier.resources.providers.credential(job.provider, job.model)
+        with pytest.raises(SubmitUnknownError):
+            await carrier.resources.providers.get("veo").submit(submission, credential)
+    operation = Operation(
+        provider="veo",
+        id=simulator.veo.bill[0].operation_id,
+        endpoint=simulator.veo.gemini_url,
+        model=job.model,
+        credential_id="server",
+        extra={"api": "gemini"},
+    )
+    await receipts.keep(carrier.resources, job.id, 1, operation)
+
+    done = await carrier.finish(await carrier.queue.get(job.id))
+
     assert (done.status, done.attempt, len(simulator.veo.bill)) == (JobStatus.COMPLETED, 1, 1)

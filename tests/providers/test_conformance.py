@@ -28,7 +28,7 @@ from vidgen.errors import (
     SubmitUnknownError,
     TransientError,
 )
-from vidgen.providers.protocol import Failed, Running, Succeeded
+from vidgen.providers.protocol import Credential, Failed, Running, Succeeded
 from vidgen.providers.registry import ProvidersConfig
 from vidgen.simulator.control import Rule
 from vidgen.simulator.faults import Deed
@@ -118,6 +118,17 @@ async def test_a_submit_asks_for_exactly_what_was_wanted(wire: Wire) -> None:
     if wire.name == "veo-vertex-gcs":
         parameters |= {"storageUri": "gs://studio-bucket/videos/"}
     assert body == {"instances": [{"prompt": PROMPT}], "parameters": parameters}
+
+
+async def test_a_right_key_is_accepted_and_a_wrong_one_refused_for_nothing(wire: Wire) -> None:
+    secret = '{"type": "service_account"}' if wire.name.startswith("veo-vertex") else "wrong"
+    wrong = Credential(id="server", secret=secret)
+    model = wire.request.model or ""
+
+    assert await wire.provider.accepts(model, wire.credential) is True
+    with pytest.raises(AuthError):
+        await wire.provider.accepts(model, wrong)
+    assert wire.simulator.bill == []
 
 
 async def test_a_submit_is_billed_once_with_the_length_that_was_asked_for(wire: Wire) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import orjson
@@ -114,6 +115,55 @@ async def test_a_token_service_out_of_reach_is_passing(credential: Credential) -
 
     with pytest.raises(TransientError):
         await GoogleTokens().token(Credential(id="server", secret=orjson.dumps(account).decode()))
+
+
+async def test_between_two_calls_the_token_is_remembered_and_the_credential_is_not(
+    simulators: SimulatorServer, credential: Credential
+) -> None:
+    tokens = GoogleTokens()
+    private_key = orjson.loads(credential.secret)["private_key"]
+
+    token = await tokens.token(credential)
+
+    remembered = reachable(tokens._entries)
+    assert token in remembered
+    assert private_key not in remembered
+    assert credential.secret not in remembered
+
+
+def reachable(value: object) -> str:
+    """Everything that can be reached from *value*, as text."""
+    seen: set[int] = set()
+    found: list[str] = []
+
+    def look(one: object) -> None:
+        if id(one) in seen:
+            return
+        seen.add(id(one))
+        found.append(str(one))
+        if isinstance(one, dict):
+            for name, item in one.items():
+                look(name)
+                look(item)
+        elif isinstance(one, list | tuple | set):
+            for item in one:
+                look(item)
+        elif hasattr(one, "__dict__") and not isinstance(one, type | ModuleType):
+            look(vars(one))
+
+    look(value)
+    return "\n".join(found)
+
+
+async def test_a_refused_account_of_a_user_does_not_point_to_the_server_s_settings(
+    simulators: SimulatorServer, credential: Credential
+) -> None:
+    simulators.veo.script(Rule(deed="token", outcome="400"))
+
+    with pytest.raises(AuthError) as caught:
+        await GoogleTokens().token(Credential(id="id-1", secret=credential.secret))
+
+    assert "GOOGLE_APPLICATION_CREDENTIALS" not in caught.value.message
 
 
 def test_support_codes_are_told_by_their_family() -> None:

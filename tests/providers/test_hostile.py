@@ -20,7 +20,7 @@ from tests.providers.wires import KEY, MODELS, PROMPT
 from vidgen.errors import ProviderError
 from vidgen.job import Operation, VideoRequest
 from vidgen.providers.protocol import Submission
-from vidgen.providers.registry import Providers, ProvidersConfig, build
+from vidgen.providers.registry import ListsVideos, Providers, ProvidersConfig, build
 
 FORMATS = ("sora", "veo-gemini", "veo-vertex-inline")
 # What the three formats know, so that strange values get to where they are read.
@@ -206,3 +206,19 @@ async def test_whatever_answers_a_look_into_the_list_is_a_listing_or_an_error_of
 
     submission = replace(hostile.submission, attempt=2)
     check(await hostile.outcome(finder.find_recent(submission, since, credential)))
+
+
+@thoroughly
+@pytest.mark.parametrize("hostile", ["sora"], indirect=True)
+@given(status=statuses, head=headers, body=bodies, videos=st.lists(values, max_size=3) | st.none())
+async def test_whatever_answers_a_list_of_many_is_progress_or_an_error_of_ours(
+    hostile: Hostile, status: int, head: dict[str, str], body: bytes, videos: list[Any] | None
+) -> None:
+    page = body if videos is None else json.dumps({"data": videos, "has_more": True}).encode()
+    hostile.will(status, head, page)
+    lister = hostile.providers.get("sora")
+    assert isinstance(lister, ListsVideos)
+    credential = hostile.providers.credential("sora", "sora-2")
+    wanted = [replace(hostile.operation, id=name) for name in ("video_1", "1", "x")]
+
+    check(await hostile.outcome(lister.look_through(wanted, credential, 2)))

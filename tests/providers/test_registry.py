@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from vidgen.errors import ProviderNotConfiguredError, UnknownProviderError
+from vidgen.providers.protocol import Credential
 from vidgen.providers.registry import ProvidersConfig, build
 
 NOTHING = build(ProvidersConfig())
@@ -50,6 +51,10 @@ def test_vertex_without_a_file_uses_the_application_s_own_credentials() -> None:
     assert build(ProvidersConfig(vertex_project="p")).credential("veo", "veo-4").secret == ""
 
 
+def test_each_model_says_for_which_interface_a_key_has_to_be() -> None:
+    assert [NOTHING.api(name, model) for name, model in ACCOUNTS] == ["openai", "gemini", "vertex"]
+
+
 def test_only_sora_can_list_what_was_started() -> None:
     assert NOTHING.finder("sora") is not None
     assert NOTHING.finder("veo") is None
@@ -92,6 +97,17 @@ def test_two_accounts_never_share_a_name(changes: dict[str, str], other: set[str
 
     differing = {name for name, old in zip(after, before, strict=True) if name != old}
     assert {name.partition(":")[0] for name in differing} == other
+
+
+@pytest.mark.parametrize(("name", "model"), ACCOUNTS)
+def test_the_account_of_a_user_s_key_is_named_by_its_id_and_never_by_the_key(
+    name: str, model: str
+) -> None:
+    alice, bob = (Credential(id=who, secret="sk-the-same") for who in ("id-1", "id-2"))
+
+    accounts = {NOTHING.account(name, model, each) for each in (alice, bob)}
+
+    assert {account.rpartition(":")[2] for account in accounts} == {"id-1", "id-2"}
 
 
 def test_an_account_that_is_not_configured_is_told_like_its_credential() -> None:

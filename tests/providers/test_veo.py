@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.providers.wires import CLIP, Wire, an_image, finished_asset
+from tests.providers.wires import CLIP, Wire, an_image, finished_asset, opened
 from vidgen.errors import (
     ContentBlockedError,
     GenerationFailedError,
@@ -16,10 +16,11 @@ from vidgen.errors import (
     SubmitUnknownError,
 )
 from vidgen.job import Operation, VideoRequest
-from vidgen.providers.protocol import Failed, Running, Submission, Succeeded
+from vidgen.providers.protocol import Credential, Failed, Running, Submission, Succeeded
 from vidgen.providers.registry import ProvidersConfig, build
 from vidgen.providers.veo import Api, VeoEndpoints, build_body, parse_operation
 from vidgen.simulator.control import Rule
+from vidgen.simulator.server import SimulatorServer
 
 APIS: tuple[Api, ...] = ("gemini", "vertex")
 REQUEST = VideoRequest(
@@ -209,3 +210,17 @@ async def test_an_operation_that_cannot_be_is_lost(
     with pytest.raises(OperationLostError):
         await providers.get("veo").poll(operation, credential)
     await providers.aclose()
+
+
+async def test_a_user_s_own_project_is_billed_and_writes_to_no_bucket_of_ours(
+    simulators: SimulatorServer, config: ProvidersConfig
+) -> None:
+    assert config.vertex_credentials is not None
+    alice = Credential(id="id-1", secret=config.vertex_credentials, project="alices-studio")
+
+    async with opened("veo-vertex-gcs", simulators, config) as wire:
+        receipt = await wire.provider.submit(wire.submission(), alice)
+
+    assert receipt.operation.id.startswith("projects/alices-studio/")
+    assert receipt.operation.credential_id == "id-1"
+    assert "storageUri" not in simulators.veo.bill[0].parameters

@@ -24,6 +24,8 @@ from vidgen.server.app import build, operations
 READER = "a-token-that-only-reads"
 TRAM = {"provider": "sora", "prompt": "a tram in the rain", "seconds": 8, "size": "1280x720"}
 
+JSON = {"Content-Type": "application/json"}
+
 
 async def asked(client: Client, **changes: Any) -> dict[str, Any]:
     answer = await client.post("/api/jobs", json=TRAM | changes)
@@ -103,7 +105,7 @@ async def test_the_same_idempotency_key_gives_the_same_job(admin: Client) -> Non
 async def test_a_wrong_request_is_refused_with_what_was_wanted(
     admin: Client, queue: VideoQueue, body: bytes, code: str
 ) -> None:
-    answer = await admin.post("/api/jobs", data=body)
+    answer = await admin.post("/api/jobs", data=body, headers=JSON)
 
     assert await problem(answer) == (400, code)
     assert (await queue.stats()).total == 0

@@ -3,9 +3,9 @@
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -272,30 +272,36 @@ async def test_without_its_secret_there_is_no_such_route(resources: Resources) -
             assert (status, problem["success"]) == (404, False)
 
 
-REJECTED: dict[str, tuple[bytes, dict[str, str], str]] = {
-    "forged": (an_event(), signed(an_event(), secret=OTHER), "no signature"),
-    "unsigned": (an_event(), {}, "webhook-id"),
-    "changed": (an_event("video_2"), signed(an_event()), "no signature"),
-    "not JSON": (b"{", signed(b"{"), "no event"),
-    "empty": (b"", signed(b""), "no event"),
-    "a list": (b"[]", signed(b"[]"), "no event"),
-    "null": (b"null", signed(b"null"), "no event"),
-    "a number": (b"7", signed(b"7"), "no event"),
-    "without data": (
-        b'{"type": "video.completed"}',
-        signed(b'{"type": "video.completed"}'),
-        "no event",
-    ),
-    "data of text": (
-        b'{"type": "video.completed", "data": "x"}',
-        signed(b'{"type": "video.completed", "data": "x"}'),
-        "no event",
-    ),
-    "a type of numbers": (an_event(kind=7), signed(an_event(kind=7)), "no event"),
-    "an id of numbers": (an_event(7), signed(an_event(7)), "names no video"),
-    "an empty id": (an_event(""), signed(an_event("")), "names no video"),
-    "an endless id": (an_event("x" * 501), signed(an_event("x" * 501)), "names no video"),
-    "an id with a null": (an_event("a\0"), signed(an_event("a\0")), "names no video"),
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """
+    A webhook that is not right.
+
+    Attributes:
+        sign: Its headers, made when it is sent: a signature is too old after five minutes.
+    """
+
+    body: bytes
+    sentence: str
+    sign: Callable[[bytes], dict[str, str]] = signed
+
+
+REJECTED = {
+    "forged": Rejected(an_event(), "no signature", lambda body: signed(body, secret=OTHER)),
+    "unsigned": Rejected(an_event(), "webhook-id", lambda _: {}),
+    "changed": Rejected(an_event("video_2"), "no signature", lambda _: signed(an_event())),
+    "not JSON": Rejected(b"{", "no event"),
+    "empty": Rejected(b"", "no event"),
+    "a list": Rejected(b"[]", "no event"),
+    "null": Rejected(b"null", "no event"),
+    "a number": Rejected(b"7", "no event"),
+    "without data": Rejected(b'{"type": "video.completed"}', "no event"),
+    "data of text": Rejected(b'{"type": "video.completed", "data": "x"}', "no event"),
+    "a type of numbers": Rejected(an_event(kind=7), "no event"),
+    "an id of numbers": Rejected(an_event(7), "names no video"),
+    "an empty id": Rejected(an_event(""), "names no video"),
+    "an endless id": Rejected(an_event("x" * 501), "names no video"),
+    "an id with a null": Rejected(an_event("a\0"), "names no video"),
 }
 
 
@@ -303,12 +309,12 @@ REJECTED: dict[str, tuple[bytes, dict[str, str], str]] = {
 async def test_what_is_not_right_is_refused_with_one_line(
     stranger: Client, resources: Resources, name: str, warnings: list[dict[str, Any]]
 ) -> None:
-    body, headers, sentence = REJECTED[name]
+    sent = REJECTED[name]
 
-    status, problem = await post(stranger, OPENAI, body, headers)
+    status, problem = await post(stranger, OPENAI, sent.body, sent.sign(sent.body))
 
     assert (status, problem["code"], problem["success"]) == (400, "webhook_invalid", False)
-    assert sentence in problem["message"]
+    assert sent.sentence in problem["message"]
     [line] = warnings
     assert (line["source"], line["code"]) == ("openai", "webhook_invalid")
     assert await resources.redis.keys("vidgen:webhook:*") == []

@@ -9,10 +9,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.builders import a_new_job, a_worker
+from tests.builders import a_worker
 from vidgen.errors import DatabaseError
-from vidgen.store import jobs, workers
 from vidgen.store import migrate as module
+from vidgen.store import workers
 from vidgen.store.migrate import Migration, migrate, migrations
 from vidgen.store.pool import Connection, connect
 
@@ -31,8 +31,22 @@ async def execute(dsn: str, statement: str) -> None:
         await connection.execute(statement)
 
 
-def test_migrations_are_numbered_without_a_gap() -> None:
-    assert [migration.version for migration in migrations()] == list(range(1, len(NAMES) + 1))
+def test_migrations_are_numbered_upwards_and_each_number_is_used_once() -> None:
+    versions = [migration.version for migration in migrations()]
+
+    assert versions[0] == 1
+    assert versions == sorted(set(versions))
+
+
+async def test_a_step_that_comes_with_a_smaller_number_later_is_applied_all_the_same(
+    empty_database_url: str,
+) -> None:
+    """Two branches of work number their steps beforehand; whichever is released first."""
+    await migrate(empty_database_url)
+    await execute(empty_database_url, "ALTER TABLE video_jobs DROP COLUMN traceparent")
+    await execute(empty_database_url, "DELETE FROM vidgen_migrations WHERE version = 3")
+
+    assert await migrate(empty_database_url) == ["0003_trace"]
 
 
 async def test_a_fresh_database_gets_every_step(empty_database_url: str) -> None:
@@ -129,6 +143,11 @@ async def test_an_index_is_dropped_after_the_one_that_replaces_it_was_built(
     assert await indexes(empty_database_url) == {"video_jobs_better": True}
 
 
+# As an older release writes it.
+NEW_JOB = """
+    INSERT INTO video_jobs (id, provider, model, prompt, fingerprint, max_attempts, deadline_s)
+    VALUES (gen_random_uuid(), 'sora', 'sora-2', 'a tram', 'f', 3, 1800)
+"""
 BLOCKED = """
     SELECT count(*) > 0 FROM pg_locks WHERE relation = 'video_jobs'::regclass AND NOT granted
 """
@@ -193,11 +212,11 @@ async def test_workers_go_on_while_an_index_on_an_older_table_is_built(
             connect(empty_database_url) as slow,
             slow.transaction(),
         ):
-            await jobs.insert(slow, [a_new_job()])  # the index waits for this one
+            await slow.execute(NEW_JOB)  # the index waits for this one
             step = group.create_task(migrate(empty_database_url))
             await until(worker, BUILDING)
             async with asyncio.timeout(LEASE_TTL_S / 3):
-                await jobs.insert(worker, [a_new_job()])
+                await worker.execute(NEW_JOB)
             assert not step.done()
 
     assert step.result() == ["0004_steering"]
@@ -211,7 +230,7 @@ async def test_an_index_that_was_not_finished_is_built_anew_by_the_next_start(
         await migrate(empty_database_url)
     with of_release(4):
         async with connect(empty_database_url) as slow, slow.transaction():
-            await jobs.insert(slow, [a_new_job()])
+            await slow.execute(NEW_JOB)
             with monkeypatch.context() as patch:
                 patch.setattr(module, "BUILD_TIMEOUT_S", 0.2)
                 assert await migrate(empty_database_url) == ["0004_steering"]

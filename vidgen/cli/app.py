@@ -27,7 +27,6 @@ EXIT_CODES = (
 app = typer.Typer(
     name="vidgen",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog=EXIT_CODES,
@@ -70,6 +69,10 @@ def until_interrupted(work: Callable[[], T]) -> T:
         came.append(signal.Signals(number))
         signal.raise_signal(signal.SIGINT)
 
+    # A shell script lets what it puts in the background ignore Ctrl-C. Then a SIGTERM, which is
+    # turned into one, would be ignored, too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, end)

@@ -36,7 +36,7 @@ def demo(
     prompt: Annotated[
         str | None, typer.Option(help="What every video shows.", show_default=False)
     ] = None,
-    provider: Annotated[Literal["sora", "veo", "all"], typer.Option()] = "all",
+    provider: Annotated[Literal["sora", "veo", "all"], typer.Option(help="Whose videos.")] = "all",
     live: Live = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before paying.")] = False,
     generation_s: Annotated[
@@ -136,7 +136,8 @@ def health(as_json: AsJson = False) -> None:
     """
     Ask the worker on this machine how it is; exit code 0 if all is well, else 1.
 
-    Without a worker here PostgreSQL and Redis are asked, and whether any worker is alive.
+    Without a worker here PostgreSQL and Redis are asked, and whether any
+    worker is alive.
     """
     from vidgen.settings import Settings
 

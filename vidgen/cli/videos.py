@@ -2,54 +2,66 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 from uuid import UUID
 
 import typer
 
 from vidgen.cli import words
-from vidgen.cli.app import REFUSED, AsJson, app, run
-from vidgen.document import event_document, job_document
-from vidgen.errors import InvalidRequestError, VidgenError
+from vidgen.cli.app import REFUSED, WRONG_SETTINGS, AsJson, app, run
+from vidgen.cli.door import Door, open_door
+from vidgen.document import delivery_document, event_document, job_document, json_value
+from vidgen.errors import DatabaseError, DispatchError, InvalidRequestError, VidgenError
 from vidgen.job import InputImage, JobStatus, VideoJob, VideoRequest
 
 if TYPE_CHECKING:
     from vidgen.queue import RetryPlan, VideoQueue
     from vidgen.settings import Settings
 
+T = TypeVar("T")
+
 PANEL = "Videos"
+MAX_RETRIED = 1000
 MAX_PROMPT_BYTES = 1024 * 1024  # far above any model's limit, which the catalog tells
 
 JobId = Annotated[UUID, typer.Argument(metavar="ID", help="The job's id.", show_default=False)]
 JobIds = Annotated[
-    list[UUID], typer.Argument(metavar="ID…", help="One id or several.", show_default=False)
+    list[UUID], typer.Argument(metavar="ID", help="One id or several.", show_default=False)
 ]
 _THE_VIDEO, _THE_JOB, _THEN = "The video", "The job", "Then"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Door:
-    """What most commands open."""
-
-    settings: "Settings"
-    queue: "VideoQueue"
+_OF_THE_FAILED = "Which of the failed"
 
 
 @app.command(rich_help_panel=PANEL)
 def submit(
     prompt: Annotated[
-        str, typer.Argument(help="What the video shows; - reads it from stdin.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="PROMPT",
+            help="What the video shows; - reads it from stdin.",
+            show_default=False,
+        ),
     ],
     provider: Annotated[
-        str, typer.Option(help="sora or veo.", rich_help_panel=_THE_VIDEO, show_default=False)
+        str,
+        typer.Option(
+            help="sora or veo.",
+            rich_help_panel=_THE_VIDEO,
+            show_default=False,
+            autocompletion=words.providers,
+        ),
     ],
     model: Annotated[
-        str | None, typer.Option(help="e.g. veo-3.1-generate-001.", rich_help_panel=_THE_VIDEO)
+        str | None,
+        typer.Option(
+            help="e.g. veo-3.1-generate-001.",
+            rich_help_panel=_THE_VIDEO,
+            autocompletion=words.models,
+        ),
     ] = None,
     seconds: Annotated[
         int | None, typer.Option(help="Length of the clip.", rich_help_panel=_THE_VIDEO)
@@ -66,7 +78,10 @@ def submit(
     negative_prompt: Annotated[
         str | None, typer.Option(help="What it shall not show.", rich_help_panel=_THE_VIDEO)
     ] = None,
-    seed: Annotated[int | None, typer.Option(rich_help_panel=_THE_VIDEO)] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="The same one gives a similar video.", rich_help_panel=_THE_VIDEO),
+    ] = None,
     audio: Annotated[
         bool | None,
         typer.Option("--audio/--no-audio", help="With sound.", rich_help_panel=_THE_VIDEO),
@@ -129,8 +144,12 @@ def submit(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Yours; may be repeated.", rich_help_panel=_THE_JOB),
     ] = None,
-    scene_id: Annotated[str | None, typer.Option(rich_help_panel=_THE_JOB)] = None,
-    user_id: Annotated[str | None, typer.Option(rich_help_panel=_THE_JOB)] = None,
+    scene_id: Annotated[
+        str | None, typer.Option(help="Yours, to find it by.", rich_help_panel=_THE_JOB)
+    ] = None,
+    user_id: Annotated[
+        str | None, typer.Option(help="Yours, to find it by.", rich_help_panel=_THE_JOB)
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Watch until it is final.", rich_help_panel=_THEN)
     ] = False,
@@ -168,7 +187,8 @@ def submit(
     details = words.pairs("--metadata", metadata or (), as_json=False)
 
     async def work() -> bool:
-        async with _door() as door:
+        async with open_door() as door:
+            await door.note("enqueue", provider=provider, model=model)
             job = await door.queue.enqueue(
                 request,
                 idempotency_key=idempotency_key,
@@ -198,7 +218,7 @@ def watch(ids: JobIds, as_json: AsJson = False) -> None:
     from vidgen.dev import screen
 
     async def work() -> bool:
-        async with _door() as door:
+        async with open_door() as door:
             # The same id twice is one job.
             jobs = [await door.queue.get(job_id) for job_id in dict.fromkeys(ids)]
             if as_json:
@@ -213,13 +233,28 @@ def watch(ids: JobIds, as_json: AsJson = False) -> None:
 
 @app.command("jobs", rich_help_panel=PANEL)
 def jobs_(
-    status: Annotated[JobStatus | None, typer.Option(help="Only those.")] = None,
-    provider: Annotated[str | None, typer.Option(help="sora or veo.")] = None,
-    user_id: Annotated[str | None, typer.Option()] = None,
-    scene_id: Annotated[str | None, typer.Option()] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    status: Annotated[
+        JobStatus | None,
+        typer.Option(metavar="STATUS", help="pending, processing, completed, failed or cancelled."),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(help="sora or veo.", autocompletion=words.providers),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Only jobs of this model.", autocompletion=words.models),
+    ] = None,
+    code: Annotated[
+        str | None,
+        typer.Option(help="Only jobs with this error code.", autocompletion=words.codes),
+    ] = None,
+    user_id: Annotated[str | None, typer.Option(help="Only jobs of this user.")] = None,
+    scene_id: Annotated[str | None, typer.Option(help="Only jobs of this scene.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="At most so many.")] = 20,
     before: Annotated[
-        UUID | None, typer.Option(metavar="ID", help="The last job of the page before.")
+        UUID | None,
+        typer.Option(metavar="ID", help="Only older ones: the last of the page before."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -228,10 +263,12 @@ def jobs_(
     from vidgen.dev import screen
 
     async def work() -> list[VideoJob]:
-        async with _door() as door:
+        async with open_door() as door:
             return await door.queue.recent(
                 status=status,
                 provider=provider,
+                model=model,
+                code=code,
                 user_id=user_id,
                 scene_id=scene_id,
                 before=before,
@@ -253,22 +290,38 @@ def show(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell everything about a job, and what happened to it."""
+    """
+    Tell everything about a job: what happened, its cost, its webhooks.
+
+    For one that is under way also its place in the line and when it will be done.
+    """
     from vidgen.cli import tables
     from vidgen.dev import screen
+    from vidgen.queue import retry_plan
 
     async def work() -> None:
-        async with _door() as door:
+        async with open_door() as door:
             job = await door.queue.get(job_id)
             history = await door.queue.history(job_id)
+            webhooks = await door.queue.deliveries(job_id)
+            outlook = (await door.queue.outlooks([job]))[job_id]
             address = await _address(door.settings, job) if url else None
+        can_retry = job.status in {JobStatus.FAILED, JobStatus.CANCELLED}
+        plan = retry_plan(job) if can_retry else None
         if as_json:
             document = job_document(job, private=True) | {
-                "events": [event_document(event) for event in history]
+                "events": [event_document(event) for event in history],
+                "deliveries": [delivery_document(one, whole=True) for one in webhooks],
+                "eta": json_value(outlook.eta),
+                "queue_position": outlook.queue_position,
+                "retry": json_value(plan),
             }
             tables.write_json(document | ({"url": address} if url else {}))
         else:
-            tables.show_job(job, history, address, screen.console())
+            out = screen.console()
+            tables.show_job(job, outlook, plan, address, out)
+            tables.show_history(job, history, out)
+            tables.show_webhooks(webhooks, out)
 
     run(work())
 
@@ -282,89 +335,110 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Ask for the end of jobs; what a provider has started may still be billed."""
-    run(_each(ids, lambda queue, job_id: queue.cancel(job_id, discard=discard), as_json=as_json))
+
+    async def deed(door: Door, job_id: UUID) -> VideoJob:
+        await door.note("cancel", job_id, discard=discard)
+        return await door.queue.cancel(job_id, discard=discard)
+
+    run(_each(ids, deed, as_json=as_json))
 
 
 @app.command(rich_help_panel=PANEL)
 def retry(
-    ids: JobIds,
+    ids: Annotated[
+        list[UUID] | None,
+        typer.Argument(metavar="ID", help="One id or several.", show_default=False),
+    ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="All failed jobs that fit, the oldest first.")
+    ] = False,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            help="sora or veo.",
+            autocompletion=words.providers,
+            rich_help_panel=_OF_THE_FAILED,
+        ),
+    ] = None,
+    code: Annotated[
+        str | None,
+        typer.Option(
+            help="Only jobs that failed with this code.",
+            autocompletion=words.codes,
+            rich_help_panel=_OF_THE_FAILED,
+        ),
+    ] = None,
+    user_id: Annotated[
+        str | None,
+        typer.Option(help="Only jobs of this user.", rich_help_panel=_OF_THE_FAILED),
+    ] = None,
+    scene_id: Annotated[
+        str | None,
+        typer.Option(help="Only jobs of this scene.", rich_help_panel=_OF_THE_FAILED),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="At most so many; 1000 if not said.",
+            rich_help_panel=_OF_THE_FAILED,
+        ),
+    ] = None,
     anew: Annotated[
         bool, typer.Option("--anew", help="Buy a new video, even if the paid one may exist.")
     ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Let failed or cancelled jobs go on: from the paid result if it may exist, else anew."""
-    run(_each(ids, lambda queue, job_id: queue.retry(job_id, anew=anew), as_json=as_json))
-
-
-@app.command("retry-failed", rich_help_panel=PANEL)
-def retry_failed(
-    provider: Annotated[str | None, typer.Option(help="Only jobs of this provider.")] = None,
-    code: Annotated[str | None, typer.Option(help="Only jobs that failed with this code.")] = None,
-    user_id: Annotated[str | None, typer.Option(help="Only jobs of this user.")] = None,
-    scene_id: Annotated[str | None, typer.Option(help="Only jobs of this scene.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 1000,
-    anew: Annotated[
-        bool, typer.Option("--anew", help="Buy new videos, even if paid ones may exist.")
-    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell what would happen, and do nothing.")
+        bool, typer.Option("--dry-run", help="Tell what would happen and cost; do nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let all failed jobs that fit go on, and tell which of them are paid again."""
-    from vidgen.cli import tables
+    """
+    Let failed or cancelled jobs go on: from the paid result if it may exist, else anew.
+
+    Either those that are named, or with --failed all failed ones that fit.
+    """
+    filters = {"provider": provider, "code": code, "user_id": user_id, "scene_id": scene_id}
+    narrowed = [name for name, value in filters.items() if value is not None]
+    narrowed += [] if limit is None else ["limit"]
+    if bool(ids) == failed:
+        raise typer.BadParameter("name jobs by their ids, or say --failed for all that fit")
+    if ids and narrowed:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in narrowed)
+        raise typer.BadParameter(f"{named} goes with --failed, not with ids")
+
+    async def deed(door: Door, job_id: UUID) -> VideoJob:
+        await door.note("retry", job_id, anew=anew)
+        return await door.queue.retry(job_id, anew=anew)
 
     async def work() -> "list[RetryPlan]":
-        async with _door() as door:
+        async with open_door() as door:
+            if not dry_run:
+                await door.note("retry_failed", **filters, anew=anew)
             return await door.queue.retry_failed(
-                provider=provider,
-                code=code,
-                user_id=user_id,
-                scene_id=scene_id,
-                limit=limit,
-                anew=anew,
-                dry_run=dry_run,
+                **filters, limit=limit or MAX_RETRIED, anew=anew, dry_run=dry_run
             )
 
-    plans = run(work())
-    if as_json:
-        tables.write_json([asdict(plan) for plan in plans])
-        return
-    for plan in plans:
-        price = f"${(plan.cost_micros or 0) / 1_000_000:.2f}" if plan.pays_again else "nothing"
-        typer.echo(f"{plan.job_id}  goes on at {plan.stage}, costs {price}")
-    verb = "would be retried" if dry_run else "were retried"
-    again = sum(plan.pays_again for plan in plans)
-    typer.echo(f"{len(plans)} jobs {verb}, {again} of them are paid again")
-
-
-@app.command(rich_help_panel=PANEL)
-def stats(as_json: AsJson = False) -> None:
-    """Count jobs by where they are."""
-    from vidgen.cli import tables
-    from vidgen.dev import screen
-
-    async def work() -> dict[str, int]:
-        async with _door() as door:
-            counts = await door.queue.stats()
-            return asdict(counts) | {"total": counts.total}
-
-    counts = run(work())
-    if as_json:
-        tables.write_json(counts)
+    if failed:
+        _tell_plans(run(work()), dry_run=dry_run, as_json=as_json)
+    elif dry_run:
+        run(_plan(ids or (), anew=anew, as_json=as_json))
     else:
-        tables.show_counts(counts, screen.console())
+        run(_each(ids or (), deed, as_json=as_json))
 
 
-@asynccontextmanager
-async def _door() -> AsyncIterator[_Door]:
-    from vidgen.queue import VideoQueue
-    from vidgen.settings import Settings
-
-    settings = Settings.load()
-    async with VideoQueue(settings) as queue:
-        yield _Door(settings=settings, queue=queue)
+@app.command(
+    "retry-failed",
+    hidden=True,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def retry_failed() -> None:
+    """Say what this is called now; whoever has it in a script must not wonder."""
+    sys.stderr.write(
+        "vidgen retry-failed is now: vidgen retry --failed, with the same options;"
+        " nothing was done\n"
+    )
+    raise typer.Exit(WRONG_SETTINGS)
 
 
 def _exit_unless(succeeded: bool) -> None:
@@ -397,7 +471,7 @@ def _tell_accepted(job: VideoJob, *, as_json: bool, is_left: bool = True) -> Non
         out.print(f"[dim]follow it with: vidgen watch {job.id}[/]")
 
 
-async def _finish(door: _Door, job: VideoJob, output: Path | None, *, as_json: bool) -> bool:
+async def _finish(door: Door, job: VideoJob, output: Path | None, *, as_json: bool) -> bool:
     """Wait for the end of *job*, and bring the video to *output*; whether it was made."""
     from vidgen.cli import tables
     from vidgen.dev import screen
@@ -459,28 +533,81 @@ async def _address(settings: "Settings", job: VideoJob) -> str:
 
 async def _each(
     ids: Sequence[UUID],
-    deed: Callable[["VideoQueue", UUID], Awaitable[VideoJob]],
+    deed: Callable[[Door, UUID], Awaitable[VideoJob]],
     *,
     as_json: bool,
 ) -> None:
     """Do *deed* to each job; one that refuses does not keep the others from it."""
     from vidgen.cli import tables
 
+    async with open_door() as door:
+        await each(
+            ids,
+            lambda job_id: deed(door, job_id),
+            lambda job: tables.write_json(job_document(job)) if as_json else typer.echo(_told(job)),
+        )
+
+
+async def _plan(ids: Sequence[UUID], *, anew: bool, as_json: bool) -> None:
+    """Tell what a retry of each job would do, and cost."""
+    from vidgen import lifecycle
+    from vidgen.queue import retry_plan
+
+    plans: list[RetryPlan] = []
+    async with open_door() as door:
+
+        async def plan(job_id: UUID) -> "RetryPlan":
+            job = await door.queue.get(job_id)
+            # Raises where the retry itself would.
+            lifecycle.retried(job, max_attempts=door.settings.max_attempts, anew=anew)
+            return retry_plan(job, anew=anew)
+
+        try:
+            await each(ids, plan, plans.append)
+        finally:
+            _tell_plans(plans, dry_run=True, as_json=as_json)
+
+
+async def each(
+    ids: Sequence[UUID],
+    deed: Callable[[UUID], Awaitable[T]],
+    tell: Callable[[T], None],
+) -> None:
+    """
+    Do *deed* to each of *ids*, and *tell* what came of it; what refuses is told at the end and
+    does not keep the others from it.
+    """
     refusals: list[VidgenError] = []
-    async with _door() as door:
-        for job_id in dict.fromkeys(ids):
+    try:
+        for one in dict.fromkeys(ids):  # the same id twice is one thing
             try:
-                job = await deed(door.queue, job_id)
+                tell(await deed(one))
+            except (DatabaseError, DispatchError):
+                raise  # the others would fare no better
             except VidgenError as error:
                 refusals.append(error)
-                continue
-            if as_json:
-                tables.write_json(job_document(job))
-            else:
-                typer.echo(_told(job))
-    for refusal in refusals:
-        sys.stderr.write(f"error [{refusal.code}]: {refusal.message}\n")
+    finally:
+        for refusal in refusals:
+            sys.stderr.write(f"error [{refusal.code}]: {refusal.message}\n")
     _exit_unless(not refusals)
+
+
+def _tell_plans(plans: "Sequence[RetryPlan]", *, dry_run: bool, as_json: bool) -> None:
+    from vidgen.cli import tables
+    from vidgen.dev import screen
+
+    if as_json:
+        tables.write_json([asdict(plan) for plan in plans])
+        return
+    for plan in plans:
+        price = screen.money(plan.cost_micros) if plan.pays_again else "nothing"
+        typer.echo(f"{plan.job_id}  goes on at {plan.stage}, costs {price}")
+    verb = "would be retried" if dry_run else "retried"
+    again = [plan for plan in plans if plan.pays_again]
+    unknown = any(plan.cost_micros is None for plan in again)
+    total = screen.money(sum(plan.cost_micros or 0 for plan in again))
+    price = f", for {'at least ' if unknown else ''}{total}" if again else ""
+    typer.echo(f"{verb}: {len(plans)}; of these paid again: {len(again)}{price}")
 
 
 def _told(job: VideoJob) -> str:

@@ -11,7 +11,40 @@ from vidgen.errors import InvalidRequestError
 from vidgen.image import MAX_IMAGE_BYTES
 from vidgen.job import ImageRole, InputImage, JsonValue
 
+# As `store.deliveries` has them, which is too heavy for a help text.
+DELIVERY_STATES = ("pending", "delivered", "failed", "gone")
+DELIVERY_STATES_TOLD = "pending, delivered, failed or gone"
+
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def providers(begun: str) -> list[str]:
+    """What a shell offers for a provider of which *begun* is typed."""
+    from vidgen import catalog
+
+    return [name for name in catalog.PROVIDERS if name.startswith(begun)]
+
+
+def models(begun: str) -> list[str]:
+    """What a shell offers for a model of which *begun* is typed."""
+    from vidgen import catalog
+
+    return [model.name for model in catalog.models() if model.name.startswith(begun)]
+
+
+def delivery_states(begun: str) -> list[str]:
+    """What a shell offers for the state of a delivery."""
+    return [state for state in DELIVERY_STATES if state.startswith(begun)]
+
+
+def codes(begun: str) -> list[str]:
+    """What a shell offers for an error code of which *begun* is typed."""
+    from vidgen import errors
+
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    found = {kind.code for kind in kinds if issubclass(kind, errors.VidgenError)}
+    found.discard(errors.VidgenError.code)
+    return sorted(code for code in found if code.startswith(begun))
 
 
 def moment(text: str, now: datetime) -> datetime:

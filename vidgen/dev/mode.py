@@ -43,6 +43,7 @@ def run(folder: Path, *, port: int | None, live: Offer | None) -> int:
         environment.write_file(folder / "env", shared)
         (folder / ".gitignore").write_text("*\n")
         say("Server", f"http://127.0.0.1:{port}/api/health/worker")
+        say("Dashboard", f"http://127.0.0.1:{port}/")
         _tell(folder, settings, out)
         with Worker(settings, program=OURS) as worker:
             try:

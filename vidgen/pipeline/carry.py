@@ -15,12 +15,14 @@ from vidgen.errors import (
     DatabaseError,
     DispatchError,
     InternalError,
+    KeyUnreadableError,
     LeaseLostError,
     SubmitUnknownError,
     VidgenError,
 )
 from vidgen.job import Stage, VideoJob
 from vidgen.lifecycle import Backoff
+from vidgen.pipeline import credentials
 from vidgen.pipeline.leases import Held, InterruptedStageError, Interruption, Leases
 from vidgen.pipeline.lookout import Lookout
 from vidgen.pipeline.poll import poll
@@ -35,6 +37,8 @@ from vidgen.tracing import Value
 # A dispatch may overtake the commit of its row: 0.25, 0.5, 1, … 16 s later it is looked for again.
 MAX_LOOKS = 8
 FIRST_LOOK_S = 0.25
+# Until a person mends the key ring nothing helps: often enough to go on soon after.
+PARKED_S = 300.0
 
 _SPANS = {
     Stage.QUEUED: "vidgen.submit",
@@ -86,6 +90,8 @@ async def _stages(resources: Resources, leases: Leases, lookout: Lookout, held: 
                 spot.tell(status=held.job.status, stage=held.job.stage, **_traced(held.job))
     except SubmitUnknownError as error:
         await put_off(resources, held, error)
+    except KeyUnreadableError as error:
+        await _park(resources, held, error)
     except (LeaseLostError, DatabaseError):
         raise
     except VidgenError as error:
@@ -154,11 +160,26 @@ async def _cancel_at_provider(resources: Resources, job: VideoJob) -> bool:
         return False
     provider = resources.providers.get(job.provider)
     try:
-        credential = resources.providers.credential(job.provider, job.model)
+        credential = await credentials.resolve(resources, job)
         return await provider.cancel(job.operation, credential)
+    except DatabaseError:
+        raise  # only its key could not be read: the cancel is heeded when it can
     except VidgenError as error:
         logger.warning("provider did not take the cancel", code=error.code, reason=error.message)
         return False
+
+
+async def _park(resources: Resources, held: Held, error: KeyUnreadableError) -> None:
+    """Put the job aside as it is, until its key opens."""
+    job, wait_s = held.job, PARKED_S * (1 + resources.jitter() / 4)
+    logger.warning(
+        "job parked: its provider key does not open",
+        code=error.code,
+        reason=error.message,
+        stage=job.stage,
+        wait_s=round(wait_s, 3),
+    )
+    await held.apply(lifecycle.parked(job, error, wait_s=wait_s))
 
 
 async def _give_up_for_now(resources: Resources, held: Held, error: VidgenError) -> None:

@@ -40,6 +40,7 @@ RECONCILE_BEATS = 10
 CLAIM_PATIENCE_S = 30.0
 RETRY_BASE_S = 0.1
 KEEP_AFTER_TRIES = 5  # about three seconds without PostgreSQL
+KEEP_TIMEOUT_S = 5.0
 RETRY_CAP_S = 2.0
 
 
@@ -334,7 +335,8 @@ class Leases:
         Store the receipt of a paid submit: whoever holds the job now, and however long it takes.
 
         Args:
-            keep: Puts it into a second place, should PostgreSQL stay away.
+            keep: Puts it into a second place, should PostgreSQL stay away. None where it can be
+                had again.
 
         Raises:
             LeaseLostError: The job is past that attempt; or we must end, and the second place
@@ -357,10 +359,8 @@ class Leases:
                 logger.warning("receipt not stored yet", tries=tries, reason=error.message)
                 if keep is not None and (tries >= KEEP_AFTER_TRIES or self._handing_over):
                     keep = await self._kept(keep)
-                    if keep is None and self._urgent:
-                        raise LeaseLostError(
-                            f"job {job.id}: its receipt waits elsewhere"
-                        ) from error
+                if keep is None and self._urgent:
+                    raise LeaseLostError(f"job {job.id}: its receipt waits elsewhere") from error
                 await self._pause(tries)
                 continue
             metrics.written(job, change, after)
@@ -371,9 +371,12 @@ class Leases:
     ) -> Callable[[], Awaitable[None]] | None:
         """None once the second place has the receipt, else what to try again."""
         try:
-            await keep()
-        except StorageError as error:
-            logger.warning("receipt not kept in the bucket either", reason=error.message)
+            # PostgreSQL may be back while the bucket hangs: neither may hold the other up.
+            async with asyncio.timeout(KEEP_TIMEOUT_S):
+                await keep()
+        except (StorageError, TimeoutError) as error:
+            reason = error.message if isinstance(error, StorageError) else "no answer in time"
+            logger.warning("receipt not kept in the bucket either", reason=reason)
             return keep
         return None
 

@@ -19,9 +19,18 @@ from uuid import UUID
 from loguru import logger
 
 from vidgen import forecast, live, metrics
-from vidgen.errors import DatabaseError, ProviderError, RateLimitedError, TransientError
+from vidgen.errors import (
+    AuthError,
+    DatabaseError,
+    KeyUnreadableError,
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitedError,
+    TransientError,
+)
 from vidgen.forecast import Duration, Kind
 from vidgen.job import VideoJob
+from vidgen.pipeline import credentials
 from vidgen.pipeline.leases import Leases
 from vidgen.pipeline.progress import ProgressBoard
 from vidgen.providers.protocol import Failed, Progress, Running, Succeeded
@@ -40,6 +49,7 @@ OWN_LOOK_EVERY_S = 120.0
 # A server that cannot list, or not what is wanted, is not asked to for so long.
 USELESS_FOR_S = 600.0
 MIN_WAIT_S = 0.01
+EARLY_S = 0.05
 
 
 @dataclass(slots=True, kw_only=True)
@@ -166,7 +176,8 @@ class Lookout:
         loop = asyncio.get_running_loop()
         follower.next_at = loop.time() + wait_s
         await live.nap(wait_s)
-        follower.was_called = loop.time() < follower.next_at
+        # Timers may come a little early.
+        follower.was_called = loop.time() < follower.next_at - min(EARLY_S, wait_s / 2)
 
     async def _learn(self) -> None:
         while True:
@@ -205,12 +216,12 @@ class Lookout:
 
     async def _list(self, shelf: _Shelf, wanted: dict[str, Follower]) -> None:
         job = next(iter(wanted.values())).job
-        providers, begun = self._resources.providers, asyncio.get_running_loop().time()
-        lister = providers.get(job.provider)
+        begun = asyncio.get_running_loop().time()
+        lister = self._resources.providers.get(job.provider)
         assert isinstance(lister, ListsVideos)  # else there is no shelf
         operations = [each.job.operation for each in wanted.values()]
         try:
-            credential = providers.credential(job.provider, job.model)
+            credential = await credentials.resolve(self._resources, job)
             found = await lister.look_through(
                 [operation for operation in operations if operation is not None],
                 credential,
@@ -220,6 +231,8 @@ class Lookout:
             metrics.listed(job, "error")
             shelf.pace_s = max(self._resources.settings.poll_interval_s, error.retry_after_s or 0.0)
             return
+        except (DatabaseError, KeyUnreadableError):
+            return  # whoever is looked at by itself says so
         except ProviderError as error:
             metrics.listed(job, "error")
             self._give_up(shelf, reason=error.message)
@@ -249,12 +262,21 @@ class Lookout:
 
 
 async def look(resources: Resources, job: VideoJob) -> Progress:
-    """Ask the provider about the operation of *job*, once."""
+    """
+    Ask the provider about the operation of *job*, once.
+
+    Raises:
+        ProviderError: As the provider's `poll`.
+        KeyUnreadableError, ProviderNotConfiguredError, DatabaseError: As `credentials.resolve`.
+    """
     assert job.operation is not None  # CHECK promises it
     provider = resources.providers.get(job.provider)
-    credential = resources.providers.credential(job.provider, job.model)
+    credential = await credentials.resolve(resources, job)
     try:
         progress = await provider.poll(job.operation, credential)
+    except (AuthError, QuotaExhaustedError) as error:
+        metrics.looked(job, "error")
+        raise credentials.named(error, job, credential) from error
     except ProviderError:
         metrics.looked(job, "error")
         raise

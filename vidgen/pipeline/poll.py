@@ -8,7 +8,13 @@ from typing import assert_never
 from loguru import logger
 
 from vidgen import lifecycle, metrics
-from vidgen.errors import AuthError, GenerationTimeoutError, OperationLostError, ProviderError
+from vidgen.errors import (
+    AuthError,
+    DatabaseError,
+    GenerationTimeoutError,
+    OperationLostError,
+    ProviderError,
+)
 from vidgen.lifecycle import Backoff
 from vidgen.pipeline.leases import Held
 from vidgen.pipeline.lookout import MIN_WAIT_S, Follower, Lookout
@@ -48,6 +54,10 @@ async def poll(
                 progress, wish_s = Running(), unseen.retry_after_s
                 logger.debug("look failed", code=unseen.code, reason=unseen.message)
                 resources.tracing.note("look failed", code=unseen.code)
+            except DatabaseError as away:
+                # Only a stored key is read for a look. The lease tells when we have to stop.
+                progress = Running()
+                logger.debug("look put off", code=away.code, reason=away.message)
             first = None
             match progress:
                 case Running(percent=percent, poll_after_s=poll_after_s):

@@ -42,10 +42,23 @@ async def keep(resources: Resources, job_id: UUID, attempt: int, operation: Oper
     async def chunks() -> AsyncIterator[bytes]:
         yield orjson.dumps(receipt)
 
-    await resources.storage.upload(
-        f"{PREFIX}{job_id}.{attempt}.json", chunks(), content_type="application/json"
-    )
+    await resources.storage.upload(_key(job_id, attempt), chunks(), content_type="application/json")
     logger.warning("receipt kept in the bucket", operation_id=operation.id, attempt=attempt)
+
+
+async def find(resources: Resources, job_id: UUID, attempt: int) -> Operation | None:
+    """
+    The receipt of this very attempt, if it waits in the bucket.
+
+    Raises:
+        StorageError: Nobody knows.
+    """
+    try:
+        kept = await resources.storage.read(_key(job_id, attempt), MAX_BYTES)
+        _, change = _receipt(kept)
+    except (InvalidRequestError, ValueError):
+        return None  # there is none, or `collect` says that it cannot be read
+    return operation_of(change.changes["operation"])
 
 
 async def collect(resources: Resources, leases: Leases) -> None:
@@ -104,3 +117,7 @@ async def _store(
         metrics.written(None, change, job)
         logger.info("receipt brought home", **told)
         await leases.announce(job)
+
+
+def _key(job_id: UUID, attempt: int) -> str:
+    return f"{PREFIX}{job_id}.{attempt}.json"

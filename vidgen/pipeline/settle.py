@@ -1,6 +1,7 @@
 """
 A submit that may have arrived: find out what became of it, and spend nothing meanwhile.
 
+    its receipt is in the bucket, where it waited for PostgreSQL: it is as good as stored
     the provider lists it       adopt it: it is ours, or an equal video somebody else did not claim
     the list lacks it for long  it never arrived; the same attempt is made again
     the provider cannot list, or its list proves nothing
@@ -13,14 +14,18 @@ from loguru import logger
 
 from vidgen import lifecycle, metrics
 from vidgen.errors import (
+    AuthError,
     DatabaseError,
+    KeyUnreadableError,
     LeaseLostError,
     OperationTakenError,
+    StorageError,
     SubmitUnknownError,
     VidgenError,
 )
 from vidgen.job import Operation
 from vidgen.lifecycle import Backoff
+from vidgen.pipeline import credentials, receipts
 from vidgen.pipeline.leases import Held, Leases
 from vidgen.providers.protocol import Submission
 from vidgen.providers.registry import FindsRecent
@@ -39,18 +44,32 @@ async def put_off(resources: Resources, held: Held, error: SubmitUnknownError) -
     if resources.providers.finder(held.job.provider) is None:
         await _undecidable(resources, held, error)
     else:
-        await held.apply(lifecycle.unsettled(held.job, error, wait_s=FIRST_LOOK_S))
+        change = lifecycle.unsettled(held.job, error, wait_s=FIRST_LOOK_S, call_ended=True)
+        await held.apply(change)
 
 
 async def settle(resources: Resources, leases: Leases, held: Held) -> None:
     """
     Look once for the operation of an attempt whose receipt is missing, and act on what is found.
+
+    The provider is asked with the credential of the intent: another one's list would prove nothing.
+
+    Raises:
+        KeyUnreadableError: It does not open; nothing is known and nothing decided.
+        DatabaseError: PostgreSQL is away.
     """
     job = held.job
     finder = resources.providers.finder(job.provider)
     error = SubmitUnknownError(
         "the receipt of the paid request is missing: a video may have been started and billed"
     )
+    try:
+        kept = await receipts.find(resources, job.id, job.attempt)
+    except StorageError as unseen:  # it may be there
+        await _look_again(resources, held, unseen)
+        return
+    if kept is not None and await _adopt(leases, held, kept):
+        return
     if finder is None:
         await _undecidable(resources, held, error)
         return
@@ -59,7 +78,7 @@ async def settle(resources: Resources, leases: Leases, held: Held) -> None:
     except SubmitUnknownError as refused:
         await _undecidable(resources, held, refused)
         return
-    except (DatabaseError, LeaseLostError):
+    except (DatabaseError, KeyUnreadableError, LeaseLostError):
         raise
     except VidgenError as unseen:  # whatever it is, it says nothing about the paid call
         await _look_again(resources, held, unseen)
@@ -67,7 +86,7 @@ async def settle(resources: Resources, leases: Leases, held: Held) -> None:
     for operation in found:
         if await _adopt(leases, held, operation):
             return
-    if resources.clock.now() < _settled_at(resources, held):
+    if resources.clock.now() < await _settled_at(resources, held):
         await _look_again(resources, held, error)
         return
     if not is_proof:
@@ -90,9 +109,12 @@ async def _unclaimed(
     """
     job = held.job
     assert job.intent_at is not None  # CHECK promises it
-    credential = resources.providers.credential(job.provider, job.model)
+    credential = await credentials.resolve(resources, job)
     submission = Submission(job_id=job.id, attempt=job.attempt, request=request_of(job))
-    listing = await finder.find_recent(submission, job.intent_at - CLOCK_SKEW, credential)
+    try:
+        listing = await finder.find_recent(submission, job.intent_at - CLOCK_SKEW, credential)
+    except AuthError as error:
+        raise credentials.named(error, job, credential) from error
     listed = (*listing.candidates, *listing.doubtful)
     if not listed:
         return [], listing.trusted
@@ -115,11 +137,22 @@ async def _adopt(leases: Leases, held: Held, operation: Operation) -> bool:
     return True
 
 
-def _settled_at(resources: Resources, held: Held) -> datetime:
-    settings = resources.settings
-    assert held.job.intent_at is not None  # CHECK promises it
-    # Until the lease's end its holder may have sent the request; then it has so long to show.
-    return held.job.intent_at + timedelta(seconds=settings.lease_ttl_s + settings.settle_s)
+async def _settled_at(resources: Resources, held: Held) -> datetime:
+    """
+    When a video that was started would be in the list by now.
+
+    Counted from the end of the call, and never sooner than a server may hold one: a gateway that
+    hung up, or was hung up on, may still pass it on.
+    """
+    settings, job = resources.settings, held.job
+    assert job.intent_at is not None  # CHECK promises it
+    longest = timedelta(seconds=settings.submit_timeout_s)
+    async with resources.database.connection() as connection:
+        ended_at = await events.call_ended_at(connection, job.id)
+    if ended_at is None:
+        # Its worker died with it, and may have sent it until its lease ran out.
+        ended_at = job.intent_at + timedelta(seconds=settings.lease_ttl_s) + longest
+    return max(ended_at, job.intent_at + longest) + timedelta(seconds=settings.settle_s)
 
 
 async def _look_again(resources: Resources, held: Held, error: VidgenError) -> None:

@@ -18,19 +18,22 @@ from loguru import logger
 from vidgen import catalog, image, lifecycle, metrics
 from vidgen.breaker import Passage
 from vidgen.errors import (
+    AuthError,
     DispatchError,
     InvalidRequestError,
     LeaseLostError,
     OperationTakenError,
     ProviderError,
+    QuotaExhaustedError,
     SubmitUnknownError,
     TransientError,
 )
 from vidgen.image import MAX_IMAGE_BYTES
-from vidgen.job import InputImage, VideoJob
-from vidgen.pipeline import receipts
+from vidgen.job import SERVER_CREDENTIAL, InputImage, VideoJob
+from vidgen.pipeline import credentials, receipts
 from vidgen.pipeline.leases import Held, Leases
 from vidgen.providers.protocol import (
+    Credential,
     ImageBytes,
     Progress,
     Running,
@@ -57,15 +60,16 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     Raises:
         ProviderError: As the provider's `submit`.
         SubmitUnknownError: The request may have arrived.
+        KeyUnreadableError, ProviderNotConfiguredError: As `credentials.resolve`; nothing was sent.
     """
     job, now = held.job, resources.clock.now()
     if job.deadline_at is not None and now >= job.deadline_at:
         job = await held.apply(lifecycle.expired(job))
         logger.info("job failed", stage=job.stage, code=job.error_code, attempt=job.attempt)
         return Running()
-    credential = resources.providers.credential(job.provider, job.model)
-    account = resources.providers.account(job.provider, job.model)
-    passage = await _passage(resources, held, account)
+    credential = await credentials.resolve(resources, job)
+    account = resources.providers.account(job.provider, job.model, credential)
+    passage = await _passage(resources, held, account, credential)
     if passage is None:
         return Running()
     async with held.interruptible():
@@ -73,16 +77,24 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     submission = Submission(
         job_id=job.id, attempt=job.attempt + 1, request=request_of(job), images=images
     )
-    await held.apply(lifecycle.submitting(job))
-    logger.info("submitting video", attempt=held.job.attempt, model=job.model)
+    await held.apply(lifecycle.submitting(job, credential.id))
+    logger.info(
+        "submitting video",
+        attempt=held.job.attempt,
+        model=job.model,
+        credential_id=credential.id,
+    )
 
     async def pay() -> Progress:
         provider = resources.providers.get(job.provider)
         timely = replace(submission, not_after=leases.trusted_until)
         with metrics.submit_of(job):
-            receipt = await _listened(
-                resources, job.provider, account, passage, provider.submit(timely, credential)
-            )
+            try:
+                receipt = await _listened(
+                    resources, job.provider, account, passage, provider.submit(timely, credential)
+                )
+            except (AuthError, QuotaExhaustedError) as error:
+                raise credentials.named(error, job, credential) from error
         change = lifecycle.submitted(submission.attempt, receipt.operation)
         told = {"operation_id": receipt.operation.id, "attempt": submission.attempt}
         try:
@@ -138,22 +150,32 @@ async def _answered(resources: Resources, name: str, account: str, passage: Pass
             logger.info("provider answers again, submits go on")
 
 
-async def _passage(resources: Resources, held: Held, account: str) -> Passage | None:
+async def _passage(
+    resources: Resources, held: Held, account: str, credential: Credential
+) -> Passage | None:
     """None if the job was put back: its provider is left alone now, or it is not its turn."""
     passage = await resources.breakers.ask(held.job.provider, account)
     if passage.wait_s:
         # Not all of them at the same moment.
         spread_s = passage.wait_s * (1 + resources.jitter() / 4)
-        await held.apply(lifecycle.postponed(spread_s, held.job.slot_at, reason="provider_down"))
+        await held.apply(
+            lifecycle.postponed(
+                spread_s,
+                held.job.slot_at if _same(held.job, credential) else None,
+                reason="provider_down",
+                credential_id=credential.id,
+            )
+        )
         return None
-    return passage if await _has_turn(resources, held, account) else None
+    return passage if await _has_turn(resources, held, account, credential) else None
 
 
-async def _has_turn(resources: Resources, held: Held, account: str) -> bool:
+async def _has_turn(resources: Resources, held: Held, account: str, credential: Credential) -> bool:
     """Wait for the turn if it is near; else put the job back until then."""
     job, now = held.job, resources.clock.now()
-    if job.slot_at is not None and job.slot_at > now - timedelta(seconds=TURN_KEPT_S):
-        wait_s = max((job.slot_at - now).total_seconds(), 0.0)
+    kept = job.slot_at if _same(job, credential) else None
+    if kept is not None and kept > now - timedelta(seconds=TURN_KEPT_S):
+        wait_s = max((kept - now).total_seconds(), 0.0)
     else:
         turn = await resources.rate_limit.reserve(
             job.provider,
@@ -166,11 +188,20 @@ async def _has_turn(resources: Resources, held: Held, account: str) -> bool:
             metrics.RATE_LIMIT_WAITS.labels(metrics.provider_of(job)).inc()
         if not turn.reserved or wait_s > HOLD_S:
             slot_at = now + timedelta(seconds=wait_s) if turn.reserved else None
-            await held.apply(lifecycle.postponed(wait_s, slot_at, reason="rate_limit"))
+            await held.apply(
+                lifecycle.postponed(
+                    wait_s, slot_at, reason="rate_limit", credential_id=credential.id
+                )
+            )
             return False
     async with held.interruptible():
         await asyncio.sleep(wait_s)
     return True
+
+
+def _same(job: VideoJob, credential: Credential) -> bool:
+    """Whether the turn that *job* has is one of *credential*: its user's key may have changed."""
+    return (job.credential_id or SERVER_CREDENTIAL) == credential.id
 
 
 def _came_back(job: VideoJob) -> bool:

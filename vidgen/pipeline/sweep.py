@@ -26,7 +26,7 @@ from vidgen.job import VideoJob
 from vidgen.pipeline import receipts
 from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
-from vidgen.store import history, inputs, jobs, steering, upkeep, workers
+from vidgen.store import history, inputs, jobs, keys, steering, upkeep, workers
 from vidgen.store.jobs import DueJob
 
 BATCH = 500
@@ -37,6 +37,7 @@ DEAD_WORKER_KEPT_S = 3600.0
 CLEANUP_EVERY_S = 1800.0
 RECEIPTS_EVERY_S = 30.0
 LEARN_EVERY_S = 60.0
+FORGET_KEYS_EVERY_S = 60.0
 LOOK_THROUGH_EVERY_S = 60.0
 # Cron ticks wait for a free place; if none came up for so long, the sweep cleans up itself.
 CLEANUP_OVERDUE_S = 2 * 3600.0
@@ -63,6 +64,7 @@ async def _sweep_if_our_turn(resources: Resources, leases: Leases, every_s: floa
     await sweep(resources, leases)
     await _perform(resources, "receipts", _collect_receipts(resources, leases))
     await _perform(resources, "learn", _learn(resources))
+    await _perform(resources, "forget keys", _forget_keys(resources))
     await _perform(resources, "cleanup", cleanup(resources, every_s=CLEANUP_OVERDUE_S))
 
 
@@ -92,6 +94,16 @@ async def _learn(resources: Resources) -> None:
     async with resources.database.connection() as connection:
         if await upkeep.take_turn(connection, "learn", LEARN_EVERY_S):
             await history.learn(connection)
+
+
+async def _forget_keys(resources: Resources) -> None:
+    """Delete removed provider keys whose last job has ended."""
+    async with resources.database.connection() as connection:
+        if not await upkeep.take_turn(connection, "forget_keys", FORGET_KEYS_EVERY_S):
+            return
+        forgotten = await keys.forget_removed(connection)
+    if forgotten:
+        logger.info("removed provider keys deleted", keys=forgotten)
 
 
 async def sweep(resources: Resources, leases: Leases) -> None:

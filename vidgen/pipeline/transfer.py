@@ -14,6 +14,8 @@ from loguru import logger
 
 from vidgen import lifecycle, metrics
 from vidgen.errors import (
+    AuthError,
+    KeyUnreadableError,
     NotReadyError,
     ProviderError,
     ResultInvalidError,
@@ -23,6 +25,7 @@ from vidgen.errors import (
 from vidgen.job import VideoJob
 from vidgen.lifecycle import StoredVideo
 from vidgen.mp4 import Mp4Inspector
+from vidgen.pipeline import credentials
 from vidgen.pipeline.leases import Held
 from vidgen.pipeline.lookout import look
 from vidgen.providers.protocol import Asset, Failed, Running, Succeeded
@@ -107,18 +110,21 @@ async def _store_video(
 ) -> Stored:
     assert job.operation is not None  # CHECK promises it
     provider = resources.providers.get(job.provider)
-    credential = resources.providers.credential(job.provider, job.model)
+    credential = await credentials.resolve(resources, job)
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    async with provider.open_result(job.operation, asset, credential) as stream:
-        stored = await resources.storage.upload(
-            f"{_folder(job)}.mp4",
-            stream.chunks,
-            content_type=content_type,
-            size_bytes=stream.size_bytes,
-            metadata=_marks(job),
-            inspector=inspector,
-        )
+    try:
+        async with provider.open_result(job.operation, asset, credential) as stream:
+            stored = await resources.storage.upload(
+                f"{_folder(job)}.mp4",
+                stream.chunks,
+                content_type=content_type,
+                size_bytes=stream.size_bytes,
+                metadata=_marks(job),
+                inspector=inspector,
+            )
+    except AuthError as error:
+        raise credentials.named(error, job, credential) from error
     metrics.transferred(job, stored.size_bytes, loop.time() - begun)
     return stored
 
@@ -127,8 +133,8 @@ async def _store_picture(resources: Resources, job: VideoJob, asset: Asset) -> s
     """The key of a thumbnail or spritesheet; None if it cannot be had: the video counts."""
     assert job.operation is not None  # CHECK promises it
     provider = resources.providers.get(job.provider)
-    credential = resources.providers.credential(job.provider, job.model)
     try:
+        credential = await credentials.resolve(resources, job)
         async with (
             asyncio.timeout(PICTURE_TIMEOUT_S),
             provider.open_result(job.operation, asset, credential) as stream,
@@ -143,7 +149,7 @@ async def _store_picture(resources: Resources, job: VideoJob, asset: Asset) -> s
                 size_bytes=stream.size_bytes,
                 metadata=_marks(job),
             )
-    except (ProviderError, StorageError, TimeoutError) as error:
+    except (ProviderError, StorageError, KeyUnreadableError, TimeoutError) as error:
         logger.warning("picture not stored", variant=asset.variant, reason=str(error) or "too slow")
         return None
     return stored.key

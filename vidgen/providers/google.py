@@ -2,11 +2,14 @@
 What both of Google's interfaces share beside Veo: bearer tokens, and the shape of refusals.
 
 google-auth refreshes tokens by blocking calls, so they run in a thread, one at a time for each
-credential, early enough (225 s) that a token never ends on its way.
+credential, early enough (225 s) that a token never ends on its way. What is remembered between two
+calls is the token, never the credential it was given for.
 """
 
 import asyncio
+import hashlib
 import re
+from datetime import datetime
 from typing import Any, Protocol
 
 import google.auth
@@ -26,6 +29,7 @@ from vidgen.errors import (
     QuotaExhaustedError,
     TransientError,
 )
+from vidgen.job import SERVER_CREDENTIAL
 from vidgen.providers.answer import Answer, Deed, bounded_wait, by_status, scrubbed, wait_hint, word
 from vidgen.providers.protocol import Credential
 
@@ -63,6 +67,7 @@ class _Refreshable(Protocol):
     """The part of google-auth's credentials that we use."""
 
     token: str | None
+    expiry: datetime | None
 
     @property
     def token_state(self) -> TokenState: ...
@@ -75,7 +80,7 @@ class GoogleTokens:
 
     def __init__(self) -> None:
         """Remember nothing yet."""
-        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._entries: dict[tuple[str, bytes], _Entry] = {}
 
     async def token(self, credential: Credential, *, rejected: str | None = None) -> str:
         """
@@ -85,61 +90,72 @@ class GoogleTokens:
             AuthError: The credential cannot be read, or Google does not accept it.
             TransientError: Google's token service could not be reached.
         """
-        key = (credential.id, credential.secret)
-        entry = self._entries.setdefault(key, _Entry(credential.secret))
+        key = (credential.id, hashlib.sha256(credential.secret.encode()).digest())
+        entry = self._entries.setdefault(key, _Entry())
         while len(self._entries) > MAX_REMEMBERED:
             self._entries.pop(next(iter(self._entries)))
         try:
             async with asyncio.timeout(TOKEN_TIMEOUT_S):
-                return await entry.token(rejected)
+                return await entry.token(credential, rejected)
         except TimeoutError as error:
             raise TransientError("Google's token service gave no answer in time.") from error
 
 
 class _Entry:
-    """One credential and its lock: a hundred polls at the same moment refresh it once."""
+    """One token and its lock: a hundred polls at the same moment refresh it once."""
 
-    def __init__(self, secret: str) -> None:
-        self._secret = secret
+    def __init__(self) -> None:
         self._lock = asyncio.Lock()
-        self._credentials: _Refreshable | None = None
+        self._held: _Refreshable = _holding(None, None)
 
-    async def token(self, rejected: str | None) -> str:
+    async def token(self, credential: Credential, rejected: str | None) -> str:
         async with self._lock:
             try:
-                if self._credentials is None:
-                    self._credentials = await asyncio.to_thread(_load, self._secret)
-                token = await _fresh(self._credentials, rejected)
+                self._held = await _fresh(self._held, credential.secret, rejected)
             except google.auth.exceptions.TransportError as error:
                 raise TransientError("Google's token service could not be reached.") from error
             except google.auth.exceptions.GoogleAuthError as error:
                 if error.retryable:
                     raise TransientError("Google's token service is not available.") from error
+                is_ours = credential.id == SERVER_CREDENTIAL
                 raise AuthError(
-                    "Google gives no token for this credential"
-                    f" ({type(error).__name__}); check GOOGLE_APPLICATION_CREDENTIALS."
+                    f"Google gives no token for this credential ({type(error).__name__})"
+                    + ("; check GOOGLE_APPLICATION_CREDENTIALS." if is_ours else ".")
                 ) from error
             except (ValueError, OSError) as error:
                 raise AuthError(
                     f"The Google credential cannot be read ({type(error).__name__}); wanted the"
                     " path or the JSON of a service account."
                 ) from error
-        if token is None:
+        if self._held.token is None:
             raise AuthError("Google's token service gave no token for this credential.")
-        return token
+        return self._held.token
 
 
-async def _fresh(credentials: _Refreshable, rejected: str | None) -> str | None:
-    state = credentials.token_state
-    if state is TokenState.FRESH and (rejected is None or credentials.token != rejected):
-        return credentials.token
+async def _fresh(held: _Refreshable, secret: str, rejected: str | None) -> _Refreshable:
+    """*held* if its token is good for minutes, else one that holds a new token."""
+    state = held.token_state
+    if state is TokenState.FRESH and (rejected is None or held.token != rejected):
+        return held
     try:
-        await asyncio.to_thread(credentials.refresh, Request())
+        return await asyncio.to_thread(_refreshed, secret)
     except google.auth.exceptions.TransportError:
         # Early enough: the one we have is good for a while yet.
         if state is not TokenState.STALE or rejected is not None:
             raise
-    return credentials.token
+    return held
+
+
+def _refreshed(secret: str) -> _Refreshable:
+    credentials = _load(secret)
+    credentials.refresh(Request())
+    return _holding(credentials.token, credentials.expiry)
+
+
+def _holding(token: str | None, expiry: datetime | None) -> _Refreshable:
+    """A token and its end, as google-auth judges them, without what it was given for."""
+    held: _Refreshable = _USER(token=token, expiry=expiry)
+    return held
 
 
 def _load(secret: str) -> _Refreshable:

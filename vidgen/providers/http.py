@@ -47,7 +47,6 @@ FIRST_RESUME_S = 0.5
 
 _Origin = tuple[str, str | None, int | None]
 _CONNECT_S = 10.0
-_SUBMIT = aiohttp.ClientTimeout(total=300, connect=_CONNECT_S, sock_read=120)
 _ASK = aiohttp.ClientTimeout(total=60, connect=_CONNECT_S, sock_read=30)
 # As long as it takes, but never a minute of silence.
 _DOWNLOAD = aiohttp.ClientTimeout(total=None, connect=_CONNECT_S, sock_read=60)
@@ -63,9 +62,12 @@ class ProviderHttp:
     foreign origins, which connects to public addresses only.
     """
 
-    def __init__(self, *, allow_private_addresses: bool = False) -> None:
-        """Open nothing yet."""
+    def __init__(
+        self, *, allow_private_addresses: bool = False, submit_timeout_s: float = 120
+    ) -> None:
+        """Open nothing yet; *submit_timeout_s* is for the whole of a paid call."""
         self._allow_private = allow_private_addresses
+        self._submit = aiohttp.ClientTimeout(total=submit_timeout_s, connect=_CONNECT_S)
         self._sessions: dict[Literal["kept", "fresh", "guarded"], aiohttp.ClientSession] = {}
 
     async def aclose(self) -> None:
@@ -107,7 +109,7 @@ class ProviderHttp:
                 headers=sent,
                 data=body,
                 allow_redirects=False,
-                timeout=_SUBMIT if deed == "submit" else _ASK,
+                timeout=self._submit if deed == "submit" else _ASK,
             ) as response:
                 answer = await _read(response)
         if deed == "submit" and answer.status > 501 and answer.status not in TRANSIENT_STATUSES:

@@ -27,10 +27,12 @@ class Credential:
         id: Names it in rate limits, operations and logs: `server`, or the id of a stored key.
         secret: The API key. For Vertex AI the path or JSON of a service account; empty means
             application default credentials.
+        project: Of a user's service account, who is billed; None takes the settings' project.
     """
 
     id: str
     secret: str = field(repr=False)
+    project: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +211,17 @@ class Provider(Protocol):
     async def cancel(self, operation: Operation, credential: Credential) -> bool:
         """
         Stop it at the provider where that is possible; False where the wire format has no cancel.
+        """
+        ...
+
+    async def accepts(self, model: str, credential: Credential) -> bool:
+        """
+        Whether the server that serves *model* takes *credential*, asked by what costs nothing;
+        False if it offers nothing such.
+
+        Raises:
+            AuthError: It does not.
+            ProviderError: Nobody can tell now.
         """
         ...
 

@@ -4,18 +4,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Protocol, assert_never, runtime_checkable
 
 from vidgen import catalog
 from vidgen.errors import ProviderNotConfiguredError, UnknownProviderError
-from vidgen.job import Operation
+from vidgen.job import SERVER_CREDENTIAL, Operation
 from vidgen.providers.google import GoogleTokens
 from vidgen.providers.http import ProviderHttp, authority
 from vidgen.providers.protocol import Credential, Listing, Progress, Provider, Submission
 from vidgen.providers.sora import AuthStyle, SoraProvider
 from vidgen.providers.veo import VeoEndpoints, VeoProvider
-
-SERVER_CREDENTIAL = "server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +27,7 @@ class ProvidersConfig:
         vertex_credentials: Path or JSON of a service account; None for application default ones.
         vertex_storage_uri: `gs://bucket/prefix/`; None means that videos come inside the answer.
         allow_private_addresses: Whether what a provider points to may be in a private network.
+        submit_timeout_s: How long the answer to a paid call is waited for.
     """
 
     openai_base_url: str = f"{catalog.OPENAI_ORIGIN}/v1"
@@ -43,6 +42,7 @@ class ProvidersConfig:
     vertex_storage_uri: str | None = None
     gcs_base_url: str = "https://storage.googleapis.com"
     allow_private_addresses: bool = False
+    submit_timeout_s: float = 120
 
     @property
     def veo_endpoints(self) -> VeoEndpoints:
@@ -143,37 +143,58 @@ class Providers:
         if name == "sora":
             at_vendor = config.endpoints.sora_is_vendor
             return _key(config.openai_api_key, "OPENAI_API_KEY", name, at_vendor)
-        on_vertex = config.vertex_project is not None
-        if catalog.veo_api(model, vertex_configured=on_vertex) == "gemini":
+        if self.api(name, model) == "gemini":
             at_vendor = config.endpoints.gemini_is_vendor
             return _key(config.gemini_api_key, "GEMINI_API_KEY", name, at_vendor)
-        if not on_vertex:
+        if config.vertex_project is None:
             raise ProviderNotConfiguredError(
                 f"{model} is on Vertex AI; set GOOGLE_CLOUD_PROJECT_ID, and"
                 " GOOGLE_APPLICATION_CREDENTIALS outside of Google Cloud."
             )
         return Credential(id=SERVER_CREDENTIAL, secret=config.vertex_credentials or "")
 
-    def account(self, name: str, model: str) -> str:
+    def api(self, name: str, model: str) -> catalog.Api:
+        """
+        Which interface serves *model*: the one a key has to be for.
+
+        Raises:
+            UnknownProviderError: The message names the known ones.
+        """
+        self.get(name)
+        if name == "sora":
+            return "openai"
+        return catalog.veo_api(model, vertex_configured=self.config.vertex_project is not None)
+
+    def account(self, name: str, model: str, credential: Credential | None = None) -> str:
         """
         Name whoever is asked and billed for *model*: interface, host and credential in one word.
 
         Limits and pauses belong to it. It is the same in every process with the same settings, and
-        holds no secret: of the key only the first 12 hexadecimal digits of its SHA-256.
+        holds no secret: a stored key is named by its id. The server's own may change while their id
+        stays, so they are told apart by the first 12 hexadecimal digits of a SHA-256.
+
+        Args:
+            credential: Of a user; None is the server's own.
 
         Raises:
             UnknownProviderError, ProviderNotConfiguredError: As `credential`.
         """
-        secret, config = self.credential(name, model).secret, self.config
-        on_vertex = config.vertex_project is not None
-        if name == "sora":
-            interface, url, owner = name, config.openai_base_url, ""
-        elif catalog.veo_api(model, vertex_configured=on_vertex) == "gemini":
-            interface, url, owner = "veo-gemini", config.gemini_base_url, ""
-        else:
-            # Google limits a project in a location, and credentials may be the machine's own.
-            url = config.veo_endpoints.vertex_home(config.vertex_location)
-            interface, owner = "veo-vertex", f"{config.vertex_project}\n{config.vertex_location}\n"
+        config, api, owner = self.config, self.api(name, model), ""
+        match api:
+            case "openai":
+                interface, url = name, config.openai_base_url
+            case "gemini":
+                interface, url = "veo-gemini", config.gemini_base_url
+            case "vertex":
+                # Google limits a project in a location, and credentials may be the machine's own.
+                url = config.veo_endpoints.vertex_home(config.vertex_location)
+                interface = "veo-vertex"
+                owner = f"{config.vertex_project}\n{config.vertex_location}\n"
+            case _:
+                assert_never(api)
+        if credential is not None and credential.id != SERVER_CREDENTIAL:
+            return f"{interface}:{authority(url)}:{credential.id}"
+        secret = self.credential(name, model).secret
         digest = hashlib.sha256(f"{owner}{secret}".encode()).hexdigest()
         return f"{interface}:{authority(url)}:{digest[:12]}"
 
@@ -186,7 +207,10 @@ class Providers:
 
 def build(config: ProvidersConfig) -> Providers:
     """Make every provider; nothing is connected yet."""
-    http = ProviderHttp(allow_private_addresses=config.allow_private_addresses)
+    http = ProviderHttp(
+        allow_private_addresses=config.allow_private_addresses,
+        submit_timeout_s=config.submit_timeout_s,
+    )
     sora = SoraProvider(config.openai_base_url, config.openai_auth_style, http)
     veo = VeoProvider(config.veo_endpoints, http, GoogleTokens())
     return Providers(config=config, http=http, by_name={"sora": sora, "veo": veo})

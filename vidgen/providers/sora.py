@@ -221,6 +221,19 @@ class SoraProvider:
                 break
         return found
 
+    async def accepts(self, model: str, credential: Credential) -> bool:
+        """Whether the server takes *credential*; see `Provider.accepts`."""
+        # First what is part of the protocol: a key may be made for videos only.
+        for path in ("videos?limit=1", "models"):
+            answer = await self._http.exchange(
+                "list", "GET", f"{self._base_url}/{path}", headers=self._headers(credential)
+            )
+            if answer.ok:
+                return True
+            if answer.status not in {404, 405, 410, 501}:
+                raise refusal(answer, "list", secret=credential.secret)
+        return False
+
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
 

@@ -140,8 +140,10 @@ class VeoProvider:
         model = submission.request.model
         assert model is not None  # a submission has every default filled in
         api = catalog.veo_api(model, vertex_configured=self._at.vertex_project is not None)
-        home, path = self._submit_address(api, model)
-        storage_uri = self._at.vertex_storage_uri if api == "vertex" else None
+        home, path = self._submit_address(api, model, credential)
+        # A user's project has no right to our bucket: their videos come inside the answer.
+        is_ours = api == "vertex" and credential.project is None
+        storage_uri = self._at.vertex_storage_uri if is_ours else None
         # Up to four images of 20 MiB become base64: too long for the loop.
         body = await asyncio.to_thread(_encoded, submission, api, storage_uri)
         answer = await self._call(
@@ -216,16 +218,32 @@ class VeoProvider:
         """Veo has no documented cancel: always False."""
         return False
 
+    async def accepts(self, model: str, credential: Credential) -> bool:
+        """Whether Google takes *credential*; see `Provider.accepts`."""
+        api = catalog.veo_api(model, vertex_configured=self._at.vertex_project is not None)
+        headers = await self._headers(api, credential)
+        if api == "vertex":
+            # A token was given. What it opens shows with the first video: lists want other rights.
+            return True
+        url = f"{self._at.gemini_base_url.rstrip('/')}/models?pageSize=1"
+        answer = await self._http.exchange("list", "GET", url, headers=headers)
+        if answer.ok:
+            return True
+        if answer.status in {404, 405, 501}:
+            return False
+        raise google.refusal(answer, "list", secret=credential.secret)
+
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
 
-    def _submit_address(self, api: Api, model: str) -> tuple[str, str]:
+    def _submit_address(self, api: Api, model: str, credential: Credential) -> tuple[str, str]:
         named = f"models/{quote(model, safe='')}:predictLongRunning"
         if api == "gemini":
             return self._at.gemini_base_url.rstrip("/"), named
-        if self._at.vertex_project is None:
+        owner = credential.project or self._at.vertex_project
+        if owner is None:
             raise InputRejectedError(f"{model} is on Vertex AI: set GOOGLE_CLOUD_PROJECT_ID.")
-        project = quote(self._at.vertex_project, safe=":")
+        project = quote(owner, safe=":")
         location = self._at.vertex_location
         path = f"projects/{project}/locations/{location}/publishers/google/{named}"
         return self._at.vertex_home(location), path

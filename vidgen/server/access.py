@@ -169,11 +169,11 @@ def _visitor(request: web.Request, access: Access) -> tuple[Visitor | None, bool
     if access.is_open:
         return LOCAL, True
     address = address_of(request)
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
+    token = _token(request)
+    if token is not None:
         if access.wait_s(address):
             return None, False
-        visitor = access.by_token(token.strip())
+        visitor = access.by_token(token)
         if visitor is None:
             access.note_failure(address)
         return visitor, False
@@ -181,10 +181,15 @@ def _visitor(request: web.Request, access: Access) -> tuple[Visitor | None, bool
     return (None, False) if cookie is None else (access.by_session(cookie, datetime.now(UTC)), True)
 
 
+def _token(request: web.Request) -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
 def _unknown(request: web.Request, access: Access) -> web.Response:
     logger.warning("request without a valid token", path=request.path, address=address_of(request))
     wait_s = access.wait_s(address_of(request))
-    if wait_s:
+    if wait_s and _token(request) is not None:  # whoever brings none tries none
         return problem(
             429,
             "too_many_failures",
@@ -204,6 +209,7 @@ def _foreign(request: web.Request, access: Access) -> web.Response | None:
         return None
     if request.path in PROBES or request.path.startswith(WEBHOOKS):
         return None
+    logger.warning("request by a foreign name without ADMIN_TOKEN", path=request.path)
     return problem(
         403,
         "forbidden_host",

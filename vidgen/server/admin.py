@@ -11,7 +11,7 @@ from vidgen.resources import Resources
 from vidgen.server import audit
 from vidgen.server.health import timestamp
 from vidgen.server.keys import QUEUE, RESOURCES
-from vidgen.store import jobs, workers
+from vidgen.store import jobs, keys, workers
 from vidgen.store.jobs import Counts
 
 PREFIX = "/api/admin/"
@@ -52,8 +52,8 @@ async def queue(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """Let a failed job go on, from its paid result if that still exists."""
     job_id = _job_id(request)
-    await audit.note(request, "retry", job_id)
-    job = await request.app[QUEUE].retry(job_id)
+    async with audit.noted(request, "retry", job_id):
+        job = await request.app[QUEUE].retry(job_id)
     how = "goes on with its paid result" if job.operation else "starts anew and will be paid again"
     return web.json_response(
         {"success": True, "message": f"job {job_id} {how}", "jobId": str(job_id)}
@@ -70,12 +70,25 @@ async def issues(
 ) -> list[JsonValue]:
     """What looks wrong, in sentences."""
     found: list[JsonValue] = []
+    async with resources.database.connection() as connection:
+        parked = await jobs.parked(connection)
+        sealed = await keys.sealed_under(connection)
+    foreign = [each for each in sealed if each.key_id not in resources.vault.key_ids]
     if active == 0:
         found.append("no worker is alive")
     if oldest_s > WAITING_TOO_LONG_S:
         found.append(f"the oldest job has waited for {oldest_s:.0f} s")
     if counts.failed:
         found.append(f"{counts.failed} jobs failed and can be retried")
+    if parked:
+        found.append(
+            f"{parked} jobs wait because their provider key does not open: ENCRYPTION_KEYS"
+        )
+    found += [
+        f"{each.keys} provider keys are sealed under the encryption key {each.key_id.hex()}, which"
+        " ENCRYPTION_KEYS lacks here"
+        for each in foreign
+    ]
     try:
         await resources.dispatcher.ping()
     except DispatchError as error:

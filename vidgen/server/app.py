@@ -1,18 +1,23 @@
 """The aiohttp application, its one error boundary, and who may call what."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from loguru import logger
 
 from vidgen.errors import (
     DatabaseError,
+    DeliveryNotFoundError,
     DispatchError,
     IdempotencyConflictError,
     InvalidStateError,
     JobNotFoundError,
+    KeyNotFoundError,
+    NoEncryptionKeyError,
     NoResultError,
     RequestError,
     SettingsError,
@@ -21,8 +26,20 @@ from vidgen.errors import (
 )
 from vidgen.queue import VideoQueue
 from vidgen.resources import Resources
-from vidgen.server import admin, health, jobs, metrics, openapi, page, session, steering, webhooks
-from vidgen.server.access import ACCESS, Access, guarded
+from vidgen.server import (
+    admin,
+    deliveries,
+    health,
+    jobs,
+    metrics,
+    openapi,
+    page,
+    session,
+    steering,
+    vault,
+    webhooks,
+)
+from vidgen.server.access import ACCESS, WEBHOOKS, Access, guarded, visitor_of
 from vidgen.server.hub import Hub
 from vidgen.server.keys import HUB, QUEUE, RESOURCES
 from vidgen.server.operation import Operation, answer
@@ -31,12 +48,14 @@ from vidgen.server.problem import problem
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LOOPBACK = "127.0.0.1"
-# Three images of 20 MiB as base64, and the rest.
-MAX_BODY_BYTES = 88 * 1024 * 1024
 SHUTDOWN_TIMEOUT_S = 2.0
+MAX_LOGGED_CHARS = 200
 _STATUS: dict[type[VidgenError], int] = {
     JobNotFoundError: 404,
+    DeliveryNotFoundError: 404,
     NoResultError: 404,
+    KeyNotFoundError: 404,
+    NoEncryptionKeyError: 409,
     IdempotencyConflictError: 409,
     TooManyWatchersError: 503,
     InvalidStateError: 409,
@@ -46,17 +65,40 @@ _STATUS: dict[type[VidgenError], int] = {
 }
 
 
+class _Unreadable(logging.Filter):
+    """
+    Tells of bytes that are no HTTP in one line, without them: a token may be among them.
+
+    aiohttp logs them as a defect of ours, with a traceback and the header that it stumbled over.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+            record.msg, record.exc_info = "request from %s is no HTTP", None
+        return True
+
+
+HTTP_LOG = logging.getLogger("vidgen.server.http")
+HTTP_LOG.addFilter(_Unreadable())
+
+
 def operations() -> list[Operation]:
     """What `/openapi.json` describes."""
-    return [*jobs.operations, *steering.operations, *session.operations]
+    return [
+        *jobs.operations,
+        *deliveries.operations,
+        *steering.operations,
+        *vault.operations,
+        *session.operations,
+    ]
 
 
 def build(resources: Resources) -> web.Application:
     """The application over open *resources*."""
     traced = [_traced] if resources.tracing.is_on else []
-    app = web.Application(
-        middlewares=[_sealed, _errors, guarded, *traced], client_max_size=MAX_BODY_BYTES
-    )
+    app = web.Application(middlewares=[_sealed, _errors, guarded, *traced])
     app[RESOURCES] = resources
     app[QUEUE] = VideoQueue.sharing(resources.settings, resources.database, resources.redis)
     app[HUB] = Hub(resources)
@@ -102,7 +144,12 @@ async def serving(resources: Resources) -> AsyncIterator[None]:
     if settings.admin_token is None and settings.admin_tokens is None and host != LOOPBACK:
         logger.warning("no ADMIN_TOKEN is set: serving on loopback only", host=LOOPBACK)
         host = LOOPBACK
-    runner = web.AppRunner(build(resources), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+    runner = web.AppRunner(
+        build(resources),
+        access_log=None,
+        logger=HTTP_LOG,
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+    )
     await runner.setup()
     try:
         await _listen(runner, host, settings.http_port)
@@ -141,12 +188,14 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPException as error:
+        _note(request, error.status, "http_error")
         allow = error.headers.get("Allow")
         return problem(
             error.status, "http_error", error.reason, **({"Allow": allow} if allow else {})
         )
     except VidgenError as error:
         status = _status(error)
+        _note(request, status, error.code)
         if request.path.startswith(admin.PREFIX):
             return admin.refusal(status, error.code, error.message)
         return problem(status, error.code, error.message)
@@ -155,6 +204,21 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:  # noqa: BLE001  the request boundary: no traceback leaves the process
         logger.exception("request ended with a defect", path=request.path, method=request.method)
         return problem(500, "internal_error", "a defect of vidgen; its log has the details")
+
+
+def _note(request: web.Request, status: int, code: str) -> None:
+    """One line for each refusal; what the sentence repeats of the request is not for the log."""
+    if request.path.startswith(WEBHOOKS):
+        return  # they have told it themselves, with their source
+    logger.log(
+        "INFO" if status < 500 else "WARNING",
+        "request refused",
+        method=request.method,
+        path=request.path[:MAX_LOGGED_CHARS],
+        status=status,
+        code=code,
+        who=visitor.name if (visitor := visitor_of(request)) else None,
+    )
 
 
 @web.middleware

@@ -1,25 +1,36 @@
-"""Every action by hand leaves a row: written before it is done, so that none is done unseen."""
+"""
+Every action by hand leaves a row: written before it is done, so that none is done unseen, and taken
+back if it was refused, since then there was none.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 from loguru import logger
 
+from vidgen.errors import DatabaseError, RequestError
 from vidgen.job import JsonValue
 from vidgen.server.access import LOCAL, address_of, visitor_of
 from vidgen.server.keys import RESOURCES
 from vidgen.store import steering
 
 
-async def note(request: web.Request, action: str, target: object = "", **detail: JsonValue) -> str:
+@asynccontextmanager
+async def noted(
+    request: web.Request, action: str, target: object = "", **detail: JsonValue
+) -> AsyncIterator[str]:
     """
-    Write down what is about to be done, and return who does it.
+    Write down what is done within, and give the name of who does it.
 
     Raises:
         DatabaseError: PostgreSQL is away; then nothing may be done either.
     """
     visitor = visitor_of(request) or LOCAL
     told = {name: value for name, value in detail.items() if value is not None}
-    async with request.app[RESOURCES].database.connection() as connection:
-        await steering.note(
+    database = request.app[RESOURCES].database
+    async with database.connection() as connection:
+        seq = await steering.note(
             connection,
             who=visitor.name,
             role=visitor.role,
@@ -28,5 +39,11 @@ async def note(request: web.Request, action: str, target: object = "", **detail:
             target=str(target),
             detail=told,
         )
+    try:
+        yield visitor.name
+    except RequestError:
+        with suppress(DatabaseError):  # then it tells of an attempt, which is true as well
+            async with database.connection() as connection:
+                await steering.take_back(connection, seq)
+        raise
     logger.info("action by hand", action=action, target=str(target), who=visitor.name)
-    return visitor.name

@@ -33,6 +33,9 @@ MAX_WATCHERS = 2_000
 # A watcher of all jobs that is so far behind is let go; it comes back and reads on from its number.
 MAX_BEHIND = 2_000
 READ_AT_ONCE = 1_000
+# Numbers are given before the commit, so one may appear a moment after its successors. These wait
+# for it, since whoever comes back names the last number seen, and must not have missed one.
+COMMIT_WITHIN_S = 0.25
 # A number that has not appeared for so long belongs to a transaction that was rolled back.
 MISSING_FOR_S = 60.0
 
@@ -67,14 +70,27 @@ class Watcher:
         self._ended = False
         self._replayed: frozenset[int | None] = frozenset()
 
-    def replay(self, happened: Sequence[JobEvent]) -> None:
-        """Begin with what happened before; it is not told again."""
+    def replay(self, happened: Sequence[JobEvent], *, is_all: bool) -> None:
+        """
+        Begin with what happened before; it is not told again.
+
+        Args:
+            is_all: Nothing is left out before what comes next; else the watcher is let go behind
+                *happened*, and comes back for more.
+        """
         self._replayed = frozenset(event.seq for event in happened)
-        self._line[:0] = happened
+        came, self._line = self._line, [*happened]
+        if is_all:
+            for event in came:
+                self.put(event)
+        else:
+            self._ended = True
         self._filled.set()
 
     def put(self, event: Happened) -> None:
-        """Add what happened, unless the watcher knows it."""
+        """Add what happened, unless the watcher knows it, or has been let go."""
+        if self._ended:  # something before it is missing: it must not be the last one seen
+            return
         if isinstance(event, JobEvent) and event.seq is not None:
             is_known = event.seq <= self.after if self.job_id else event.seq in self._replayed
             if is_known:
@@ -116,6 +132,7 @@ class Hub:
         self._wake = asyncio.Event()
         self._last_seq: int | None = None
         self._missing: dict[int, float] = {}
+        self._gap: tuple[int, float] | None = None
 
     @property
     def count(self) -> int:
@@ -152,9 +169,13 @@ class Hub:
             DatabaseError: PostgreSQL is away.
         """
         async with self._database.connection() as connection:
-            await self._start(connection)
-            if after is not None:
-                watcher.replay(await events.behind(connection, after, [], READ_AT_ONCE))
+            last = await self._start(connection, after)
+            if after is None or after >= last:
+                return
+            found = await events.behind(connection, after, [], READ_AT_ONCE)
+        # Whatever came behind *last* since the watcher is here was put into its line.
+        told = [event for event in found if (event.seq or 0) <= last]
+        watcher.replay(told, is_all=len(told) < READ_AT_ONCE)
 
     def end(self) -> None:
         """Let everybody go."""
@@ -204,16 +225,17 @@ class Hub:
             is_due = loop.time() >= look_at
             if is_due:
                 look_at = loop.time() + LOOK_INTERVAL_S
+            if None not in self._watchers:  # whoever comes next begins with what is new by then
+                self._last_seq = None
+                self._missing.clear()
             if not self._watchers:
                 self._changed.clear()
-                self._last_seq = None
                 continue
             changed, self._changed = self._changed, set()
             watched = {job_id for job_id in self._watchers if job_id is not None}
             try:
                 await self._look(watched if is_due else watched & changed)
-                if None in self._watchers:
-                    await self._look_at_all()
+                await self._look_at_all()
             except DatabaseError as error:
                 self._changed |= changed
                 logger.debug("watchers are not told", reason=error.message)
@@ -231,22 +253,32 @@ class Hub:
             for watcher in tuple(self._watchers.get(event.job_id, ())):
                 watcher.put(event)
 
-    async def _start(self, connection: Connection) -> int:
-        """The number behind which to read; the first who asks sets it."""
+    async def _start(self, connection: Connection, after: int | None) -> int:
+        """
+        The number behind which to read for all; the first who asks sets it.
+
+        One who was there a moment ago goes on with all of them: behind its own number.
+        """
         if self._last_seq is None:
             newest = await events.newest(connection)
             if self._last_seq is None:  # not set by another one meanwhile
-                self._last_seq = newest
+                near = after is not None and 0 <= newest - after < READ_AT_ONCE
+                self._last_seq = after if near else newest
+        assert self._last_seq is not None  # both of them are numbers
         return self._last_seq
 
     async def _look_at_all(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now, last = asyncio.get_running_loop().time(), self._last_seq
+        if last is None:  # the first one has not begun yet
+            return
         async with self._database.connection() as connection:
-            last = await self._start(connection)
             happened = await events.behind(connection, last, list(self._missing), READ_AT_ONCE)
         for event in happened:
             assert event.seq is not None  # a row has a number
             self._missing.pop(event.seq, None)
+            if event.seq > last + 1 and not self._has_waited_for(last + 1, now):
+                self._wake.set()
+                break
             if event.seq > last:
                 gap = range(max(last + 1, event.seq - MAX_BEHIND), event.seq)
                 self._missing |= dict.fromkeys(gap, now + MISSING_FOR_S)
@@ -257,3 +289,9 @@ class Hub:
         self._missing = {seq: until for seq, until in self._missing.items() if until > now}
         if len(happened) == READ_AT_ONCE:
             self._wake.set()
+
+    def _has_waited_for(self, seq: int, now: float) -> bool:
+        """Whether event number *seq*, whose successors are there, was given time to appear."""
+        if self._gap is None or self._gap[0] != seq:
+            self._gap = (seq, now)
+        return now - self._gap[1] >= COMMIT_WITHIN_S

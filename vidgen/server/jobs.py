@@ -1,29 +1,29 @@
 """Jobs over HTTP: ask for a video, look at it, follow it, end it, let it go on, fetch it."""
 
 import base64
-import binascii
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from vidgen.dispatch import HEAD_START_MS
-from vidgen.document import PRIVATE, event_document, job_document
+from vidgen import catalog
+from vidgen.document import PRIVATE, event_document, job_document, without_query
 from vidgen.errors import InvalidRequestError, NoResultError
-from vidgen.forecast import Capacity, Eta, Place, eta, kind_of
+from vidgen.forecast import Eta
 from vidgen.job import ImageRole, InputImage, JobEvent, JobStatus, VideoJob, VideoRequest
-from vidgen.queue import RetryPlan, retry_plan
-from vidgen.resources import Resources
-from vidgen.server import audit, stream
+from vidgen.queue import RetryPlan, VideoQueue, retry_plan
+from vidgen.server import audit, deliveries, stream
 from vidgen.server.keys import HUB, QUEUE, RESOURCES
 from vidgen.server.operation import (
     Answer,
+    Body,
+    Moment,
     Operations,
+    Query,
+    Text,
     answer,
     list_of,
     object_of,
@@ -34,11 +34,11 @@ from vidgen.server.operation import (
     record,
     schema_of,
 )
-from vidgen.store import history, workers
 
 LISTED_PROMPT_CHARS = 160
-# asyncpg and PostgreSQL take no null character in a text.
-Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
+# Three images of 20 MiB as base64, and the rest.
+MAX_BODY_BYTES = 88 * 1024 * 1024
+BODY_TIMEOUT_S = 300.0
 
 operations = Operations("jobs")
 
@@ -52,6 +52,7 @@ LISTED_JOB = object_of(
 SHOWN_JOB = object_of(
     VideoJob,
     events=list_of(_EVENT),
+    deliveries=list_of(deliveries.DELIVERY),
     eta=_ETA,
     queue_position=_POSITION,
     retry=or_null(object_of(RetryPlan)),
@@ -59,10 +60,8 @@ SHOWN_JOB = object_of(
 _ONE = Answer(sentence="The job as it is then.", schema=JOB)
 
 
-class Image(BaseModel):
+class Image(Body):
     """One image that goes with the prompt: exactly one of *url*, *key*, *data*."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: ImageRole = "first_frame"
     url: str | None = Field(None, max_length=2048)
@@ -70,12 +69,25 @@ class Image(BaseModel):
     data: str | None = Field(None, description="Base64 of a PNG, JPEG or WebP file.")
 
 
-class NewVideo(BaseModel):
+class NewVideo(Body):
     """What a video should be; what is left out is the model's default."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "provider": "sora",
+                    "prompt": "a tram in the rain",
+                    "seconds": 8,
+                    "size": "1280x720",
+                    "idempotency_key": "order-4711",
+                    "metadata": {"order": 4711},
+                }
+            ]
+        }
+    )
 
-    provider: Text
+    provider: Text = Field(json_schema_extra={"enum": [*catalog.PROVIDERS]})
     prompt: str
     model: Text | None = None
     seconds: int | None = None
@@ -91,7 +103,7 @@ class NewVideo(BaseModel):
         None, description="The same key gives the same job; the header Idempotency-Key does, too."
     )
     priority: int = Field(0, ge=0, le=9)
-    run_at: AwareDatetime | None = None
+    run_at: Moment | None = None
     webhook_url: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     scene_id: str | None = None
@@ -99,7 +111,7 @@ class NewVideo(BaseModel):
     deadline_s: int | None = None
 
 
-class ListQuery(BaseModel):
+class ListQuery(Query):
     """Which jobs, and from where on."""
 
     status: JobStatus | None = None
@@ -112,23 +124,19 @@ class ListQuery(BaseModel):
     limit: int = Field(50, ge=1, le=200)
 
 
-class Cancel(BaseModel):
+class Cancel(Body):
     """How to end a job."""
-
-    model_config = ConfigDict(extra="forbid")
 
     discard: bool = Field(False, description="Throw a video away that is already made.")
 
 
-class Retry(BaseModel):
+class Retry(Body):
     """How to let a job go on."""
-
-    model_config = ConfigDict(extra="forbid")
 
     anew: bool = Field(False, description="Buy a new video, even if the paid one may exist.")
 
 
-class ResultQuery(BaseModel):
+class ResultQuery(Query):
     """Which file, and whether a browser should save it."""
 
     variant: Literal["video", "thumbnail", "spritesheet"] = "video"
@@ -140,11 +148,11 @@ class ResultQuery(BaseModel):
     "/api/jobs",
     body=NewVideo,
     answers={201: Answer(sentence="The job, new or of this key before.", schema=JOB)},
-    refusals=(400, 409, 413),
+    refusals=(409,),
 )
 async def create(request: web.Request) -> web.Response:
     """Ask for a video."""
-    wish = await read_body(request, NewVideo)
+    wish = await read_body(request, NewVideo, max_bytes=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)
     video = VideoRequest(
         provider=wish.provider,
         prompt=wish.prompt,
@@ -159,18 +167,21 @@ async def create(request: web.Request) -> web.Response:
         images=tuple(_image(number, image) for number, image in enumerate(wish.images)),
         extra=wish.extra,
     )
-    await audit.note(request, "enqueue", provider=wish.provider, model=wish.model)
-    job = await request.app[QUEUE].enqueue(
-        video,
-        idempotency_key=wish.idempotency_key or request.headers.get("Idempotency-Key"),
-        priority=wish.priority,
-        run_at=wish.run_at,
-        webhook_url=wish.webhook_url,
-        metadata=wish.metadata,
-        scene_id=wish.scene_id,
-        user_id=wish.user_id,
-        deadline_s=wish.deadline_s,
-    )
+    key = wish.idempotency_key
+    if key is None:  # an empty one is refused like any other that is none
+        key = request.headers.get("Idempotency-Key")
+    async with audit.noted(request, "enqueue", provider=wish.provider, model=wish.model):
+        job = await request.app[QUEUE].enqueue(
+            video,
+            idempotency_key=key,
+            priority=wish.priority,
+            run_at=wish.run_at,
+            webhook_url=wish.webhook_url,
+            metadata=wish.metadata,
+            scene_id=wish.scene_id,
+            user_id=wish.user_id,
+            deadline_s=wish.deadline_s,
+        )
     return answer(job_document(job), status=201, Location=f"/api/jobs/{job.id}")
 
 
@@ -199,10 +210,9 @@ async def index(request: web.Request) -> web.Response:
         before=wish.before,
         limit=wish.limit,
     )
-    outlooks = await _outlooks(request.app[RESOURCES], found)
+    told = await _told(request.app[QUEUE], found)
     listed = [
-        job_document(job) | {"prompt": _shortened(job.prompt)} | _told(outlooks[job.id])
-        for job in found
+        job_document(job) | {"prompt": _shortened(job.prompt)} | told[job.id] for job in found
     ]
     is_full = len(found) == wish.limit
     return answer({"jobs": listed, "next": found[-1].id if is_full else None})
@@ -224,15 +234,19 @@ async def show(request: web.Request) -> web.Response:
     job_id = read_id(request)
     queue = request.app[QUEUE]
     job, happened = await queue.get(job_id), await queue.history(job_id)
-    outlooks = await _outlooks(request.app[RESOURCES], [job])
+    webhooks = await queue.deliveries(job_id)
     can_retry = job.status in {JobStatus.FAILED, JobStatus.CANCELLED}
+    document = job_document(job, private=True)
+    if job.webhook_url is not None and not deliveries.sees_secrets(request):
+        document["webhook_url"] = without_query(job.webhook_url)
     return answer(
-        job_document(job, private=True)
+        document
         | {
             "events": [event_document(event) for event in happened],
+            "deliveries": [deliveries.told(request, one) for one in webhooks],
             "retry": retry_plan(job) if can_retry else None,
         }
-        | _told(outlooks[job.id])
+        | (await _told(queue, [job]))[job.id]
     )
 
 
@@ -242,8 +256,9 @@ async def show(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """Ask for the end of a job; what a provider has started may still be billed."""
     job_id, wish = read_id(request), await read_body(request, Cancel)
-    await audit.note(request, "cancel", job_id, discard=wish.discard)
-    return answer(job_document(await request.app[QUEUE].cancel(job_id, discard=wish.discard)))
+    async with audit.noted(request, "cancel", job_id, discard=wish.discard):
+        job = await request.app[QUEUE].cancel(job_id, discard=wish.discard)
+    return answer(job_document(job))
 
 
 @operations.add(
@@ -252,8 +267,9 @@ async def cancel(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """Let a failed or cancelled job go on: from its paid result if it may exist, else anew."""
     job_id, wish = read_id(request), await read_body(request, Retry)
-    await audit.note(request, "retry", job_id, anew=wish.anew)
-    return answer(job_document(await request.app[QUEUE].retry(job_id, anew=wish.anew)))
+    async with audit.noted(request, "retry", job_id, anew=wish.anew):
+        job = await request.app[QUEUE].retry(job_id, anew=wish.anew)
+    return answer(job_document(job))
 
 
 @operations.add(
@@ -263,6 +279,7 @@ async def retry(request: web.Request) -> web.Response:
     answers={
         200: Answer(
             sentence="Each event of the job in order, until it is final; progress in between.",
+            schema=stream.EVENT,
             content_type="text/event-stream",
         ),
         204: Answer(sentence="The job is final and there is nothing behind `Last-Event-ID`."),
@@ -312,42 +329,12 @@ async def result(request: web.Request) -> web.Response:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outlook:
-    eta: Eta | None
-    place: Place | None
-
-
-async def _outlooks(resources: Resources, found: Sequence[VideoJob]) -> dict[UUID, _Outlook]:
-    """When each of *found* will be done, and where it waits; asked only if one is under way."""
-    waiting = [job.id for job in found if job.status is JobStatus.PENDING]
-    if all(job.is_final for job in found):
-        return {job.id: _Outlook(eta=None, place=None) for job in found}
-    async with resources.database.connection() as connection:
-        learnt = await history.durations(connection)
-        slots = await workers.slots(connection, resources.settings.lease_ttl_s)
-        places = (
-            await history.places(connection, waiting, head_start_s=HEAD_START_MS / 1000)
-            if waiting
-            else {}
-        )
-    line = Capacity(slots=slots, limit_per_min=resources.settings.rate_limit_per_min)
-    now: datetime = resources.clock.now()
+async def _told(queue: VideoQueue, found: Sequence[VideoJob]) -> dict[UUID, dict[str, Any]]:
+    """When each of *found* will be done, and where it waits."""
+    outlooks = await queue.outlooks(found)
     return {
-        job.id: _Outlook(
-            eta=eta(
-                job, now=now, learnt=learnt.get(kind_of(job)), place=places.get(job.id), line=line
-            ),
-            place=places.get(job.id),
-        )
-        for job in found
-    }
-
-
-def _told(outlook: _Outlook) -> dict[str, Any]:
-    return {
-        "eta": outlook.eta,
-        "queue_position": outlook.place.position if outlook.place else None,
+        job_id: {"eta": outlook.eta, "queue_position": outlook.queue_position}
+        for job_id, outlook in outlooks.items()
     }
 
 
@@ -365,6 +352,6 @@ def _image(number: int, image: Image) -> InputImage:
     if image.data is not None:
         try:
             data = base64.b64decode(image.data, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # of which binascii.Error is one
             raise InvalidRequestError(f"images.{number}.data is no base64: {error}") from error
     return InputImage(role=image.role, url=image.url, key=image.key, data=data)

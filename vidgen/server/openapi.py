@@ -4,8 +4,16 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
-from vidgen.server import problem
-from vidgen.server.operation import Operation, Schema, parameters_of, record, schema_of
+from vidgen.server import access, problem
+from vidgen.server.operation import (
+    JSON,
+    Operation,
+    Schema,
+    model_schema,
+    parameters_of,
+    record,
+    schema_of,
+)
 
 _SENTENCES = {
     400: "The request is wrong; `detail` says what was wanted and what came.",
@@ -13,12 +21,16 @@ _SENTENCES = {
     403: "The role is too low, or a page of another site asked.",
     404: "There is no such thing.",
     409: "Not possible as it stands.",
+    408: "The body did not come in time.",
     413: "The body is too large.",
+    415: "The body is no JSON by its `Content-Type`.",
     429: "Too many wrong tokens.",
     500: "A defect of vidgen.",
     503: "PostgreSQL or Redis is away; try again.",
 }
 _ALWAYS = (401, 403, 429, 500, 503)
+_WITH_BODY = (400, 408, 413, 415)
+_SECURITY: list[Any] = [{"token": []}, {"session": []}]
 _PROBLEM: Schema = record(
     type=schema_of(str),
     title=schema_of(str),
@@ -46,9 +58,12 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "session": {"type": "apiKey", "in": "cookie", "name": access.COOKIE},
+            },
         },
-        "security": [{"token": []}],
+        "security": _SECURITY,
     }
 
 
@@ -59,6 +74,8 @@ def _operation(one: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         "tags": [one.tag],
         "responses": _answers(one),
     }
+    if one.path in access.OPEN:
+        told["security"] = [{}, *_SECURITY]
     parameters: list[Any] = []
     if "{id}" in one.path:
         parameters.append(
@@ -70,20 +87,15 @@ def _operation(one: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
             }
         )
     if one.query is not None:
-        parameters += parameters_of(one.query)
+        parameters += parameters_of(one.query, schemas)
     if parameters:
         told["parameters"] = parameters
     if one.body is not None:
-        schema = one.body.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= schema.pop("$defs", {})
+        schema = model_schema(one.body, schemas)
         schemas[one.body.__name__] = schema
         told["requestBody"] = {
             "required": bool(schema.get("required")),
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": f"#/components/schemas/{one.body.__name__}"}
-                }
-            },
+            "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{one.body.__name__}"}}},
         }
     return told
 
@@ -94,12 +106,13 @@ def _answers(one: Operation) -> dict[str, Any]:
         content: dict[str, Any] = {}
         if answer.schema is not None:
             content = {answer.content_type: {"schema": answer.schema}}
-        elif answer.content_type != "application/json":
+        elif answer.content_type != JSON:
             content = {answer.content_type: {"schema": {"type": "string"}}}
         told[str(status)] = {"description": answer.sentence} | (
             {"content": content} if content else {}
         )
-    for status in sorted({*one.refusals, *_ALWAYS} - set(one.answers)):
+    refusals = {*one.refusals, *_ALWAYS, *(_WITH_BODY if one.body else ())}
+    for status in sorted(refusals - set(one.answers)):
         told[str(status)] = {
             "description": _SENTENCES[status],
             "content": {problem.CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},

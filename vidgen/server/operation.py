@@ -3,6 +3,7 @@ What the API offers, said once: each operation declares what it takes and answer
 `/openapi.json` are made from that.
 """
 
+import asyncio
 import dataclasses
 import types
 import typing
@@ -10,12 +11,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from vidgen.document import json_value
 from vidgen.errors import InvalidRequestError
@@ -25,7 +26,34 @@ M = TypeVar("M", bound=BaseModel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Schema = dict[str, Any]
 
+JSON = "application/json"
 MAX_PROBLEMS = 5
+MAX_BODY_BYTES = 64 * 1024  # of a wish in words; whoever takes pictures says how much more
+BODY_TIMEOUT_S = 60.0
+
+
+def _written(value: object) -> object:
+    if isinstance(value, str) and value[:4].isdigit() and "T" in value.upper():
+        return value
+    raise ValueError("a moment is wanted as 2026-12-24T18:00:00Z")
+
+
+# asyncpg and PostgreSQL take no null character in a text.
+Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
+# Numbers would be taken for seconds since 1970.
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_written)]
+
+
+class Query(BaseModel):
+    """What may stand behind a question mark; what nobody knows is refused, lest it be missed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Body(BaseModel):
+    """What a JSON body may hold: each field in its own type, and no other one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +68,7 @@ class Answer:
 
     sentence: str
     schema: Schema | None = None
-    content_type: str = "application/json"
+    content_type: str = JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +89,8 @@ class Operation:
     summary: str
     handler: Handler
     tag: str
-    query: type[BaseModel] | None = None
-    body: type[BaseModel] | None = None
+    query: type[Query] | None = None
+    body: type[Body] | None = None
     answers: Mapping[int, Answer] = field(default_factory=dict)
     refusals: Sequence[int] = ()
 
@@ -84,8 +112,8 @@ class Operations:
         method: Literal["GET", "POST"],
         path: str,
         *,
-        query: type[BaseModel] | None = None,
-        body: type[BaseModel] | None = None,
+        query: type[Query] | None = None,
+        body: type[Body] | None = None,
         answers: Mapping[int, Answer],
         refusals: Sequence[int] = (),
     ) -> Callable[[Handler], Handler]:
@@ -125,19 +153,52 @@ def read_query(request: web.Request, model: type[M]) -> M:
     return _checked(model, dict(request.query), "query")
 
 
-async def read_body(request: web.Request, model: type[M]) -> M:
+async def read_body(
+    request: web.Request,
+    model: type[M],
+    *,
+    max_bytes: int = MAX_BODY_BYTES,
+    timeout_s: float | None = None,
+) -> M:
     """
     The JSON body, checked; an empty one is `{}`.
 
     Raises:
         InvalidRequestError: With what is wrong, at most the first few.
+        HTTPException: It is too large, comes too slowly, or is said to be something else.
     """
-    data = await request.read()
+    data = await whole_body(request, max_bytes=max_bytes, timeout_s=timeout_s or BODY_TIMEOUT_S)
+    if data and request.headers.get("Content-Type") and request.content_type != JSON:
+        raise web.HTTPUnsupportedMediaType(reason=f"the body must be sent as {JSON}")
     try:
         document = orjson.loads(data) if data else {}
     except orjson.JSONDecodeError as error:
         raise InvalidRequestError(f"the body is no JSON: {error}") from error
     return _checked(model, document, "body")
+
+
+async def whole_body(request: web.Request, *, max_bytes: int, timeout_s: float) -> bytes:
+    """
+    The body, read no further than it may be long.
+
+    Raises:
+        HTTPException: It is too large, or is not here after *timeout_s* seconds.
+    """
+    too_large = web.HTTPRequestEntityTooLarge(
+        max_size=max_bytes, actual_size=request.content_length or max_bytes + 1
+    )
+    if (request.content_length or 0) > max_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise too_large
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout from error
+    return bytes(body)
 
 
 def read_id(request: web.Request) -> UUID:
@@ -159,7 +220,7 @@ def answer(document: object, *, status: int = 200, **headers: str) -> web.Respon
     return web.Response(
         status=status,
         body=orjson.dumps(json_value(document)),
-        content_type="application/json",
+        content_type=JSON,
         headers={"Cache-Control": "no-store", **headers},
     )
 
@@ -241,9 +302,16 @@ def schema_of(hint: Any) -> Schema:
     return object_of(hint)  # type: ignore[arg-type]  # a class, not one of its values
 
 
-def parameters_of(model: type[BaseModel]) -> list[JsonValue]:
-    """The fields of *model* as query parameters."""
+def model_schema(model: type[BaseModel], schemas: Schema) -> Schema:
+    """The schema of *model*; what it refers to is put into *schemas*."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= schema.pop("$defs", {})
+    return schema
+
+
+def parameters_of(model: type[Query], schemas: Schema) -> list[JsonValue]:
+    """The fields of *model* as query parameters; what they refer to is put into *schemas*."""
+    schema = model_schema(model, schemas)
     required = schema.get("required", [])
     return [
         {

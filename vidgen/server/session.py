@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 from loguru import logger
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from vidgen.server.access import (
     ACCESS,
@@ -17,6 +17,7 @@ from vidgen.server.access import (
 )
 from vidgen.server.operation import (
     Answer,
+    Body,
     Operations,
     answer,
     or_null,
@@ -31,10 +32,8 @@ operations = Operations("session")
 _VISITOR = {"name": schema_of(str), "role": {"enum": ["read", "operate"]}}
 
 
-class Login(BaseModel):
+class Login(Body):
     """A token that opens the API."""
-
-    model_config = ConfigDict(extra="forbid")
 
     token: str = Field(max_length=1024)
 
@@ -52,6 +51,7 @@ async def login(request: web.Request) -> web.Response:
     wish = await read_body(request, Login)
     wait_s = access.wait_s(address)
     if wait_s:
+        logger.warning("login from an address that is closed out", address=address)
         return problem(
             429,
             "too_many_failures",

@@ -1,10 +1,10 @@
 """The queue as a whole over HTTP: what waits, what failed, who works, what people do about it."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from vidgen import catalog
 from vidgen.catalog import Model
@@ -17,7 +17,10 @@ from vidgen.server import admin, audit, stream
 from vidgen.server.keys import HUB, QUEUE, RESOURCES
 from vidgen.server.operation import (
     Answer,
+    Body,
     Operations,
+    Query,
+    Text,
     answer,
     list_of,
     object_of,
@@ -33,7 +36,7 @@ from vidgen.store.steering import AuditEntry, Pause
 from vidgen.store.workers import ListedWorker
 
 BUCKETS = 48
-Text = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
+ONE_OR_ALL: dict[str, JsonValue] = {"enum": [*catalog.PROVIDERS, None]}
 
 operations = Operations("queue")
 
@@ -82,35 +85,27 @@ _PROVIDER = record(
 )
 
 
-class PauseWish(BaseModel):
+class PauseWish(Body):
     """Which provider; all of them if none is named."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    provider: Text | None = None
+    provider: Text | None = Field(None, json_schema_extra=ONE_OR_ALL)
     reason: Text = ""
 
 
-class ResumeWish(BaseModel):
+class ResumeWish(Body):
     """Which provider; the pause of all of them if none is named."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    provider: Text | None = None
+    provider: Text | None = Field(None, json_schema_extra=ONE_OR_ALL)
 
 
-class DrainWish(BaseModel):
+class DrainWish(Body):
     """Why."""
-
-    model_config = ConfigDict(extra="forbid")
 
     reason: Text = "drain"
 
 
-class RetryWish(BaseModel):
+class RetryWish(Body):
     """Which failed jobs; all that are left if nothing is named."""
-
-    model_config = ConfigDict(extra="forbid")
 
     provider: Text | None = None
     code: Text | None = None
@@ -121,13 +116,13 @@ class RetryWish(BaseModel):
     dry_run: bool = Field(False, description="Tell what would happen, and do nothing.")
 
 
-class StatsQuery(BaseModel):
+class StatsQuery(Query):
     """How far back."""
 
     hours: int = Field(24, ge=1, le=24 * 30)
 
 
-class AuditQuery(BaseModel):
+class AuditQuery(Query):
     """From where on."""
 
     before: int | None = Field(None, ge=1, le=stream.MAX_SEQ)
@@ -144,8 +139,8 @@ async def queue(request: web.Request) -> web.Response:
 async def pause(request: web.Request) -> web.Response:
     """Take no new job of a provider, or of any; what was taken goes on to its end."""
     wish = await read_body(request, PauseWish)
-    who = await audit.note(request, "pause", wish.provider or "all", reason=wish.reason)
-    await request.app[QUEUE].pause(wish.provider, by=who, reason=wish.reason)
+    async with audit.noted(request, "pause", wish.provider or "all", reason=wish.reason) as who:
+        await request.app[QUEUE].pause(wish.provider, by=who, reason=wish.reason)
     return answer(await _state(request))
 
 
@@ -155,8 +150,8 @@ async def pause(request: web.Request) -> web.Response:
 async def resume(request: web.Request) -> web.Response:
     """End a pause; what waited is taken within seconds."""
     wish = await read_body(request, ResumeWish)
-    await audit.note(request, "resume", wish.provider or "all")
-    await request.app[QUEUE].resume(wish.provider)
+    async with audit.noted(request, "resume", wish.provider or "all"):
+        await request.app[QUEUE].resume(wish.provider)
     return answer(await _state(request))
 
 
@@ -164,8 +159,8 @@ async def resume(request: web.Request) -> web.Response:
 async def drain(request: web.Request) -> web.Response:
     """Take no new job at all and let what is under way end: `active` then goes to 0."""
     wish = await read_body(request, DrainWish)
-    who = await audit.note(request, "drain", "all", reason=wish.reason)
-    await request.app[QUEUE].pause(None, by=who, reason=wish.reason)
+    async with audit.noted(request, "drain", "all", reason=wish.reason) as who:
+        await request.app[QUEUE].pause(None, by=who, reason=wish.reason)
     return answer(await _state(request))
 
 
@@ -203,8 +198,10 @@ async def failed(request: web.Request) -> web.Response:
 async def retry_failed(request: web.Request) -> web.Response:
     """Let all failed jobs that fit go on, and tell which of them are paid again."""
     wish = await read_body(request, RetryWish)
-    if not wish.dry_run:
-        await audit.note(
+    if wish.dry_run:
+        plans = await request.app[QUEUE].retry_failed(**wish.model_dump())
+    else:
+        async with audit.noted(
             request,
             "retry_failed",
             provider=wish.provider,
@@ -212,8 +209,8 @@ async def retry_failed(request: web.Request) -> web.Response:
             user_id=wish.user_id,
             scene_id=wish.scene_id,
             anew=wish.anew,
-        )
-    plans = await request.app[QUEUE].retry_failed(**wish.model_dump())
+        ):
+            plans = await request.app[QUEUE].retry_failed(**wish.model_dump())
     cost_micros = sum(plan.cost_micros or 0 for plan in plans)
     return answer({"jobs": plans, "cost_micros": cost_micros, "dry_run": wish.dry_run})
 
@@ -248,11 +245,7 @@ async def list_workers(request: web.Request) -> web.Response:
 )
 async def providers(request: web.Request) -> web.Response:
     """What each provider offers, how much of its limit is used, and whether it answers."""
-    resources = request.app[RESOURCES]
-    async with resources.database.connection() as connection:
-        held = {pause.provider for pause in await steering.pauses(connection)}
-    found = [await _provider(resources, name, held) for name in catalog.PROVIDERS]
-    return answer({"providers": found})
+    return answer({"providers": await provider_documents(request.app[RESOURCES])})
 
 
 @operations.add(
@@ -323,6 +316,7 @@ async def audited(request: web.Request) -> web.Response:
     answers={
         200: Answer(
             sentence="Each event of all jobs from now on, and progress.",
+            schema=stream.EVENT,
             content_type="text/event-stream",
         )
     },
@@ -358,6 +352,13 @@ async def _state(request: web.Request) -> dict[str, Any]:
         "draining": any(each.provider is None for each in held),
         "issues": await admin.issues(resources, counts, oldest_s, alive),
     }
+
+
+async def provider_documents(resources: Resources) -> list[dict[str, JsonValue]]:
+    """Every provider, with its models, and how it stands now."""
+    async with resources.database.connection() as connection:
+        held = {pause.provider for pause in await steering.pauses(connection)}
+    return [await _provider(resources, name, held) for name in catalog.PROVIDERS]
 
 
 async def _provider(resources: Resources, name: str, held: set[str | None]) -> dict[str, JsonValue]:

@@ -1,17 +1,18 @@
 """Server-sent events: each with its number, so that a connection that breaks goes on behind it."""
 
 import asyncio
+import re
 from contextlib import suppress
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from vidgen.document import event_document, json_value
 from vidgen.errors import InvalidRequestError
 from vidgen.job import EventType, JobEvent
-from vidgen.server.hub import Happened, Watcher
-from vidgen.server.operation import read_query
+from vidgen.server.hub import Happened, Progressed, Watcher
+from vidgen.server.operation import Query, Schema, object_of, read_query
 
 # Proxies and phones give up a silent connection after half a minute.
 HEARTBEAT_S = 15.0
@@ -20,9 +21,24 @@ HEARTBEAT = b": still here\n\n"
 WRITE_TIMEOUT_S = 30.0
 RETRY_MS = 2000
 MAX_SEQ = 2**63 - 1
+# Of one event: before OpenAPI 3.2 that is what the schema of a stream describes.
+EVENT: Schema = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "For Last-Event-ID; progress has none."},
+        "event": {"enum": list(EventType)},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"anyOf": [object_of(JobEvent), object_of(Progressed)]},
+        },
+    },
+    "required": ["event", "data"],
+    "additionalProperties": False,
+}
 
 
-class Since(BaseModel):
+class Since(Query):
     """Where to go on; the header Last-Event-ID says the same."""
 
     after: int | None = Field(None, ge=0, le=MAX_SEQ, description="Number of the last event seen.")
@@ -38,7 +54,8 @@ def since(request: web.Request) -> int | None:
     text = request.headers.get("Last-Event-ID")
     if text is None:
         return read_query(request, Since).after
-    if not (text.isascii() and text.isdigit() and int(text) <= MAX_SEQ):
+    # Its length first: Python itself refuses to read thousands of digits.
+    if not (re.fullmatch(r"[0-9]{1,19}", text) and int(text) <= MAX_SEQ):
         raise InvalidRequestError(f"Last-Event-ID is the number of an event, not {text[:50]!r}")
     return int(text)
 

@@ -16,7 +16,6 @@ event for it. Dynamic webhooks, named in a request and signed by Google's own ke
 vidgen asks for none.
 """
 
-import asyncio
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from vidgen.dispatch import redis_errors
 from vidgen.errors import DispatchError, InvalidStateError, VidgenError, WebhookInvalidError
 from vidgen.resources import Resources
 from vidgen.server.keys import RESOURCES
+from vidgen.server.operation import whole_body
 from vidgen.settings import Settings
 from vidgen.store import operations
 
@@ -115,7 +115,7 @@ async def _receive(request: web.Request, caller: _Caller, secret: SecretStr | No
 async def _take(
     resources: Resources, request: web.Request, caller: _Caller, secret: SecretStr
 ) -> None:
-    body = await _body(request)
+    body = await whole_body(request, max_bytes=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)
     headers = request.headers
     webhook_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     webhook.verify(
@@ -132,25 +132,6 @@ async def _take(
             await _wake(resources, caller, called_id)
     except DispatchError as error:
         logger.warning("webhook not passed on, the next look comes anyway", reason=error.message)
-
-
-async def _body(request: web.Request) -> bytes:
-    """The whole body, read no further than it may be long."""
-    too_large = web.HTTPRequestEntityTooLarge(
-        max_size=MAX_BODY_BYTES, actual_size=request.content_length or MAX_BODY_BYTES + 1
-    )
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise too_large
-    except TimeoutError as error:
-        raise web.HTTPRequestTimeout from error
-    return bytes(body)
 
 
 def _called_id(body: bytes, caller: _Caller) -> str | None:

@@ -3,6 +3,7 @@ Veo at the wire, on the Gemini API and on Vertex AI: two doors to one simulator,
 
     Gemini API   POST /v1beta/models/{model}:predictLongRunning        x-goog-api-key
                  GET  /v1beta/models/{model}/operations/{id}
+                 GET  /v1beta/models
                  GET  /v1beta/files/{id}:download?alt=media            -> 302 /download/v1beta/...
     Vertex AI    POST /v1/projects/{p}/locations/{l}/publishers/google/models/{m}:predictLongRunning
                  POST ...:fetchPredictOperation {"operationName"}      bearer of the token endpoint
@@ -91,6 +92,8 @@ def routes(simulator: ProviderSimulator, foreign: ProviderSimulator) -> list[web
             serve(simulator, "submit", gemini.create),
         ),
         web.get(operation, serve(simulator, "poll", gemini.retrieve)),
+        # Free and without a video, so it counts as no deed.
+        web.get("/v1beta/models", serve(simulator, None, gemini.models)),
         # The first hop is no delivery yet, and so it counts as no deed.
         web.get(file + ":download", serve(simulator, None, gemini.redirect)),
         web.get("/download" + file + ":download", serve(simulator, "content", gemini.download)),
@@ -114,6 +117,12 @@ class _GeminiServer:
         if isinstance(wish, Refusal):
             return refuse(wish)
         return await submit(incoming, self.simulator, wish, refuse=refuse, answer=_receipt)
+
+    async def models(self, incoming: Incoming) -> web.StreamResponse:
+        project = self.project(incoming)
+        if isinstance(project, Refusal):
+            return refuse(project)
+        return json_answer({"models": [{"name": f"models/{name}"} for name in GEMINI_MODELS]})
 
     async def retrieve(self, incoming: Incoming) -> web.StreamResponse:
         project = self.project(incoming)

@@ -1,6 +1,7 @@
 """What happened, in order; `store.jobs` writes each event in the statement of its transition."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from vidgen.job import EventType, JobEvent
@@ -22,6 +23,20 @@ async def taken_operations(
         operation_ids,
     )
     return frozenset(row["id"] for row in rows)
+
+
+async def call_ended_at(connection: Connection, job_id: UUID) -> datetime | None:
+    """When the latest paid call of a job ended without an answer; None if nobody saw its end."""
+    ended_at: datetime | None = await connection.fetchval(
+        """
+        SELECT at FROM job_events
+        WHERE job_id = $1 AND type = 'errored' AND detail ->> 'call_ended' = 'true'
+          AND seq > (SELECT max(seq) FROM job_events WHERE job_id = $1 AND type = 'submitting')
+        ORDER BY seq DESC LIMIT 1
+        """,
+        job_id,
+    )
+    return ended_at
 
 
 async def of_job(connection: Connection, job_id: UUID, after: int = 0) -> list[JobEvent]:

@@ -214,10 +214,12 @@ async def _apply(
                 -- The deadline covers all stages and starts with the first of them, or with the
                 -- first trouble before it. Waiting for a turn is no stage and puts it off: until
                 -- the job is due, and then until somebody takes it. A retry by hand of a later
-                -- stage gets a fresh one at its claim.
+                -- stage gets a fresh one at its claim. A job that waits for a key to open does not
+                -- get older by it either.
                 deadline_at = CASE
                     WHEN $1 = 'retried' THEN NULL
-                    WHEN $1 = 'postponed' THEN job.deadline_at + make_interval(secs => $11)
+                    WHEN $1 IN ('postponed', 'parked')
+                    THEN job.deadline_at + make_interval(secs => $11)
                     WHEN $1 = 'claimed' AND job.stage = 'queued'
                     THEN job.deadline_at + greatest(now() - job.due_at, interval '0')
                     WHEN $1 IN ('submitting', 'claimed')
@@ -225,18 +227,19 @@ async def _apply(
                     THEN coalesce(job.deadline_at, now() + make_interval(secs => job.deadline_s))
                     ELSE job.deadline_at
                 END,
+                parked_at = CASE $1 WHEN 'parked' THEN now() END,
                 (
                     attempt, max_attempts, failures, operation, progress, error_code, error_message,
                     storage_key, size_bytes, sha256, content_type, duration_s, width, height,
                     thumbnail_key, spritesheet_key, actual_cost_micros, slot_at, result_expires_at,
-                    cancel_discards
+                    cancel_discards, credential_id
                 ) = (
                     SELECT next.attempt, next.max_attempts, next.failures, next.operation,
                            next.progress, next.error_code, next.error_message, next.storage_key,
                            next.size_bytes, next.sha256, next.content_type, next.duration_s,
                            next.width, next.height, next.thumbnail_key, next.spritesheet_key,
                            next.actual_cost_micros, next.slot_at, next.result_expires_at,
-                           next.cancel_discards
+                           next.cancel_discards, next.credential_id
                     FROM jsonb_populate_record(job, $12::jsonb) AS next
                 )
             WHERE job.id = $2
@@ -250,6 +253,13 @@ async def _apply(
               AND ($6::integer IS NULL OR job.attempt = $6)
               AND job.archived_at IS NULL -- its prompt is gone
               AND (NOT $17::boolean OR job.cancel_requested_at IS NULL)
+              -- Locked: a removal that comes now waits for us, and then sees that we need the key;
+              -- one that came before is seen by us.
+              AND ($19::uuid IS NULL OR EXISTS (
+                  SELECT FROM provider_keys
+                  WHERE provider_keys.id = $19 AND provider_keys.removed_at IS NULL
+                  FOR SHARE
+              ))
               -- Redis and the database do not share a clock: a dispatch may come a little early.
               AND (NOT $15::boolean OR job.due_at <= now() + interval '1 second')
               AND ($1 <> 'claimed' OR job.stage <> 'queued' OR NOT EXISTS (
@@ -290,6 +300,7 @@ async def _apply(
         json_of(change.detail),
         change.unless_cancelled,
         uuid7(),
+        change.needs_key,
     )
 
 
@@ -314,29 +325,32 @@ async def recent(
     """
     At most *limit* jobs, newest first, older than the job *before*; archived ones are not listed.
     """
-    rows = await connection.fetch(
-        """
-        SELECT * FROM video_jobs
-        WHERE ($1::text IS NULL OR status = $1)
-          AND ($2::text IS NULL OR provider = $2)
-          AND ($3::text IS NULL OR user_id = $3)
-          AND ($4::text IS NULL OR scene_id = $4)
-          AND ($5::uuid IS NULL OR id < $5)
-          AND ($7::text IS NULL OR model = $7)
-          AND ($8::text IS NULL OR error_code = $8)
-          AND archived_at IS NULL
-        ORDER BY id DESC
-        LIMIT $6
-        """,
-        status,
-        provider,
-        user_id,
-        scene_id,
-        before,
-        limit,
-        model,
-        code,
-    )
+    async with connection.transaction():
+        # A plan for all filters at once reads the whole table for what is rare.
+        await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+        rows = await connection.fetch(
+            """
+            SELECT * FROM video_jobs
+            WHERE ($1::text IS NULL OR status = $1)
+              AND ($2::text IS NULL OR provider = $2)
+              AND ($3::text IS NULL OR user_id = $3)
+              AND ($4::text IS NULL OR scene_id = $4)
+              AND ($5::uuid IS NULL OR id < $5)
+              AND ($7::text IS NULL OR model = $7)
+              AND ($8::text IS NULL OR error_code = $8)
+              AND archived_at IS NULL
+            ORDER BY id DESC
+            LIMIT $6
+            """,
+            status,
+            provider,
+            user_id,
+            scene_id,
+            before,
+            limit,
+            model,
+            code,
+        )
     return [job_of(row) for row in rows]
 
 
@@ -399,18 +413,34 @@ async def counts(connection: Connection) -> Counts:
     """Pending jobs that are due are waiting, those for later delayed, processing ones active."""
     row = await connection.fetchrow(
         """
+        -- Each by an index of its own: over all of them at once PostgreSQL reads the whole table,
+        -- a second for a million rows.
         SELECT
-            count(*) FILTER (WHERE status = 'pending' AND due_at <= now()) AS waiting,
-            count(*) FILTER (WHERE status = 'pending' AND due_at > now()) AS delayed,
-            count(*) FILTER (WHERE status = 'processing') AS active,
-            count(*) FILTER (WHERE status = 'completed') AS completed,
-            count(*) FILTER (WHERE status = 'failed' AND archived_at IS NULL) AS failed,
-            count(*) FILTER (WHERE status = 'cancelled' AND archived_at IS NULL) AS cancelled
-        FROM video_jobs
+            (SELECT count(*) FROM video_jobs WHERE status = 'pending' AND due_at <= now())
+                AS waiting,
+            (SELECT count(*) FROM video_jobs WHERE status = 'pending' AND due_at > now())
+                AS delayed,
+            (SELECT count(*) FROM video_jobs WHERE status = 'processing') AS active,
+            (SELECT count(*) FROM video_jobs WHERE status = 'completed') AS completed,
+            kept.failed, kept.cancelled
+        FROM (
+            -- As `video_jobs_kept` has it: archived ones stay for ever, and are not looked at.
+            SELECT count(*) FILTER (WHERE status = 'failed') AS failed,
+                   count(*) FILTER (WHERE status = 'cancelled') AS cancelled
+            FROM video_jobs WHERE status IN ('failed', 'cancelled') AND archived_at IS NULL
+        ) AS kept
         """
     )
     assert row is not None  # an aggregate always answers
     return Counts(**row)
+
+
+async def parked(connection: Connection) -> int:
+    """How many jobs wait because their provider key does not open."""
+    count: int = await connection.fetchval(
+        "SELECT count(*) FROM video_jobs WHERE parked_at IS NOT NULL AND completed_at IS NULL"
+    )
+    return count
 
 
 async def oldest_due_s(connection: Connection) -> float:

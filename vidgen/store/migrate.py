@@ -20,7 +20,7 @@ import asyncpg
 from loguru import logger
 
 from vidgen.errors import DatabaseError
-from vidgen.store.pool import connect
+from vidgen.store.pool import Connection, connect
 
 # Any constant will do, as long as every release uses the same one.
 LOCK_KEY = 7_306_086_967_106_100_323
@@ -95,6 +95,42 @@ def migrations() -> list[Migration]:
         )
         for name in files
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """
+    How the schema of a database stands to this release.
+
+    Attributes:
+        missing: Steps of this release that were not applied.
+        altered: Steps that were applied with another content.
+        newer: How many steps of later releases were applied.
+        newest: The last step of this release.
+    """
+
+    missing: tuple[str, ...]
+    altered: tuple[str, ...]
+    newer: int
+    newest: str
+
+
+async def standing(connection: Connection) -> Standing:
+    """How the schema stands to this release; changes nothing."""
+    exists = await connection.fetchval("SELECT to_regclass('vidgen_migrations') IS NOT NULL")
+    statement = "SELECT version, sha256 FROM vidgen_migrations"
+    rows = await connection.fetch(statement) if exists else []
+    applied = {row["version"]: row["sha256"] for row in rows}
+    known = migrations()
+    versions = {step.version for step in known}
+    return Standing(
+        missing=tuple(step.name for step in known if step.version not in applied),
+        altered=tuple(
+            step.name for step in known if applied.get(step.version, step.sha256) != step.sha256
+        ),
+        newer=len(applied.keys() - versions),
+        newest=known[-1].name,
+    )
 
 
 async def migrate(dsn: str) -> list[str]:

@@ -84,12 +84,13 @@ async def note(
     action: str,
     target: str,
     detail: Mapping[str, JsonValue],
-) -> None:
-    """Write one action down."""
-    await connection.execute(
+) -> int:
+    """Write one action down; its number."""
+    seq: int = await connection.fetchval(
         """
         INSERT INTO audit (who, role, address, action, target, detail)
         VALUES ($1, $2, $3, $4, $5, $6)
+        RETURNING seq
         """,
         who,
         role,
@@ -98,6 +99,12 @@ async def note(
         target,
         json_of(detail),
     )
+    return seq
+
+
+async def take_back(connection: Connection, seq: int) -> None:
+    """Forget action number *seq*: it was refused."""
+    await connection.execute("DELETE FROM audit WHERE seq = $1", seq)
 
 
 async def entries(connection: Connection, *, before: int | None, limit: int) -> list[AuditEntry]:

@@ -185,6 +185,7 @@ class Servers:
                 concurrency=20,
                 rate_limit_per_min=1_000_000,
                 settle_s=0,
+                submit_timeout_s=1,
                 backoff_s=0.02,
                 poll_interval_s=0.02,
                 progress_interval_s=0.05,
@@ -254,7 +255,7 @@ async def _claim(connection: Connection, settings: Settings) -> None:
 async def _empty(opened: _Opened) -> None:
     # Events and images go with their jobs.
     await opened.connection.execute(
-        "DELETE FROM video_jobs; DELETE FROM workers; DELETE FROM upkeep"
+        "DELETE FROM video_jobs; DELETE FROM workers; DELETE FROM upkeep; DELETE FROM provider_keys"
     )
     queue_name = opened.settings.queue_name
     async with redis_errors("remove dispatches"):

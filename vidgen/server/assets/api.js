@@ -11,9 +11,37 @@ export class Problem extends Error {
 const listeners = new Set();
 export const onUnauthorized = (listener) => listeners.add(listener);
 
+// Addresses whose last question got no answer, or the one that nothing can be answered now.
+const unanswered = new Map();
+const AWAY = new Set([0, 502, 503, 504]);
+const REMEMBERED_MS = 15_000; // the view that asked may be gone since
+let onAway = () => {};
+
+// listener(problem) whenever something becomes unanswered, or null once all is well.
+export function onUnanswered(listener) {
+  onAway = listener;
+}
+
+// Another view asks other questions: the old ones may never be asked again.
+export function forgetUnanswered() {
+  if (unanswered.size === 0) return;
+  unanswered.clear();
+  onAway(null);
+}
+
+function note(method, path, problem) {
+  if (method !== "GET") return; // what was done by hand is told where it was done
+  const before = unanswered.size;
+  const now = Date.now();
+  for (const [other, { at }] of unanswered) if (now - at > REMEMBERED_MS) unanswered.delete(other);
+  if (problem && AWAY.has(problem.status)) unanswered.set(path, { problem, at: now });
+  else unanswered.delete(path);
+  if (unanswered.size !== before) onAway(unanswered.values().next().value?.problem ?? null);
+}
+
 const TIMEOUT_MS = 20_000;
 
-export async function call(method, path, { query, body, headers, signal } = {}) {
+export async function call(method, path, { query, body, headers, signal, timeoutMs = TIMEOUT_MS } = {}) {
   const words = new URLSearchParams();
   for (const [name, value] of Object.entries(query ?? {})) {
     if (value !== null && value !== undefined && value !== "") words.set(name, value);
@@ -26,21 +54,25 @@ export async function call(method, path, { query, body, headers, signal } = {}) 
       headers: { Accept: "application/json", ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
       credentials: "same-origin",
-      signal: signal ?? AbortSignal.timeout(TIMEOUT_MS),
+      signal: signal ?? AbortSignal.timeout(timeoutMs),
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("No answer came from the server; look again before you try again.", 0, "unreachable");
+    const problem = new Problem("No answer came from the server; look again before you try again.", 0, "unreachable");
+    note(method, path, problem);
+    throw problem;
   }
   const type = response.headers.get("Content-Type") ?? "";
   const document = type.includes("json") ? await response.json().catch(() => null) : null;
-  if (response.ok) return document;
+  const problem = response.ok ? null : new Problem(document?.detail ?? document?.message ?? `The server answered ${response.status}.`, response.status, document?.code);
+  note(method, path, problem);
+  if (problem === null) return document;
   if (response.status === 401 && path !== "/api/login") for (const listener of listeners) listener();
-  throw new Problem(document?.detail ?? document?.message ?? `The server answered ${response.status}.`, response.status, document?.code);
+  throw problem;
 }
 
 export const get = (path, query, signal) => call("GET", path, { query, signal });
-export const post = (path, body = {}, headers = {}) => call("POST", path, { body, headers });
+export const post = (path, body = {}, more = {}) => call("POST", path, { body, ...more });
 
 // As crypto.randomUUID, which browsers keep from pages without TLS.
 export function uuid() {

@@ -8,7 +8,7 @@
 //   update(route)  the same view is wanted with another query; true if it could do that in place
 //   unmount()
 
-import { get, onUnauthorized, post } from "./api.js";
+import { forgetUnanswered, get, onUnanswered, onUnauthorized, post } from "./api.js";
 import { attr, button, h, icon, put, show, swap, toast } from "./dom.js";
 import * as live from "./live.js";
 import { current, hashOf } from "./route.js";
@@ -33,6 +33,7 @@ const VIEWS = [
   { path: "/audit", view: audit, name: "Audit", glyph: "audit" },
 ];
 const QUEUE_AT_MOST_EVERY_MS = 1500;
+const AGAIN_MS = 3000; // while the server is away
 
 const main = document.getElementById("main");
 const shell = document.getElementById("shell");
@@ -42,18 +43,24 @@ let session = null;
 let open = null; // {entry, route, handle}
 let failedCount = null;
 let lastQueue = null; // so that a view opened now does not begin with dashes
+let cut = false; // the stream is broken
+let away = null; // why questions are not answered
+let again = null;
 let queueTimer = null;
 let queueAskedAt = 0;
 
 start();
 
 async function start() {
-  put(lost, "Connection lost, trying again …");
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault(); // the fragment is the route
     main.focus();
   });
-  onUnauthorized(() => session && ask());
+  onUnauthorized(() => session && ask("The session has ended, or its token was changed."));
+  onUnanswered((problem) => {
+    away = problem;
+    drawLost();
+  });
   window.addEventListener("hashchange", () => session && go());
   live.listen(news);
   setInterval(tick, 1000);
@@ -72,21 +79,34 @@ async function enter() {
   main.classList.remove("alone");
   drawShell();
   show(shell, true);
-  live.start((is) => show(lost, is));
+  live.start((is) => {
+    cut = is;
+    drawLost();
+  });
   askQueue();
   go();
 }
 
-function ask() {
+function ask(why = null) {
   session = null;
   lastQueue = null;
   live.stop();
   close();
   show(shell, false);
-  show(lost, false);
+  drawLost();
   main.classList.add("alone");
   document.title = "Log in · vidgen";
-  login.mount(main, enter);
+  login.mount(main, enter, why);
+}
+
+// A stream may stay open while PostgreSQL is away: then nothing on the page is news, and it says so.
+function drawLost() {
+  const is = session !== null && (cut || away !== null);
+  const reached = !cut && away !== null && away.status !== 0;
+  if (is) put(lost, reached ? `The server cannot answer now, trying again … (${away.message})` : "Connection lost, trying again …");
+  show(lost, is);
+  if (is && away !== null) again ??= setInterval(() => document.hidden || news({ refresh: true }), AGAIN_MS);
+  else again = clearInterval(again) ?? null;
 }
 
 async function leave() {
@@ -135,6 +155,7 @@ function go() {
   open = { entry, route, handle: null };
   open.handle = entry.view.mount(root, context);
   if (lastQueue) open.handle.queue?.(lastQueue);
+  if (open.handle.queue) askQueue(); // of a pause no event tells
   if (!first) {
     window.scrollTo(0, 0);
     if (!root.contains(document.activeElement)) heading.focus({ preventScroll: true });
@@ -146,6 +167,7 @@ function go() {
 }
 
 function close() {
+  forgetUnanswered();
   open?.handle?.unmount?.();
   open = null;
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();

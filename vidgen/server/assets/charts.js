@@ -81,7 +81,7 @@ export function chart({ title, series, format, figure, least, round = decimal })
       const follows = index > 0 && values[index - 1] !== null && values[index - 1] !== undefined;
       path += `${follows ? "L" : "M"}${x(index).toFixed(1)} ${y(value).toFixed(1)}`;
       const lonely = !follows && (values[index + 1] === null || values[index + 1] === undefined);
-      if (lonely) picture.append(svg("circle.mark-dot", { cx: x(index), cy: y(value), r: 2 }));
+      if (lonely) picture.append(svg("circle.mark-dot", { class: one.class, cx: x(index), cy: y(value), r: 2 }));
     });
     if (path) picture.append(svg("path", { class: one.class, d: path }));
   }

@@ -10,6 +10,7 @@ export const title = () => "Failed";
 
 const LISTED = 6;
 const LIMIT = 1000;
+const ALL_OF_THEM_MS = 120_000; // each is a transaction of its own
 
 export function mount(root, context) {
   let gone = false;
@@ -88,7 +89,7 @@ export function mount(root, context) {
       body: h("div.dialog-body", null, told, h("label.choice", null, anew, h("span", null, "Make all of them anew, even where the paid video may still be had"))),
       confirm: "Counting …",
       act: async () => {
-        const done = await post("/api/failed/retry", { ...filter, limit: LIMIT, anew: anew.checked });
+        const done = await post("/api/failed/retry", { ...filter, limit: LIMIT, anew: anew.checked }, { timeoutMs: ALL_OF_THEM_MS });
         toast(`${plural(done.jobs.length, "job goes", "jobs go")} on.`);
         context.askQueue();
         look();
@@ -123,6 +124,7 @@ function bill(dry) {
   const again = paying(dry);
   const free = dry.jobs.length - again;
   const jobs = dry.jobs.filter((job) => job.pays_again).slice(0, LISTED);
+  const full = dry.jobs.length === LIMIT;
   return [
     h(
       "div.sum",
@@ -137,5 +139,6 @@ function bill(dry) {
     jobs.length
       ? h("p.hint", null, "Paid again: ", jobs.map((job, index) => [index ? ", " : "", h("a.link", { href: `#/jobs/${job.job_id}` }, short(job.job_id)), ` ${job.cost_micros === null ? "unknown" : money(job.cost_micros)}`]), again > jobs.length ? ` and ${number(again - jobs.length)} more` : "")
       : null,
+    full ? h("p.hint", null, `${number(LIMIT)} at once: if there are more, they stay here and can be retried after these.`) : null,
   ];
 }

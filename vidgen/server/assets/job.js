@@ -10,11 +10,14 @@ export const name = "job";
 export const title = (entry) => `Job ${short(entry.id)}`;
 
 const LOOK_AT_MOST_EVERY_MS = 700;
-const DELIVERIES = 50;
+// Deliveries tell nothing live: looked at again when their next try is over, within these.
+const DELIVERY_SOON_MS = 1500;
+const DELIVERY_LATE_MS = 15_000;
 
 export function mount(root, context) {
   let job = null;
   let timer = null;
+  let later = null;
   let gone = false;
 
   const pill = h("span.status.pill", { hidden: true });
@@ -52,6 +55,7 @@ export function mount(root, context) {
       job = answer;
       swap(error);
       draw();
+      followDeliveries();
     } catch (problem) {
       if (gone || job) return; // what is shown still holds
       swap(error, h("div.empty", null, h("p.empty-title", null, problem.status === 404 ? "There is no such job" : "The job cannot be shown"), h("p", null, problem.status === 404 ? "Failed and cancelled ones are deleted after a while." : problem.message)));
@@ -60,9 +64,7 @@ export function mount(root, context) {
 
   function draw() {
     show(body, true);
-    show(pill, true);
-    attr(pill, "class", `status pill ${tone(job)}`);
-    put(pill, state(job));
+    drawState();
     drawActions();
     drawStage();
     drawReason();
@@ -77,6 +79,12 @@ export function mount(root, context) {
     show(metadata, Boolean(extra));
     if (extra && !metadata.firstChild) metadata.append(h("div.section-head", null, h("h2", null, "Metadata")), h("pre", { tabindex: "0" }, JSON.stringify(job.metadata, null, 2)));
     drawDeliveries();
+  }
+
+  function drawState() {
+    show(pill, true);
+    attr(pill, "class", `status pill ${tone(job)}`);
+    put(pill, state(job));
   }
 
   // Only what differs: a button that has the focus stays the same button.
@@ -216,20 +224,23 @@ export function mount(root, context) {
   // --- webhooks ---
 
   function drawDeliveries() {
-    const some = job.deliveries ?? [];
+    const some = job.deliveries;
     show(deliveries, some.length > 0);
     if (some.length === 0) return;
     if (!deliveries.firstChild) {
-      deliveries.append(h("div.section-head", null, h("h2", null, "Webhook deliveries")), h("div.scroll", { tabindex: "0", role: "region", aria: { label: "Webhook deliveries" } }, h("table", null, h("thead", null, h("tr", null, ["Event", "State", "Tries", "Answer", "When"].map((words) => h("th", { scope: "col" }, words)), h("th", null, h("span.visually-hidden", null, "Replay")))), h("tbody"))));
+      deliveries.append(h("div.section-head", null, h("h2", null, "Webhook deliveries")), h("div.scroll", { tabindex: "0", role: "region", aria: { label: "Webhook deliveries" } }, h("table", null, h("thead", null, h("tr", null, ["Event", "State", "Tries", "Last answer", "When"].map((words) => h(`th${words === "Tries" ? ".number" : ""}`, { scope: "col" }, words)), h("th", null, h("span.visually-hidden", null, "Send again")))), h("tbody"))));
     }
-    reconcile(deliveries.querySelector("tbody"), some.slice(0, DELIVERIES), (one) => one.id, makeDelivery, drawDelivery);
+    reconcile(deliveries.querySelector("tbody"), some, (one) => one.id, makeDelivery, drawDelivery);
   }
 
   function makeDelivery(one) {
     const parts = { event: h("td"), state: h("span.status"), tries: h("td.number"), answer: h("td.wrap.muted"), when: h("td.muted"), act: h("td.number") };
     const row = h("tr", null, parts.event, h("td", null, parts.state), parts.tries, parts.answer, parts.when, parts.act);
     row.parts = parts;
-    if (context.acts) parts.act.append(button("Replay", { kind: "small", glyph: "retry", onclick: () => replay(one.id) }));
+    if (context.acts) {
+      parts.replay = button("Replay", { kind: "small", glyph: "retry", onclick: () => replay(one.id) });
+      parts.act.append(parts.replay);
+    }
     return row;
   }
 
@@ -240,17 +251,31 @@ export function mount(root, context) {
     put(parts.state, one.state);
     put(parts.tries, String(one.attempts));
     put(parts.answer, [one.last_status, one.last_error].filter(Boolean).join(" ") || "–");
-    const at = one.delivered_at ?? one.created_at;
-    if (parts.when.dataset.at !== at) {
-      parts.when.dataset.at = at;
-      swap(parts.when, at ? time(at) : "–");
+    // Once it has ended: all over again. Before: now, instead of at its time.
+    if (parts.replay) put(parts.replay.querySelector("span"), one.state === "pending" ? "Try now" : "Replay");
+    const [words, at] = whenOf(one);
+    if (parts.when.dataset.at !== `${words} ${at}`) {
+      parts.when.dataset.at = `${words} ${at}`;
+      swap(parts.when, words, at && time(at));
     }
+  }
+
+  function whenOf(one) {
+    if (one.state === "delivered") return ["", one.delivered_at];
+    if (one.state !== "pending") return ["made ", one.created_at];
+    return Date.parse(one.next_at) - Date.now() < 5000 ? ["due now", null] : ["next try ", one.next_at];
+  }
+
+  function followDeliveries() {
+    clearTimeout(later);
+    const next = job.deliveries.filter((one) => one.state === "pending").map((one) => Date.parse(one.next_at) - Date.now());
+    if (next.length > 0) later = setTimeout(look, Math.min(Math.max(Math.min(...next), DELIVERY_SOON_MS), DELIVERY_LATE_MS));
   }
 
   async function replay(id) {
     try {
       await post(`/api/deliveries/${id}/replay`);
-      done("The delivery is made again.");
+      done("It is sent now, under the same id.");
     } catch (problem) {
       toast(problem.message, "bad");
     }
@@ -261,17 +286,21 @@ export function mount(root, context) {
   }
 
   return {
-    refresh: () => (job === null || !isFinal(job) || job.deliveries?.some((one) => one.state === "pending") ? soon() : null),
+    refresh: () => (job === null || !isFinal(job) || job.deliveries.some((one) => one.state === "pending") ? soon() : null),
     tick: () => job && !isFinal(job) && stage.parts && drawLive(),
     event(event) {
       if (event.job_id !== context.id || !job) return;
       apply(job, event);
-      if (event.type === undefined || event.type === "progressed") drawStage();
-      else soon();
+      // A video is shown, and what can be done offered, once the whole answer is there.
+      if (isFinal(job)) return soon();
+      drawState();
+      drawStage();
+      if (event.type !== undefined && event.type !== "progressed") soon();
     },
     unmount() {
       gone = true;
       clearTimeout(timer);
+      clearTimeout(later);
       stage.querySelector("video")?.pause();
     },
   };
@@ -312,7 +341,7 @@ function factsOf(job) {
     ["Stored at", coded(job.storage_key, "storage key")],
     ["SHA-256", coded(job.sha256, "hash")],
     ["Worker", job.worker_id ? short(job.worker_id) : null],
-    ["Key", coded(job.idempotency_key, "idempotency key")],
+    ["Idempotency key", coded(job.idempotency_key, "idempotency key")],
     ["Webhook", job.webhook_url],
     ["Job id", coded(job.id, "job id")],
   ];

@@ -3,7 +3,8 @@
 import { post } from "./api.js";
 import { h, put, show, swap } from "./dom.js";
 
-export function mount(root, enter) {
+// `why` is what led here, if somebody was in already.
+export function mount(root, enter, why = null) {
   const token = h("input", { id: "token", type: "password", name: "token", autocomplete: "current-password", required: true, spellcheck: "false", aria: { describedby: "token-hint" } });
   const error = h("p.error", { role: "alert", hidden: true });
   const go = h("button.button.primary", { type: "submit" }, "Log in");
@@ -28,6 +29,7 @@ export function mount(root, enter) {
     },
     h("div.brand", null, h("img", { src: "/assets/icon.svg", alt: "", width: 20, height: 20 }), h("span", null, "vidgen")),
     h("h1", null, "Log in"),
+    why && h("p.muted", { role: "status" }, why),
     h("input", { name: "username", autocomplete: "username", value: "token", hidden: true }), // for password managers
     h("div.field", null, h("label", { for: "token" }, "Token"), token, h("p.hint", { id: "token-hint" }, "ADMIN_TOKEN of this server, or one of its named tokens.")),
     error,

@@ -14,6 +14,7 @@ const ROLES = { first_frame: "First frame", last_frame: "Last frame", reference:
 export function mount(root, context) {
   let providers = [];
   let gone = false;
+  let loading = false;
   let sent = null; // the idempotency key of this wish, and the wish: one wish never becomes two videos
   const images = [];
 
@@ -75,10 +76,13 @@ export function mount(root, context) {
   load();
 
   async function load() {
+    loading = true;
     try {
       ({ providers } = await get("/api/providers"));
       if (gone) return;
+      show(nothing, false);
     } catch (problem) {
+      loading = false;
       if (gone) return;
       swap(nothing, empty("failed", "The models cannot be listed", problem.message));
       show(nothing, true);
@@ -247,7 +251,7 @@ export function mount(root, context) {
     show(error, false);
     attr(prompt, "aria-invalid", null);
     try {
-      const job = await post("/api/jobs", made, { "Idempotency-Key": sent.key });
+      const job = await post("/api/jobs", made, { headers: { "Idempotency-Key": sent.key } });
       context.askQueue();
       context.navigate(`/jobs/${job.id}`);
     } catch (problem) {
@@ -260,6 +264,7 @@ export function mount(root, context) {
   }
 
   return {
+    refresh: () => loading || load(), // until the models were told once
     unmount() {
       gone = true;
     },

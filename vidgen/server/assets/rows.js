@@ -34,6 +34,7 @@ export function apply(job, event) {
   const seen = `${job.status} ${job.stage}`;
   if (event.progress !== undefined) job.progress = event.progress;
   if (event.type === undefined || event.type === "progressed") return false;
+  if (event.stage === "transferring" && job.stage !== event.stage) job.eta = null; // it was about the generation
   Object.assign(job, { status: event.status, stage: event.stage, attempt: event.attempt });
   if (isFinal(job)) {
     job.eta = null;

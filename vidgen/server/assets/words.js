@@ -105,10 +105,16 @@ export function percent(job, now = Date.now()) {
 // The provider's name for something without the long way to it.
 export const tail = (id) => (String(id).includes("/") ? `…/${String(id).split("/").at(-1)}` : String(id));
 
-export function eta(job) {
+export function eta(job, now = Date.now()) {
   if (isFinal(job) || !job.eta?.p50) return null;
-  const seconds = (Date.parse(job.eta.p50) - Date.now()) / 1000;
+  const seconds = Math.min((Date.parse(job.eta.p50) - now) / 1000, byProgress(job, now) ?? Infinity);
   return seconds <= 0 ? "any moment" : about(seconds);
+}
+
+// A rule of thumb gives way to what the provider itself tells, once that is more than a beginning.
+function byProgress(job, now) {
+  if (job.eta.basis === "history" || job.stage !== "generating" || !job.submitted_at || job.progress < 10) return null;
+  return ((now - Date.parse(job.submitted_at)) / 1000) * ((100 - job.progress) / job.progress);
 }
 
 export function etaTitle(job) {
@@ -138,6 +144,7 @@ const CODES = {
   storage_unavailable: "The bucket did not answer until the deadline. The video is paid: a retry stores it.",
   storage_denied: "The bucket refuses our key. The video is paid: mend the right, then retry.",
   bucket_missing: "The bucket does not exist. The video is paid: create it, then retry.",
+  key_unreadable: "Its stored provider key does not open. It waits, and goes on once ENCRYPTION_KEYS is right.",
   internal_error: "A defect of vidgen; the log has the traceback.",
   invalid_request: "The request cannot be done as it stands.",
   unknown_model: "The catalog has no such model.",
@@ -172,6 +179,8 @@ export function told(event, job) {
       return detail.absent
         ? { title: "The paid request never arrived", more: "Proven by the provider's list: the same attempt may be made again.", tone: "warn" }
         : { title: detail.message ?? codeMeans(detail.code), more: wait, tone: "warn", code: detail.code };
+    case "parked":
+      return { title: "Waits: its provider key does not open", more: [detail.message, detail.wait_s ? `Next try in ${duration(detail.wait_s)}; nothing is counted meanwhile.` : null].filter(Boolean).join(" "), tone: "warn", code: detail.code };
     case "reattempted":
       return { title: "Another attempt follows", more: [detail.message, wait].filter(Boolean).join(" "), tone: "warn", code: detail.code, cost: detail.may_be_paid_twice ? "may be paid twice" : null };
     case "failed":

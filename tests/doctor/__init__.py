@@ -1,0 +1,1 @@
+"""Each check against servers that are well, and against servers that are not."""

@@ -1,0 +1,159 @@
+"""Many videos are looked at with one list; what a list cannot say is asked one by one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+
+from tests.pipeline.conftest import Carrier, carrying
+from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
+from vidgen import JobStatus, VideoJob, VideoRequest
+from vidgen.pipeline import lookout
+from vidgen.resources import open_resources
+from vidgen.settings import Settings
+from vidgen.simulator.server import SimulatorServer
+
+__all__ = ["quick"]
+
+MANY = 30
+GENERATION_S = 1.5
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"poll_interval_s": 0.1})
+
+
+@pytest.fixture(autouse=True)
+def slow(quick: None, simulator: SimulatorServer) -> None:
+    for provider in simulator.simulators.values():
+        provider.generation_s = GENERATION_S
+
+
+async def made(carrier: Carrier, request: VideoRequest, count: int = MANY) -> list[VideoJob]:
+    jobs = [
+        await carrier.enqueue(replace(request, prompt=f"{request.prompt} {number}"))
+        for number in range(count)
+    ]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(carrier.finish(job)) for job in jobs]
+    return [task.result() for task in tasks]
+
+
+async def test_one_list_answers_for_many(carrier: Carrier, simulator: SimulatorServer) -> None:
+    jobs = await made(carrier, SORA)
+
+    assert {(job.status, job.attempt) for job in jobs} == {(JobStatus.COMPLETED, 1)}
+    counts = simulator.sora.counts
+    assert counts["list"] > 0
+    # Each by itself would have asked about ten times.
+    assert counts["poll"] + counts["list"] < MANY * 5
+
+
+async def test_two_videos_are_not_worth_a_list(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    await made(carrier, SORA, count=2)
+
+    assert simulator.sora.counts["list"] == 0
+
+
+async def test_a_provider_without_a_list_is_asked_one_by_one(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    jobs = await made(carrier, VEO, count=5)
+
+    assert {job.status for job in jobs} == {JobStatus.COMPLETED}
+    assert simulator.veo.counts["poll"] > 5
+
+
+@pytest.mark.parametrize(
+    "rule", ["list 404", "list html", "list not-json", "list huge", "list json-list"]
+)
+async def test_a_list_that_is_no_use_is_asked_for_once(
+    carrier: Carrier, simulator: SimulatorServer, rule: str
+) -> None:
+    simulator.sora.script(a_rule(rule))
+
+    jobs = await made(carrier, SORA, count=5)
+
+    assert {(job.status, job.attempt) for job in jobs} == {(JobStatus.COMPLETED, 1)}
+    assert simulator.sora.counts["list"] == 1
+
+
+async def test_a_list_that_lacks_our_videos_is_given_up(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.script(a_rule("list hidden 60s"))
+
+    jobs = await made(carrier, SORA, count=5)
+
+    assert {(job.status, job.attempt) for job in jobs} == {(JobStatus.COMPLETED, 1)}
+    assert simulator.sora.counts["list"] == 1
+
+
+@pytest.mark.parametrize("rule", ["list 503", "list disconnect", "list 429-retry-after"])
+async def test_a_list_that_fails_for_now_costs_no_video(
+    carrier: Carrier, simulator: SimulatorServer, rule: str
+) -> None:
+    simulator.sora.script(a_rule(rule, times=2))
+
+    jobs = await made(carrier, SORA, count=5)
+
+    assert {(job.status, job.attempt) for job in jobs} == {(JobStatus.COMPLETED, 1)}
+
+
+async def test_what_a_list_calls_failed_is_looked_at_before_it_is_believed(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.script(a_rule("poll moderation"))
+
+    jobs = await made(carrier, SORA, count=5)
+
+    assert {(job.status, job.error_code) for job in jobs} == {(JobStatus.FAILED, "content_blocked")}
+    assert simulator.sora.counts["poll"] >= 5
+
+
+@asynccontextmanager
+async def stale_gateway(origin: str) -> AsyncIterator[str]:
+    """The address of a gateway before *origin* that answers with the first full list for ever."""
+    kept: list[bytes] = []
+
+    async def pass_on(request: web.Request) -> web.Response:
+        is_list = request.method == "GET" and request.path == "/v1/videos"
+        if is_list and kept:
+            return web.Response(body=kept[0], content_type="application/json")
+        async with session.request(
+            request.method,
+            f"{origin}{request.path_qs}",
+            data=await request.read(),
+            headers={"Authorization": "Bearer sk-simulated", "Content-Type": "application/json"},
+        ) as answer:
+            body = await answer.read()
+        if is_list:
+            kept.append(body)
+        return web.Response(status=answer.status, body=body, content_type=answer.content_type)
+
+    app = web.Application(client_max_size=2**24)
+    app.router.add_route("*", "/{path:.*}", pass_on)
+    async with ClientSession() as session, TestServer(app) as server:
+        yield str(server.make_url("/v1"))
+
+
+async def test_a_list_that_stands_still_hides_no_finished_video(
+    settings: Settings, simulator: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookout, "OWN_LOOK_EVERY_S", 0.5)
+    async with (
+        stale_gateway(simulator.sora.url.removesuffix("/v1")) as url,
+        open_resources(settings.model_copy(update={"openai_base_url": url})) as resources,
+        carrying(resources) as carrier,
+    ):
+        jobs = await made(carrier, SORA, count=5)
+
+    assert {job.status for job in jobs} == {JobStatus.COMPLETED}
+    assert simulator.sora.counts["list"] >= 1

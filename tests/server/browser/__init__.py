@@ -1,0 +1,1 @@
+"""The page as people see it: headless Chromium on the real server."""

@@ -1,0 +1,349 @@
+"""What people do on the page, and what comes of it in the queue."""
+
+import asyncio
+
+from playwright.async_api import Page, Route, expect
+
+from tests.journeys.conftest import WorkerProcess
+from tests.server.browser.conftest import TOGETHER, OpenPage, World
+from tests.server.browser.test_views import ask
+from vidgen.errors import ContentBlockedError, StorageDeniedError
+from vidgen.job import EventType, JobStatus, Stage, VideoJob, VideoRequest
+from vidgen.simulator.control import unix_now
+
+pytestmark = TOGETHER
+
+
+async def confirm(page: Page, name: str) -> None:
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_role("button", name=name).click()
+    await expect(dialog).to_have_count(0)
+
+
+# --- a video from the form to the screen ---
+
+
+async def test_a_video_is_asked_for_followed_and_played(
+    open_page: OpenPage, world: World, worker: WorkerProcess
+) -> None:
+    page = await open_page("#/new")
+    await page.get_by_label("Prompt").fill("a tram in the rain [[sim:generate 600]]")
+    await page.get_by_role("radio", name="8 s").check()
+    await page.get_by_role("radio", name="landscape").check()
+    await expect(page.locator(".price .value")).to_have_text("$0.80")
+
+    await page.get_by_role("button", name="Make the video").click()
+
+    await expect(page.locator(".pill")).to_have_text("generating")
+    for percent in (30, 60):
+        reach(world, percent)
+        await expect(page.locator(".stage .value")).to_have_text(f"{percent} %")
+        assert await page.get_by_role("progressbar").evaluate("bar => bar.value") == percent
+    reach(world, 100)
+    await expect(page.locator(".pill")).to_have_text("completed")
+    video = page.locator("video")
+    await expect(video).to_be_visible()
+    await video.evaluate("async video => { video.muted = true; await video.play() }")
+    await video.evaluate(
+        "video => new Promise(done => video.addEventListener('timeupdate',"
+        " () => video.currentTime > 0.2 && done()))"
+    )
+    assert await video.evaluate("video => [video.readyState >= 2, video.videoWidth]") == [True, 320]
+    assert await page.locator("#nav a[aria-current=page]").inner_text() == "Jobs"
+    [charge] = world.simulators.sora.bill
+    assert (charge.seconds, charge.cost_micros) == (8, 800_000)
+    [job] = await world.queue.recent()
+    assert (job.parameters["size"], job.idempotency_key is None) == ("1280x720", False)
+
+
+def reach(world: World, percent: int) -> None:
+    """Let the one generation of Sora be as far as that, and stay there for a while; 100 ends it."""
+    [generation] = world.simulators.sora.generations.values()
+    if percent == 100:
+        generation.ready_at = unix_now()
+        return
+    # The simulator tells whole parts of 99. In the middle of one: for 500 s it tells no other.
+    generation.created_at = unix_now() - (percent + 0.5) * 1000
+    generation.ready_at = generation.created_at + 99 * 1000
+
+
+async def test_a_form_sent_twice_is_one_video(open_page: OpenPage, world: World) -> None:
+    page = await open_page("#/new", allow="ERR_FAILED")
+    await page.get_by_label("Prompt").fill("a tram in the rain")
+    # The first answer is lost on its way: the server has the job, the page does not know.
+
+    async def lose(route: Route) -> None:
+        await route.fetch()
+        await route.abort()
+
+    await page.route("**/api/jobs", lose, times=1)
+    submit = page.get_by_role("button", name="Make the video")
+
+    await submit.click()
+    await expect(page.get_by_role("alert").filter(visible=True)).to_contain_text("No answer came")
+    await submit.click()
+
+    await expect(page.locator(".pill")).to_have_text("waiting")
+    assert len(await world.queue.recent()) == 1
+
+
+async def test_the_form_offers_what_the_model_can_do(open_page: OpenPage, world: World) -> None:
+    page = await open_page("#/new")
+    form = page.locator("form.form")
+
+    await page.get_by_label("Model").select_option("veo/veo-3.1-fast-generate-preview")
+
+    await expect(form.get_by_role("group", name="Shape")).to_be_visible()
+    await expect(form.get_by_label("Not in the picture")).to_be_visible()
+    await expect(form.get_by_label("Seed")).to_be_hidden()
+    await form.get_by_role("radio", name="1080p").check()
+    # That resolution exists at the full length only.
+    await expect(form.get_by_role("radio", name="8 s")).to_be_checked()
+    await expect(form.get_by_role("radio", name="4 s")).to_be_disabled()
+    await expect(page.locator(".price .value")).to_have_text("$0.96")
+    await expect(page.get_by_role("option", name="not set up").first).to_be_disabled()
+
+
+async def test_what_the_catalog_refuses_is_said_beside_the_button(
+    open_page: OpenPage, world: World
+) -> None:
+    page = await open_page("#/new", allow="400")
+    await page.get_by_label("Prompt").fill("x" * 32_001)
+
+    await page.get_by_role("button", name="Make the video").click()
+
+    await expect(page.locator(".price .error")).to_contain_text("takes at most 32000")
+    assert await world.queue.recent() == []
+
+
+async def test_one_like_it_takes_over_what_was_asked(open_page: OpenPage, world: World) -> None:
+    job = await world.hand.fail(
+        await ask(world, "paper boats", scene_id="scene-7"), ContentBlockedError("no")
+    )
+    page = await open_page(f"#/jobs/{job.id}")
+
+    await page.get_by_role("link", name="One like it").click()
+
+    await expect(page.get_by_label("Prompt")).to_have_value("paper boats")
+    await expect(page.get_by_role("radio", name="8 s")).to_be_checked()
+    await page.get_by_text("For whom and when").click()
+    await expect(page.get_by_label("Scene")).to_have_value("scene-7")
+
+
+# --- cancel ---
+
+
+async def test_a_job_in_line_is_cancelled_for_free(open_page: OpenPage, world: World) -> None:
+    job = await ask(world)
+    page = await open_page(f"#/jobs/{job.id}")
+
+    await page.get_by_role("button", name="Cancel …").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("cancelling is free")
+    await confirm(page, "Cancel the job")
+
+    await expect(page.locator(".pill")).to_have_text("cancelled")
+    await expect(page.locator(".banner")).to_contain_text("it cost nothing")
+    assert (await world.queue.get(job.id)).status is JobStatus.CANCELLED
+
+
+async def test_a_generation_is_cancelled_with_the_truth_about_the_money(
+    open_page: OpenPage, world: World, worker: WorkerProcess
+) -> None:
+    job = await ask(world, "a tram [[sim:generate 30]]")
+    page = await open_page(f"#/jobs/{job.id}")
+    await expect(page.locator(".pill")).to_have_text("generating")
+
+    await page.get_by_role("button", name="Cancel …").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("$0.80 may be billed")
+    await confirm(page, "Cancel the job")
+
+    await expect(page.locator(".pill")).to_have_text("cancelled")
+    await expect(page.locator(".timeline")).to_contain_text("Cancel asked for")
+    assert world.simulators.sora.of("cancel")
+
+
+async def test_a_video_that_is_made_can_be_discarded(open_page: OpenPage, world: World) -> None:
+    job = await ask(world)
+    await world.hand.generate(await world.hand.submit(await world.hand.claim(job)))
+    page = await open_page(f"#/jobs/{job.id}")
+
+    await page.get_by_role("button", name="Cancel …").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("$0.80 is due whatever happens")
+    await page.get_by_label("Discard the video").check()
+    await confirm(page, "Cancel the job")
+
+    await expect(page.locator(".pill")).to_have_text("cancelling")
+    assert (await world.queue.get(job.id)).cancel_discards
+
+
+# --- retry ---
+
+
+async def test_a_retry_that_pays_says_how_much_before(open_page: OpenPage, world: World) -> None:
+    job = await world.hand.fail(await ask(world), ContentBlockedError("moderation said no"))
+    page = await open_page(f"#/jobs/{job.id}")
+
+    await page.get_by_role("button", name="Retry …").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("a new video for about $0.80")
+    await confirm(page, "Retry for $0.80")
+
+    await expect(page.locator(".pill")).to_have_text("waiting")
+    assert (await world.queue.get(job.id)).status is JobStatus.PENDING
+
+
+async def test_a_retry_goes_on_with_what_is_paid(open_page: OpenPage, world: World) -> None:
+    job = await kept(world)
+    page = await open_page(f"#/jobs/{job.id}")
+
+    await page.get_by_role("button", name="Retry …").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("nothing is paid again")
+    await confirm(page, "Retry")
+
+    await expect(page.locator(".timeline")).to_contain_text("Goes on with what is paid already")
+    assert (await world.queue.get(job.id)).stage is Stage.TRANSFERRING
+
+
+async def kept(world: World) -> VideoJob:
+    """A job whose video is made, and failed on its way into the bucket."""
+    hand = world.hand
+    job = await hand.generate(await hand.submit(await hand.claim(await ask(world))))
+    return await hand.fail(job, StorageDeniedError("the bucket refuses our key"))
+
+
+async def test_all_of_a_kind_are_retried_after_a_look_at_the_bill(
+    open_page: OpenPage, world: World
+) -> None:
+    blocked = [await world.hand.fail(await ask(world), ContentBlockedError("no")) for _ in range(3)]
+    other = await kept(world)
+    page = await open_page("#/failed")
+    await expect(page.locator("#nav .count")).to_have_text("4")
+
+    await page.get_by_role("button", name="Retry those with content_blocked of sora").click()
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_contain_text("3 are made and paid again$2.40")
+    assert all([(await world.queue.get(job.id)).status is JobStatus.FAILED for job in blocked])
+    await confirm(page, "Retry 3 jobs for $2.40")
+
+    await expect(page.locator(".group")).to_have_count(1)
+    await expect(page.locator("#nav .count")).to_have_text("1")
+    assert all([(await world.queue.get(job.id)).status is JobStatus.PENDING for job in blocked])
+    assert (await world.queue.get(other.id)).status is JobStatus.FAILED
+
+
+async def test_a_dry_run_counts_again_when_all_shall_be_anew(
+    open_page: OpenPage, world: World
+) -> None:
+    await kept(world)
+    page = await open_page("#/failed")
+
+    await page.get_by_role("button", name="Retry those").click()
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_contain_text("1 go on with what is paid")
+    await dialog.get_by_label("Make all of them anew").check()
+
+    await expect(dialog.get_by_role("button", name="Retry 1 job for $0.80")).to_be_enabled()
+
+
+# --- the queue ---
+
+
+async def test_a_provider_is_paused_and_resumed(open_page: OpenPage, world: World) -> None:
+    page = await open_page("#/providers")
+    sora = page.get_by_role("region", name="Sora", exact=True)
+
+    await sora.get_by_role("button", name="Pause").click()
+    await page.get_by_label("Reason").fill("the vendor has an incident")
+    await confirm(page, "Pause")
+    await expect(sora.locator(".pill")).to_have_text("paused")
+
+    await page.get_by_role("link", name="Overview").click()
+    await expect(page.locator(".issues")).to_contain_text(
+        "Sora is paused by admin: the vendor has an incident"
+    )
+    await page.get_by_role("button", name="Resume Sora").click()
+    await expect(page.locator(".issues")).not_to_contain_text("Sora is paused")
+
+    await page.get_by_role("link", name="Audit").click()
+    await expect(page.locator("tbody code")).to_have_text(["resume", "pause"])
+
+
+async def test_the_queue_is_drained_and_goes_on(open_page: OpenPage, world: World) -> None:
+    page = await open_page()
+
+    await page.get_by_role("button", name="Drain …").click()
+    await confirm(page, "Drain")
+    await expect(page.locator(".pill")).to_have_text("drained")
+
+    await page.locator(".actions").get_by_role("button", name="Resume").click()
+    await expect(page.locator(".pill")).not_to_have_text("drained")
+
+
+async def test_somebody_else_was_faster_and_the_page_says_so(
+    open_page: OpenPage, world: World
+) -> None:
+    job = await world.hand.fail(await ask(world), ContentBlockedError("no"))
+    page = await open_page(f"#/jobs/{job.id}", allow="409")
+    await page.get_by_role("button", name="Retry …").click()
+    async with asyncio.timeout(10):
+        await world.queue.retry(job.id)
+
+    await page.get_by_role("dialog").get_by_role("button", name="Retry for").click()
+
+    await expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("retried")
+
+
+async def test_two_windows_that_cancel_one_job_cancel_it_once(
+    open_page: OpenPage, world: World
+) -> None:
+    job = await ask(world)
+    first = await open_page(f"#/jobs/{job.id}")
+    second = await open_page(f"#/jobs/{job.id}")
+    for page in (first, second):
+        await page.get_by_role("button", name="Cancel …").click()
+
+    await confirm(first, "Cancel the job")
+    await expect(second.locator(".pill")).to_have_text("cancelled")  # live, behind its question
+    await confirm(second, "Cancel the job")
+
+    await expect(second.locator(".toast")).to_have_text("Cancelled.")
+    await expect(second.get_by_role("button", name="Cancel …")).to_have_count(0)
+    types = [event.type for event in await world.queue.history(job.id)]
+    assert types.count(EventType.CANCELLED) == 1
+
+
+async def test_of_two_windows_that_retry_all_only_one_buys_again(
+    open_page: OpenPage, world: World
+) -> None:
+    jobs = [await world.hand.fail(await ask(world), ContentBlockedError("no")) for _ in range(2)]
+    pages = [await open_page("#/failed") for _ in range(2)]
+    for page in pages:
+        await page.get_by_role("button", name="Retry those").click()
+        await expect(page.get_by_role("button", name="Retry 2 jobs for $1.60")).to_be_enabled()
+
+    for page in pages:
+        await confirm(page, "Retry 2 jobs for $1.60")
+
+    await expect(pages[0].locator(".toast")).to_have_text("2 jobs go on.")
+    await expect(pages[1].locator(".toast")).to_have_text("0 jobs go on.")
+    for job in jobs:
+        types = [event.type for event in await world.queue.history(job.id)]
+        assert types.count(EventType.RETRIED) == 1
+
+
+async def test_of_very_many_it_is_said_how_many_go_at_once(
+    open_page: OpenPage, world: World
+) -> None:
+    request = [VideoRequest(provider="sora", prompt=f"number {n}", seconds=4) for n in range(1010)]
+    await world.queue.enqueue_many(request)
+    async with world.resources.database.connection() as connection:
+        await connection.execute(
+            "UPDATE video_jobs SET status = 'failed', completed_at = now(), due_at = NULL,"
+            " error_code = 'content_blocked', error_message = 'moderation said no'"
+        )
+    page = await open_page("#/failed")
+
+    await page.get_by_role("button", name="Retry those").click()
+
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_contain_text("1,000 at once: if there are more, they stay here")
+    await expect(dialog.get_by_role("button", name="Retry 1,000 jobs for $400.00")).to_be_enabled()

@@ -1,0 +1,91 @@
+"""All checks, side by side: the slowest decides how long it takes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Set
+
+from vidgen.doctor import bucket, clocks, providers, secrets, servers
+from vidgen.doctor.finding import Finding, State, ok, problem, warning
+from vidgen.errors import SettingsError, TransientError, VidgenError
+from vidgen.settings import Settings
+
+CHECK_TIMEOUT_S = 45.0
+
+Check = Callable[[Settings], Awaitable[Finding]]
+
+# In the order in which they are told: what others need comes first.
+CHECKS: Mapping[str, Check] = {
+    servers.POSTGRESQL: servers.postgresql,
+    servers.SCHEMA: servers.schema,
+    servers.REDIS: servers.redis,
+    servers.EVICTION: servers.eviction,
+    bucket.BUCKET: bucket.bucket,
+    clocks.CLOCKS: clocks.clocks,
+    providers.SORA: providers.sora,
+    providers.GEMINI: providers.gemini,
+    providers.VERTEX: providers.vertex,
+    providers.MODELS: providers.models,
+    secrets.WEBHOOKS: secrets.webhooks,
+    secrets.SEALING: secrets.sealing,
+    secrets.TOKENS: secrets.tokens,
+    servers.WORKERS: servers.workers,
+}
+# What cannot be looked at if another one is not well.
+NEEDS: Mapping[str, str] = {
+    servers.SCHEMA: servers.POSTGRESQL,
+    servers.WORKERS: servers.SCHEMA,
+    servers.EVICTION: servers.REDIS,
+}
+SETTINGS = "settings"
+
+
+async def examine(load: Callable[[], Settings]) -> list[Finding]:
+    """
+    Look at everything that the settings name; without usable ones at nothing else.
+
+    Args:
+        load: Gives them, or raises `SettingsError`.
+    """
+    try:
+        settings = load()
+    except SettingsError as error:
+        return [
+            problem(
+                SETTINGS,
+                error.message,
+                "correct them in the environment or in .env; deploy/env.example has them all",
+            )
+        ]
+    findings = {SETTINGS: ok(SETTINGS, f"usable; {len(settings.model_fields_set)} are set")}
+    async with asyncio.TaskGroup() as group:
+        running = {
+            name: group.create_task(_outcome(check, settings)) for name, check in CHECKS.items()
+        }
+    ill: set[str] = set()
+    for name, task in running.items():
+        outcome = task.result()
+        finding = outcome if isinstance(outcome, Finding) else _unseen(name, outcome, ill)
+        findings[name] = finding
+        if finding is not outcome or finding.state is State.PROBLEM:
+            ill.add(name)
+    return list(findings.values())
+
+
+async def _outcome(check: Check, settings: Settings) -> Finding | VidgenError:
+    """What *check* finds, or why it could not look."""
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            return await check(settings)
+    except VidgenError as error:
+        return error
+    except TimeoutError:
+        return TransientError(f"no answer within {CHECK_TIMEOUT_S:.0f} s")
+
+
+def _unseen(name: str, error: VidgenError, ill: Set[str]) -> Finding:
+    """One mishap is told once: what depends on what is *ill* is only not looked at."""
+    needed = NEEDS.get(name)
+    if needed in ill:
+        return warning(name, "not looked at", f"see {needed}")
+    return problem(
+        name, f"[{error.code}] {error.message}", "mend what the sentence names, and look again"
+    )

@@ -1,0 +1,139 @@
+"""Keys of the providers, asked by what costs nothing, and how long their models live."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+
+from vidgen import catalog
+from vidgen.catalog import Model
+from vidgen.doctor.finding import Finding, ok, problem, warning
+from vidgen.errors import AuthError, ProviderError, ProviderNotConfiguredError
+from vidgen.providers.registry import Providers, build
+from vidgen.resources import providers_config
+from vidgen.settings import Settings
+
+SORA, GEMINI, VERTEX = "sora key", "gemini key", "vertex credential"
+MODELS = "models"
+
+MOST_NAMED = 3
+ENDS_SOON = timedelta(days=60)
+
+
+async def sora(settings: Settings) -> Finding:
+    """Whether the server of the OpenAI Videos protocol takes the key."""
+    if settings.openai_api_key is None and _endpoints(settings).sora_is_vendor:
+        return ok(SORA, "not set: sora is not offered (OPENAI_API_KEY)")
+    return await _accepted(settings, SORA, "sora", "sora-2", "OPENAI_API_KEY", "OPENAI_BASE_URL")
+
+
+async def gemini(settings: Settings) -> Finding:
+    """Whether the Gemini API takes the key."""
+    if settings.gemini_api_key is None and _endpoints(settings).gemini_is_vendor:
+        return ok(GEMINI, "not set: veo is not offered on the Gemini API (GEMINI_API_KEY)")
+    model = _first("gemini")
+    return await _accepted(settings, GEMINI, "veo", model, "GEMINI_API_KEY", "GEMINI_BASE_URL")
+
+
+async def vertex(settings: Settings) -> Finding:
+    """Whether Google gives a token for the credential."""
+    if not settings.google_cloud_project_id:
+        return ok(VERTEX, "not set: veo is not offered on Vertex AI (GOOGLE_CLOUD_PROJECT_ID)")
+    variable = "GOOGLE_APPLICATION_CREDENTIALS"
+    return await _accepted(settings, VERTEX, "veo", _first("vertex"), variable, "VERTEX_BASE_URL")
+
+
+async def models(settings: Settings, today: date | None = None) -> Finding:
+    """Whether any model can be used, and until when; *today* is the day in UTC."""
+    today = today or datetime.now(UTC).date()
+    async with _providers(settings) as providers:
+        keyed = [model for model in catalog.models() if _has_key(providers, model)]
+    if not keyed:
+        return problem(
+            MODELS,
+            "no provider has a key: every request will be refused",
+            "set OPENAI_API_KEY, GEMINI_API_KEY or GOOGLE_CLOUD_PROJECT_ID",
+        )
+    endpoints = _endpoints(settings)
+    dead = [m for m in keyed if catalog.is_retired(m, today=today, endpoints=endpoints)]
+    alive = [model for model in keyed if model not in dead]
+    retired = "; ".join(f"{_named(group)} ended on {day}" for day, group in _by_day(dead).items())
+    if not alive:
+        return problem(
+            MODELS,
+            f"none can be used: {retired}",
+            "set GOOGLE_CLOUD_PROJECT_ID for Vertex AI, or OPENAI_BASE_URL or GEMINI_BASE_URL to a"
+            " compatible server",
+        )
+    ending = [
+        model
+        for model in alive
+        if model.retires_on is not None
+        and today < model.retires_on <= today + ENDS_SOON
+        and catalog.is_retired(model, today=model.retires_on, endpoints=endpoints)
+    ]
+    told = f"{_named(alive)} can be used" + (f"; {retired}" if retired else "")
+    if ending:
+        ends = "; ".join(f"{_named(group)} end on {day}" for day, group in _by_day(ending).items())
+        return warning(MODELS, f"{told}; {ends}", "move to another model before that day")
+    return ok(MODELS, told)
+
+
+async def _accepted(
+    settings: Settings, name: str, provider: str, model: str, variable: str, address: str
+) -> Finding:
+    async with _providers(settings) as providers:
+        try:
+            credential = providers.credential(provider, model)
+            told = await providers.get(provider).accepts(model, credential)
+        except AuthError as error:
+            return problem(name, f"it is refused: {error.message}", f"correct {variable}")
+        except ProviderNotConfiguredError as error:
+            return problem(name, error.message, f"set {variable}")
+        except ProviderError as error:
+            return warning(
+                name,
+                f"nobody can tell whether it is accepted: {error.message}",
+                f"does {address} lead to the server from here, and is it up?",
+            )
+    if not told:
+        return ok(name, "set; this server offers nothing free to try it with")
+    return ok(name, "accepted")
+
+
+@asynccontextmanager
+async def _providers(settings: Settings) -> AsyncIterator[Providers]:
+    providers = build(providers_config(settings))
+    try:
+        yield providers
+    finally:
+        await providers.aclose()
+
+
+def _endpoints(settings: Settings) -> catalog.Endpoints:
+    return providers_config(settings).endpoints
+
+
+def _has_key(providers: Providers, model: Model) -> bool:
+    try:
+        providers.credential(model.provider, model.name)
+    except ProviderNotConfiguredError:
+        return False
+    return True
+
+
+def _first(api: catalog.Api) -> str:
+    return next(model.name for model in catalog.models() if model.api == api)
+
+
+def _by_day(found: list[Model]) -> dict[date, list[Model]]:
+    groups: dict[date, list[Model]] = {}
+    for model in found:
+        if model.retires_on is not None:
+            groups.setdefault(model.retires_on, []).append(model)
+    return groups
+
+
+def _named(found: list[Model]) -> str:
+    names = [model.name for model in found]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
