@@ -69,6 +69,9 @@ def a_job(stage: Stage = Stage.QUEUED, **changes: Any) -> VideoJob:
         "deadline_s": 1800,
         "cancel_discards": False,
         "metadata": {},
+        "unknown_attempts": 0,
+        "lost_cost_micros": 0,
+        "discards": 0,
     }
     empty = dict.fromkeys(VideoJob.__dataclass_fields__)
     return VideoJob(**{**empty, **values, **changes})

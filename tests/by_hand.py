@@ -34,7 +34,7 @@ class Hand:
         return await self.write(job, lifecycle.submitted(job.attempt, an_operation(f"of_{job.id}")))
 
     async def generate(self, job: VideoJob) -> VideoJob:
-        return await self.write(job, lifecycle.generated(expires_at=None, cost_micros=None))
+        return await self.write(job, lifecycle.generated(job, expires_at=None, cost_micros=None))
 
     async def complete(self, job: VideoJob) -> VideoJob:
         return await self.write(job, lifecycle.completed(job, a_video()))

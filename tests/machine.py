@@ -44,6 +44,7 @@ def played(
         values["deadline_at"] = None
     taken = change.hold is Hold.TAKE
     kept = job.worker_id if change.hold is Hold.KEEP else None
+    values.pop("discarding", None)  # for the sweep alone: no field of a job
     return replace(
         job,
         **values,

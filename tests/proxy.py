@@ -5,6 +5,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from ssl import SSLContext
 
 _PIECE_BYTES = 65_536
 _ABORT_ON_CLOSE = struct.pack("ii", 1, 0)  # the kernel then says RST instead of FIN
@@ -20,10 +21,12 @@ class Proxy:
         delay_s: Everything that is said, in either direction, is held back for so long.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, ssl: SSLContext | None = None) -> None:
+        """Speak TLS with those who connect if there is *ssl*, never with the target."""
         self.port = 0
         self.delay_s = 0.0
         self.target_port = target_port
+        self._ssl = ssl
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._answer_bytes: int | None = None
@@ -36,7 +39,9 @@ class Proxy:
         self._answer_bytes = None
         self._speaks.set()
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self._server = await asyncio.start_server(
+                self._serve, "127.0.0.1", self.port, ssl=self._ssl
+            )
             self.port = self._server.sockets[0].getsockname()[1]
 
     def mute(self) -> None:
@@ -101,9 +106,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_of(port: int) -> AsyncIterator[Proxy]:
+async def proxy_of(port: int, ssl: SSLContext | None = None) -> AsyncIterator[Proxy]:
     """A proxy in front of *port* of the loopback."""
-    proxy = Proxy(port)
+    proxy = Proxy(port, ssl)
     await proxy.restore()
     try:
         yield proxy

@@ -601,6 +601,8 @@ async def test_cancel_and_retry_change_what_they_can_and_name_the_rest(
     assert missing in cancelled.err
     assert str(job.id) in retried.out
     assert again.err.startswith("error [invalid_state]: ")
+    shown = (await vidgen("show", str(job.id))).out
+    assert shown.count(f"by cli:{user()}") == 2
     assert (await queue.get(job.id)).status is JobStatus.PENDING
 
 

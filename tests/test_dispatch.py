@@ -26,13 +26,17 @@ from vidgen.dispatch import (
     FUNCTION,
     IN_PROGRESS_PREFIX,
     MESSAGE_PREFIX,
+    RETRY_PREFIX,
+    Bell,
     Dispatch,
     Dispatcher,
     PatientRetry,
     arq_settings,
+    later_name,
     open_redis,
 )
 from vidgen.errors import DispatchError
+from vidgen.worker import arq_redis
 
 # arq 0.28 closes its pool by a name that redis 5 no longer likes.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")
@@ -115,6 +119,7 @@ def inbox() -> Inbox:
 def test_our_words_are_the_ones_of_arq() -> None:
     assert constants.job_key_prefix == MESSAGE_PREFIX
     assert constants.in_progress_key_prefix == IN_PROGRESS_PREFIX
+    assert constants.retry_key_prefix == RETRY_PREFIX
 
 
 async def test_a_message_is_the_json_that_arq_itself_would_write(
@@ -180,12 +185,82 @@ async def test_nothing_is_taken_before_it_is_due(
     later, sooner = a_dispatch(1, due_at=due_at, priority=priority), a_dispatch(2)
 
     await dispatcher.send([later, sooner], now=now())
+    await dispatcher.promote(now())
+    await inbox.empty(redis_url)
+    await due(dispatcher, later)
     await inbox.empty(redis_url)
 
     assert inbox.numbers == [2, 1]
     assert inbox.taken_at[0] < due_at
     # arq reads its clock in whole milliseconds
     assert inbox.taken_at[1] >= due_at - timedelta(milliseconds=2)
+
+
+async def due(dispatcher: Dispatcher, *dispatches: Dispatch) -> None:
+    """Wait until all of them are due, as a worker waits that has other things to do."""
+    for dispatch in dispatches:
+        assert dispatch.due_at is not None
+        await asyncio.sleep(max((dispatch.due_at - now()).total_seconds(), 0) + 0.002)
+    await dispatcher.promote(now())
+
+
+async def test_a_priority_counts_for_what_was_due_later_too(
+    redis_url: str, redis: Redis, dispatcher: Dispatcher, inbox: Inbox
+) -> None:
+    backlog = [a_dispatch(number) for number in range(3)]
+    due_at = now() + timedelta(seconds=0.1)
+    later = [a_dispatch(10 + p, priority=p, due_at=due_at) for p in (0, 5, 9)]
+
+    await dispatcher.send([*backlog, *later], now=now())
+    assert await dispatcher.sort([*backlog, *later]) == ([], [])
+    await due(dispatcher, *later)
+    await inbox.empty(redis_url)
+
+    assert inbox.numbers == [19, 15, 0, 1, 2, 10]
+    assert await redis.exists(later_name(QUEUE)) == 0
+
+
+async def test_what_was_taken_before_its_time_is_not_given_a_head_start(
+    redis: Redis, dispatcher: Dispatcher
+) -> None:
+    later = a_dispatch(priority=9, due_at=now() + timedelta(seconds=0.05))
+    await dispatcher.send([later], now=now())
+    await dispatcher.take_off(later.id)
+
+    await due(dispatcher, later)
+
+    assert await redis.zcard(QUEUE) == 0
+    assert await redis.exists(later_name(QUEUE)) == 0
+
+
+async def test_a_worker_gives_what_is_due_its_head_start_before_it_looks(
+    redis_url: str, redis: Redis, dispatcher: Dispatcher
+) -> None:
+    later = a_dispatch(2, priority=9, due_at=now() + timedelta(seconds=0.05))
+    await dispatcher.send([a_dispatch(1), later], now=now())
+    await asyncio.sleep(0.1)
+    worker = arq_redis(arq_settings(redis_url), QUEUE)
+
+    score_ms = round(now().timestamp() * 1000)
+    names = await worker.zrangebyscore(QUEUE, min=float("-inf"), max=score_ms, start=0, num=10)
+
+    assert names == [later.id.encode(), a_dispatch(1).id.encode()]
+    await worker.aclose(close_connection_pool=True)
+
+
+async def test_a_worker_hears_when_what_waits_apart_is_due() -> None:
+    bell = Bell(QUEUE)
+    assert (bell.answer(), bell.told_due()) == (True, True)
+
+    bell.hear(b"0")
+    assert (bell.answer(), bell.told_due()) == (True, False)
+
+    bell.hear(b"5")
+    assert not bell.answer()
+    async with asyncio.timeout(5):
+        while not bell.answer():  # noqa: ASYNC110  whoever hears it asks, as arq does
+            await asyncio.sleep(0.001)
+    assert bell.told_due()
 
 
 async def test_what_has_been_due_for_long_goes_at_once(
@@ -286,6 +361,34 @@ async def test_sorting_tells_lost_stuck_and_waiting_apart(
 
     assert lost == [nameless, mute, unsent]
     assert held_up == [stuck]
+
+
+async def test_a_dropped_dispatch_leaves_nothing_behind(
+    redis: Redis, dispatcher: Dispatcher
+) -> None:
+    await dispatcher.send([a_dispatch(1), a_dispatch(2)], now=now())
+    for prefix in (IN_PROGRESS_PREFIX, RETRY_PREFIX):
+        await redis.set(prefix + a_dispatch(1).id, b"1")
+    assert await dispatcher.in_progress([a_dispatch(1), a_dispatch(2)]) == [a_dispatch(1)]
+
+    await dispatcher.drop([a_dispatch(1)])
+    await dispatcher.drop([])
+
+    assert await redis.zrange(QUEUE, 0, -1) == [a_dispatch(2).id.encode()]
+    assert len(await redis.keys("*")) == 2  # the set and one message
+
+
+async def test_the_oldest_dispatches_are_told_without_what_is_none(
+    redis: Redis, dispatcher: Dispatcher
+) -> None:
+    sent = [Dispatch(job_id=UUID(int=n), epoch=n, looks=n % 3) for n in range(5)]
+    for number, dispatch in enumerate(sent):
+        await dispatcher.send([dispatch], now=now() + timedelta(milliseconds=number))
+    await redis.zadd(QUEUE, {b"cron:cleanup:1700000000000": 1, b"x.1.2.3": 2, b"\xff.1": 3})
+
+    assert await dispatcher.oldest(100) == sent
+    assert await dispatcher.oldest(5) == sent[:2]
+    assert await dispatcher.in_progress([]) == []
 
 
 async def test_after_a_flush_all_are_lost_and_can_be_sent_again(

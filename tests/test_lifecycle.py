@@ -383,13 +383,18 @@ def test_a_job_without_a_turn_waits_for_it_unheld() -> None:
 
 @pytest.mark.parametrize(
     ("cost_micros", "written"),
-    [(None, {}), (0, {"actual_cost_micros": 0})],
-    ids=["unknown", "free"],
+    [
+        (None, {"actual_cost_micros": 1100, "settled_attempt": 2}),
+        (0, {"actual_cost_micros": 300, "settled_attempt": 2}),
+    ],
+    ids=["list price", "free"],
 )
 def test_a_generated_video_goes_on_to_be_transferred(
     cost_micros: int | None, written: dict[str, JsonValue]
 ) -> None:
-    change = lifecycle.generated(expires_at=NOON, cost_micros=cost_micros)
+    job = a_job(Stage.GENERATING, attempt=2, estimated_cost_micros=800, actual_cost_micros=300)
+
+    change = lifecycle.generated(job, expires_at=NOON, cost_micros=cost_micros)
 
     assert_only_the_holder(change, Stage.GENERATING)
     assert (change.stage, change.hold) == (Stage.TRANSFERRING, Hold.KEEP)
@@ -458,17 +463,21 @@ def test_a_cancelled_job_ends_where_it_is(stage: Stage, held: bool, holder: Hold
         (Stage.SUBMITTING, False, None, 800),
         (Stage.GENERATING, False, None, 800),
         (Stage.GENERATING, True, None, None),
+        (Stage.GENERATING, None, None, None),
+        (Stage.QUEUED, None, 300, 300),  # of an attempt before
+        (Stage.GENERATING, False, 300, 1100),
+        (Stage.GENERATING, True, 300, 300),
         (Stage.TRANSFERRING, False, 700, 700),
     ],
 )
 def test_a_cancelled_job_says_what_it_cost(
-    stage: Stage, stopped: bool, actual: int | None, cost: int | None
+    stage: Stage, stopped: bool | None, actual: int | None, cost: int | None
 ) -> None:
     job = a_job(stage, estimated_cost_micros=800, actual_cost_micros=actual)
 
     change = lifecycle.cancelled(job, held=True, stopped_at_provider=stopped)
 
-    assert change.changes == {"actual_cost_micros": cost}
+    assert change.changes["actual_cost_micros"] == cost
     assert change.detail == {"stopped_at_provider": stopped, "cost_micros": cost}
 
 

@@ -18,6 +18,7 @@ from vidgen.lifecycle import ACTIVE, Backoff, Transition
 
 BACKOFF = Backoff(base_s=2)
 MAX_ATTEMPTS = 3
+PRICE = 1000
 
 REFUSALS = [
     errors.TransientError,
@@ -51,6 +52,8 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.job = a_job(status=JobStatus.PENDING, worker_id=None, max_attempts=MAX_ATTEMPTS)
+        self.job = replace(self.job, estimated_cost_micros=PRICE)
+        self.charged: set[int] = set()  # attempts that are known to be paid
         self.calls: list[int] = []  # attempts whose paid call may have been accepted
         self.unanswered: list[tuple[int, bool]] = []  # receipts on their way, and if by hand since
         self.settled = True  # refused, judged, or a person decided: a new attempt is right
@@ -179,7 +182,8 @@ class Life(RuleBasedStateMachine):
         self.unanswered = [(attempt, True) for attempt, _ in self.unanswered]
 
     def generate(self, _: st.DataObject) -> None:
-        self.play(lifecycle.generated(expires_at=None, cost_micros=None))
+        self.charged.add(self.job.attempt)
+        self.play(lifecycle.generated(self.job, expires_at=None, cost_micros=None))
 
     def judge(self, data: st.DataObject) -> None:
         error = data.draw(st.sampled_from(VERDICTS))("no")
@@ -189,6 +193,8 @@ class Life(RuleBasedStateMachine):
             assert not charged, "a charged failure was paid again without a person"
             assert not self.late, "money was spent when no time was left"
             self.settled = True
+        if charged:
+            self.charged.add(self.job.attempt)
         self.play(change)
 
     def complete(self, _: st.DataObject) -> None:
@@ -230,7 +236,17 @@ class Life(RuleBasedStateMachine):
         if wish_only and self.job.status is JobStatus.PROCESSING:
             self.play(lifecycle.cancel_requested(discard=False))
         else:
-            self.play(lifecycle.cancelled(self.job, held=self.held, stopped_at_provider=False))
+            stopped = not wish_only
+            if not stopped and self.job.stage in {Stage.SUBMITTING, Stage.GENERATING}:
+                self.charged.add(self.job.attempt)
+            self.play(lifecycle.cancelled(self.job, held=self.held, stopped_at_provider=stopped))
+
+    @precondition(lambda self: self.job.status is JobStatus.CANCELLED)
+    @rule(stopped=st.sampled_from([True, None, False]))
+    def be_answered_late(self, stopped: bool | None) -> None:
+        if stopped is False and self.job.stage in {Stage.SUBMITTING, Stage.GENERATING}:
+            self.charged.add(self.job.attempt)
+        self.play(lifecycle.answered(self.job, stopped_at_provider=stopped))
 
     @precondition(lambda self: self.job.status in {JobStatus.FAILED, JobStatus.CANCELLED})
     @rule(anew=st.booleans())
@@ -250,7 +266,7 @@ class Life(RuleBasedStateMachine):
         for change in (
             lifecycle.claimed(),
             lifecycle.submitting(self.job),
-            lifecycle.generated(expires_at=None, cost_micros=None),
+            lifecycle.generated(self.job, expires_at=None, cost_micros=None),
             lifecycle.completed(self.job, a_video()),
             lifecycle.released(self.job, "?"),
             lifecycle.cancel_requested(discard=False),
@@ -266,6 +282,13 @@ class Life(RuleBasedStateMachine):
                 raise AssertionError(f"{change.event} moved a job that is {job.status}")
 
     # --- what must always hold ---
+
+    @invariant()
+    def the_bill_adds_up_over_all_attempts(self) -> None:
+        assert (self.job.actual_cost_micros or 0) == PRICE * len(self.charged)
+        assert self.job.lost_cost_micros <= (self.job.actual_cost_micros or 0)
+        if self.job.is_final and self.job.actual_cost_micros == 0:
+            assert not lifecycle.unknown_attempts(self.job)
 
     @invariant()
     def attempts_count_paid_submits_only(self) -> None:
@@ -309,11 +332,12 @@ def test_the_event_of_each_transition_is_told_by_its_name() -> None:
         lifecycle.submitted(1, an_operation()).event,
         lifecycle.unsettled(job, SubmitUnknownError("?"), wait_s=1).event,
         lifecycle.disproved(job).event,
-        lifecycle.generated(expires_at=None, cost_micros=None).event,
+        lifecycle.generated(job, expires_at=None, cost_micros=None).event,
         lifecycle.completed(job, a_video()).event,
         lifecycle.released(job, "left").event,
         lifecycle.cancel_requested(discard=False).event,
         lifecycle.cancelled(job, held=True, stopped_at_provider=False).event,
+        lifecycle.answered(job, stopped_at_provider=True).event,
         lifecycle.retried(replace(job, status=JobStatus.FAILED), max_attempts=1).event,
         lifecycle.errored(job, errors.TransientError("no"), backoff=BACKOFF, now=NOON).event,
         lifecycle.failed(job, errors.InternalError("no")).event,

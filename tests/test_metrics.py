@@ -1,12 +1,14 @@
 """What is counted when something happens, read off the registry as a scrape would."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from prometheus_client import generate_latest
 
 from tests.builders import NOON, a_job, a_video, an_operation
+from tests.machine import played
 from vidgen import catalog, lifecycle, metrics
 from vidgen.errors import (
     ContentBlockedError,
@@ -16,7 +18,7 @@ from vidgen.errors import (
     TransientError,
 )
 from vidgen.job import JobStatus, Stage, VideoJob
-from vidgen.lifecycle import Backoff
+from vidgen.lifecycle import Backoff, Transition
 
 DOLLARS = 1_000_000
 
@@ -72,7 +74,7 @@ def test_a_transition_is_counted_by_its_event() -> None:
         ),
         (
             a_job(Stage.GENERATING),
-            lifecycle.generated(expires_at=None, cost_micros=None),
+            lifecycle.generated(a_job(Stage.GENERATING), expires_at=None, cost_micros=None),
             a_job(Stage.TRANSFERRING, generated_at=NOON + timedelta(seconds=90)),
             "generating",
             90,
@@ -233,6 +235,11 @@ def test_what_alerts_watch_begins_at_zero(name: str, labels: dict[str, str]) -> 
 # --- money ---
 
 
+def play(job: VideoJob, change: Transition, **times: datetime) -> None:
+    """Count *change* of *job*."""
+    metrics.written(job, change, replace(played(job, change), **times))  # type: ignore[arg-type]  # only times
+
+
 def spent() -> float:
     return value("vidgen_spend_dollars_total", provider="sora", model="sora-2")
 
@@ -244,11 +251,7 @@ def wasted(reason: str) -> float:
 def test_a_finished_generation_is_money_spent() -> None:
     job, before = a_paid_job(), spent()
 
-    metrics.written(
-        job,
-        lifecycle.generated(expires_at=None, cost_micros=None),
-        a_paid_job(Stage.TRANSFERRING),
-    )
+    play(job, lifecycle.generated(job, expires_at=None, cost_micros=None), generated_at=NOON)
 
     assert spent() - before == pytest.approx(2)
 
@@ -256,20 +259,18 @@ def test_a_finished_generation_is_money_spent() -> None:
 def test_what_the_provider_says_it_cost_counts_before_the_estimate() -> None:
     job, before = a_paid_job(), spent()
 
-    metrics.written(
-        job,
-        lifecycle.generated(expires_at=None, cost_micros=DOLLARS // 2),
-        a_paid_job(Stage.TRANSFERRING, actual_cost_micros=DOLLARS // 2),
-    )
+    change = lifecycle.generated(job, expires_at=None, cost_micros=DOLLARS // 2)
+    play(job, change, generated_at=NOON)
 
     assert spent() - before == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("charged", "dollars"), [(True, 2), (False, 0)])
 def test_a_failed_generation_costs_what_was_charged(charged: bool, dollars: float) -> None:
-    before = spent(), wasted("content_blocked")
+    job, before = a_paid_job(), (spent(), wasted("content_blocked"))
+    error = ContentBlockedError("no")
 
-    metrics.judged(a_paid_job(), ContentBlockedError.code, charged=charged)
+    play(job, lifecycle.failed(job, error, charged=charged))
 
     assert spent() - before[0] == pytest.approx(dollars)
     assert wasted("content_blocked") - before[1] == pytest.approx(dollars)
@@ -277,21 +278,19 @@ def test_a_failed_generation_costs_what_was_charged(charged: bool, dollars: floa
 
 def test_a_job_given_up_after_its_submit_is_waste_by_its_reason() -> None:
     code = GenerationTimeoutError.code
-    job = a_paid_job(status=JobStatus.FAILED, error_code=code)
+    job = a_paid_job()
     before = spent(), wasted(code)
 
-    metrics.gave_up(job)
+    play(job, lifecycle.failed(job, GenerationTimeoutError("late")))
 
     assert wasted(code) - before[1] == pytest.approx(2)
     assert spent() == before[0]  # nobody has said that it was charged
 
 
 def test_a_job_that_was_refused_cost_nothing() -> None:
-    before = wasted("provider_unavailable")
+    job, before = a_paid_job(Stage.QUEUED), wasted("provider_unavailable")
 
-    metrics.gave_up(
-        a_paid_job(Stage.QUEUED, status=JobStatus.FAILED, error_code=TransientError.code)
-    )
+    play(job, lifecycle.failed(job, TransientError("no")))
 
     assert wasted("provider_unavailable") == before
 
@@ -300,24 +299,20 @@ def test_a_job_that_was_refused_cost_nothing() -> None:
     ("stage", "stopped", "spent_dollars", "wasted_dollars"),
     [
         (Stage.QUEUED, False, 0, 0),
-        (Stage.GENERATING, True, 0, 0),
+        (Stage.GENERATING, True, 0, 2),  # possibly paid: only the provider knows
+        (Stage.GENERATING, None, 0, 2),
         (Stage.GENERATING, False, 2, 2),
         (Stage.TRANSFERRING, False, 0, 2),  # it was spent when it was generated
     ],
 )
 def test_a_cancel_costs_what_could_not_be_stopped(
-    stage: Stage, stopped: bool, spent_dollars: float, wasted_dollars: float
+    stage: Stage, stopped: bool | None, spent_dollars: float, wasted_dollars: float
 ) -> None:
-    job = a_paid_job(stage)
-    change = lifecycle.cancelled(job, held=True, stopped_at_provider=stopped)
-    after = a_paid_job(
-        stage,
-        status=JobStatus.CANCELLED,
-        actual_cost_micros=change.changes["actual_cost_micros"],
-    )
+    paid = 2 * DOLLARS if stage is Stage.TRANSFERRING else None
+    job = a_paid_job(stage, actual_cost_micros=paid)
     before = spent(), wasted("cancelled")
 
-    metrics.written(job, change, after)
+    play(job, lifecycle.cancelled(job, held=True, stopped_at_provider=stopped))
 
     assert spent() - before[0] == pytest.approx(spent_dollars)
     assert wasted("cancelled") - before[1] == pytest.approx(wasted_dollars)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from tests.builders import a_video
 from tests.by_hand import Hand
 from tests.proxy import Proxy, proxy_of
-from vidgen import InputImage, VideoRequest, dispatch, lifecycle
+from vidgen import InputImage, VideoRequest, dispatch, lifecycle, live
 from vidgen.dispatch import open_redis
 from vidgen.errors import (
     DatabaseError,
@@ -453,6 +453,48 @@ async def test_a_key_that_was_used_for_another_request_is_refused(
     assert (await queue.stats()).total == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"webhook_url": "https://other.test/hook"}, "webhook_url"),
+        ({"priority": 3}, "priority"),
+        ({"run_at": datetime(2030, 1, 1, tzinfo=UTC)}, "run_at"),
+        ({"deadline_s": 60}, "deadline_s"),
+        ({"metadata": {"order": 2}}, "metadata"),
+        ({"scene_id": "s2"}, "scene_id"),
+        ({"priority": 3, "scene_id": "s2"}, "priority and scene_id"),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
+async def test_a_key_that_was_used_with_another_wish_is_refused_by_its_name(
+    queue: VideoQueue, changes: dict[str, Any], named: str
+) -> None:
+    wish: dict[str, Any] = {"idempotency_key": "k", "metadata": {"order": 1}, "scene_id": "s1"}
+    first = await queue.enqueue(REQUEST, **wish)
+
+    with pytest.raises(IdempotencyConflictError, match=f"{first.id}.*: {named} differ"):
+        await queue.enqueue(REQUEST, **wish | changes)
+
+    assert await queue.enqueue(REQUEST, **wish) == first
+
+
+async def test_a_moment_is_the_same_in_every_zone(queue: VideoQueue) -> None:
+    run_at = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    first = await queue.enqueue(REQUEST, idempotency_key="k", run_at=run_at)
+
+    there = run_at.astimezone(timezone(timedelta(hours=2)))
+    assert await queue.enqueue(REQUEST, idempotency_key="k", run_at=there) == first
+
+
+async def test_a_key_of_the_release_before_is_compared_by_its_video_only(
+    queue: VideoQueue, own: Connection
+) -> None:
+    first = await queue.enqueue(REQUEST, idempotency_key="k")
+    await own.execute("UPDATE video_jobs SET wish = NULL")
+
+    assert await queue.enqueue(REQUEST, idempotency_key="k", priority=3) == first
+
+
 async def test_of_twenty_at_once_with_the_same_key_one_job_comes(
     queue: VideoQueue, redis: Redis
 ) -> None:
@@ -515,6 +557,44 @@ async def test_a_job_given_back_before_its_submit_is_cancelled_at_once(
     cancelled = await queue.cancel(job.id)
 
     assert (cancelled.status, cancelled.actual_cost_micros) == (JobStatus.CANCELLED, 0)
+
+
+async def test_the_events_tell_who_wanted_what(queue: VideoQueue, hand: Hand) -> None:
+    job = await queue.cancel((await queue.enqueue(REQUEST)).id, by="ada")
+    job = await hand.claim(await queue.retry(job.id, by="bob"))
+    await queue.cancel(job.id)
+    await hand.write(job, lifecycle.failed(job, GenerationFailedError("no")))
+    await queue.retry_failed(by="cli:eve")
+
+    told = [(event.type.value, event.by, event.worker_id) for event in await queue.history(job.id)]
+
+    assert told == [
+        ("created", None, None),
+        ("cancelled", "ada", None),
+        ("retried", "bob", None),
+        ("claimed", None, job.worker_id),
+        ("cancel_requested", None, None),
+        ("failed", None, job.worker_id),
+        ("retried", "cli:eve", None),
+    ]
+
+
+async def test_a_cancel_calls_the_worker_that_holds_the_job(
+    queue: VideoQueue, hand: Hand, redis: Redis
+) -> None:
+    job = await hand.claim(await queue.enqueue(REQUEST))
+    assert job.worker_id is not None
+    async with asyncio.timeout(10), redis.pubsub() as pubsub:
+        await pubsub.subscribe(f"vidgen:calls:{job.worker_id}")
+        await pubsub.get_message(timeout=5)
+
+        await queue.cancel(job.id)
+        call = await pubsub.get_message(timeout=5)
+
+    assert call is not None
+    wakes = live.Wakes()
+    wakes.hear(call["data"])
+    assert wakes.wishes.is_set()
 
 
 async def test_a_job_that_has_ended_is_returned_as_it_is(queue: VideoQueue, hand: Hand) -> None:

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from vidgen.dispatch import open_redis
 from vidgen.errors import DispatchError
-from vidgen.ratelimit import HORIZON_S, WINDOW_S, RateLimit, Turn
+from vidgen.ratelimit import HORIZON_S, MARK, WINDOW_S, RateLimit, Turn
 
 TURNS = "vidgen:turns:sora:server"
 TAIL = f"{TURNS}:tail"
@@ -198,23 +198,107 @@ async def test_a_lower_limit_counts_at_once(redis: Redis) -> None:
     assert not (await ask(RateLimit(redis, limit_per_min=2), 99, ahead=True)).reserved
 
 
-async def test_an_emptied_redis_means_one_fresh_window(redis: Redis) -> None:
-    limit = RateLimit(redis, limit_per_min=2)
-    for number in range(5):
-        await ask(limit, number)
-    await redis.flushall()
+async def test_however_often_redis_is_emptied_one_worker_keeps_to_the_limit(redis: Redis) -> None:
+    limit = RateLimit(redis, limit_per_min=10)
+
+    turns = []
+    for number in range(40):
+        turns.append(await ask(limit, number))
+        await redis.flushall()
     await redis.script_flush()
+    turns += [await ask(limit, number, ahead=True) for number in range(40)]
 
-    turns = [await ask(limit, number) for number in range(3)]
+    assert sum(turn.reserved for turn in turns) == 10
 
-    assert [turn.reserved for turn in turns] == [True, True, False]
+
+async def test_of_those_who_ask_at_once_while_redis_is_emptied_only_so_many_go(
+    redis: Redis,
+) -> None:
+    limit = RateLimit(redis, limit_per_min=10)
+
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(ask(limit, number)) for number in range(100)]
+        await redis.flushall()
+
+    # What was granted while its answer was on the way is not remembered yet.
+    assert sum(each.result().reserved for each in asked) <= 10 + 10
+    assert not (await ask(limit, 200, ahead=True)).reserved
+
+
+async def test_workers_that_put_their_turns_back_keep_to_one_limit_together(redis: Redis) -> None:
+    one, other = (RateLimit(redis, limit_per_min=10) for _ in range(2))
+    turns = [await ask(one, number) for number in range(10)]
+    await redis.flushall()
+
+    await one.remind()
+    turns += [await ask(other, number) for number in range(10, 20)]
+
+    assert sum(turn.reserved for turn in turns) == 10
+
+
+async def test_workers_that_do_not_may_use_one_limit_each(redis: Redis) -> None:
+    limits = [RateLimit(redis, limit_per_min=5) for _ in range(3)]
+
+    turns = []
+    for number in range(60):
+        turns.append(await ask(limits[number % 3], number))
+        await redis.flushall()
+
+    assert 5 <= sum(turn.reserved for turn in turns) <= 3 * 5
+
+
+async def test_who_has_nothing_to_remember_asks_nothing(redis: Redis) -> None:
+    before = (await redis.info("stats"))["total_commands_processed"]
+
+    await RateLimit(redis, limit_per_min=5).remind()
+
+    assert (await redis.info("stats"))["total_commands_processed"] == before + 1  # the question
+
+
+async def test_the_turns_of_another_clock_are_not_put_back(redis: Redis) -> None:
+    limit = RateLimit(redis, limit_per_min=1)
+    await ask(limit)
+    key, turns = next(iter(limit._granted.items()))
+    hours_ms = 3 * 3600 * 1000
+    for leap_ms in (hours_ms, -hours_ms):
+        limit._granted[key] = {name: at + leap_ms for name, at in turns.items()}
+        await redis.flushall()
+
+        await limit.remind()
+
+        assert await redis.exists(TURNS) == 0
+
+
+async def test_a_line_is_no_longer_than_those_who_wait_make_it(redis: Redis) -> None:
+    limit = RateLimit(redis, limit_per_min=10)
+    told_s = [(await ask(limit, number)).wait_s for number in range(310)][-1]
+    assert told_s > 1700
+
+    assert await limit.free("sora", "server", waiting=20) == 0
+    after_twenty = await ask(limit, 400)
+    assert await limit.free("sora", "server", waiting=0) == 0
+    after_none = await ask(limit, 401)
+
+    assert after_twenty.wait_s == pytest.approx(60 + 20 * 6 + 6, abs=SAME_MOMENT_S)
+    assert after_none.wait_s == pytest.approx(60 + 6, abs=SAME_MOMENT_S)
+
+
+async def test_free_are_the_turns_that_could_be_had_now(redis: Redis) -> None:
+    limit, clock = RateLimit(redis, limit_per_min=10), Clock(redis)
+    for number in range(4):
+        await ask(limit, number)
+
+    assert await limit.free("sora", "server", waiting=0) == 6
+    assert await RateLimit(redis, limit_per_min=3).free("sora", "server", waiting=0) == 0
+    await clock.pass_(WINDOW_S + 1)
+    assert await limit.free("sora", "server", waiting=0) == 10
 
 
 async def test_nothing_is_remembered_for_longer_than_it_counts(redis: Redis) -> None:
     limit = RateLimit(redis, limit_per_min=2, horizon_s=70)
     waits_s = [(await ask(limit, number)).wait_s for number in range(5)]
 
-    assert set(await redis.keys("*")) == {TURNS.encode(), TAIL.encode()}
+    assert set(await redis.keys("*")) == {TURNS.encode(), TAIL.encode(), MARK.encode()}
     assert 0 < await redis.pttl(TURNS) <= 2 * WINDOW_MS + 1
     assert 0 < await redis.pttl(TAIL) <= max(waits_s) * 1000 + 2
 

@@ -25,10 +25,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from vidgen.connection import telling
 from vidgen.errors import DispatchError
 
 if TYPE_CHECKING:
     from arq.connections import RedisSettings
+    from redis.commands.core import AsyncScript
 
 T = TypeVar("T")
 
@@ -36,6 +38,7 @@ FUNCTION = "generate_video"
 # As arq 0.28 names its keys.
 MESSAGE_PREFIX = "arq:job:"
 IN_PROGRESS_PREFIX = "arq:in-progress:"
+RETRY_PREFIX = "arq:retry:"
 EXPIRES_MS = 7 * 24 * 3600 * 1000  # arq's default of a day would lose what waits longer
 # Each step of priority is worth this much waiting time: higher ones go first, old low ones
 # overtake in the end.
@@ -47,11 +50,28 @@ BATCH = 1000
 # For what is due later than that nobody keeps a timer.
 LONGEST_RING_MS = 60_000
 
+# arq takes what has a score in the past, so a head start cannot be written down before its time.
+# Until then those with a priority wait in a set of their own. One whose message is gone was taken,
+# or has expired: the sweep looks after it.
+_PROMOTE = """
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+for n = 1, #due, 2 do
+    local priority, id = string.match(due[n], '^(%d+):(.*)$')
+    redis.call('ZREM', KEYS[1], due[n])
+    if redis.call('EXISTS', ARGV[3] .. id) == 1 then
+        redis.call('ZADD', KEYS[2], due[n + 1] - priority * ARGV[4], id)
+    end
+end
+return #due / 2
+"""
+
 # arq's main loop ends at the first error that is not retried here: 150 tries of at most 4 s are
 # ten minutes.
 WORKER_RETRIES = 150
 WORKER_RETRY_CAP_S = 4
 LOUD_EVERY_S = 5.0
+# What a command may take while the process ends; a few of them follow one another.
+LAST_WORDS_S = 1.0
 # With Sentinel a fail-over is found by asking again soon, not by insisting on the old primary.
 SENTINEL_RETRIES = 4
 _PASSING = (RedisConnectionError, RedisTimeoutError, OSError)
@@ -59,11 +79,42 @@ _AWAY = (RedisError, OSError, TimeoutError)
 
 
 class Patience:
-    """Whether a pool still waits for a Redis that is away; one for all of its connections."""
+    """
+    How long a pool waits for a Redis that is away or mute; one for all of its connections.
+
+    For as long as it takes, until it is over: then a command gets `LAST_WORDS_S`, and so do those
+    that are under way. A timeout of the socket would not do: on Python 3.11 redis-py can swallow
+    with it that a task was cancelled.
+    """
 
     def __init__(self) -> None:
         """Wait."""
         self.is_over = False
+        self._limits: set[asyncio.Timeout] = set()
+
+    def end(self) -> None:
+        """Wait no more: the process ends."""
+        if self.is_over:
+            return
+        self.is_over = True
+        until = asyncio.get_running_loop().time() + LAST_WORDS_S
+        for limit in self._limits:
+            limit.reschedule(until)
+
+    @asynccontextmanager
+    async def bounded(self) -> AsyncIterator[None]:
+        """
+        Do something with Redis.
+
+        Raises:
+            TimeoutError: It took too long, after patience was over.
+        """
+        async with asyncio.timeout(LAST_WORDS_S if self.is_over else None) as limit:
+            self._limits.add(limit)
+            try:
+                yield
+            finally:
+                self._limits.discard(limit)
 
     def __deepcopy__(self, _: dict[int, object]) -> "Patience":
         """Stay the same one: redis-py copies a retry, and what is in it, for each connection."""
@@ -123,6 +174,25 @@ class Dispatch:
         """Its name in Redis."""
         return f"{self.job_id}.{self.epoch}" + (f".{self.looks}" if self.looks else "")
 
+    @classmethod
+    def of(cls, id_: str) -> "Dispatch | None":
+        """What *id_* names; None for what is no dispatch of ours, as arq's cron jobs."""
+        job_id, *numbers = id_.split(".")
+        try:
+            epoch, looks = [int(number) for number in [*numbers, "0"][:2]]
+            return cls(job_id=UUID(job_id), epoch=epoch, looks=looks)
+        except ValueError:
+            return None
+
+    def waits_apart(self, now: datetime) -> bool:
+        """Whether it is due later and has a head start then."""
+        return self.priority > 0 and self.due_at is not None and self.due_at > now
+
+    @property
+    def id_apart(self) -> str:
+        """Its name among those that wait apart."""
+        return f"{self.priority}:{self.id}"
+
 
 @asynccontextmanager
 async def open_redis(url: str) -> AsyncIterator[Redis]:
@@ -156,7 +226,7 @@ def _clients(url: str) -> list[Redis]:
         retry_on_error=list(_PASSING),
         **keywords,
     )
-    return [Redis(connection_pool=pool)]
+    return [Redis(connection_pool=telling(pool))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +265,10 @@ def _through_sentinels(sentinels: _Sentinels) -> list[Redis]:
         username=sentinels.username,
         password=sentinels.password,
     )
-    return [sentinel.master_for(sentinels.service), *sentinel.sentinels]
+    clients: list[Redis] = [sentinel.master_for(sentinels.service), *sentinel.sentinels]
+    for client in clients:
+        telling(client.connection_pool)
+    return clients
 
 
 def arq_settings(url: str) -> "RedisSettings":
@@ -248,6 +321,7 @@ class Bell:
         """Ring at first, so that a worker begins with a look."""
         self.channel = bell_channel(queue_name)
         self._rung = True
+        self._is_due = True
 
     def hear(self, message: bytes) -> None:
         """A dispatch was sent that is due in so many milliseconds."""
@@ -265,8 +339,13 @@ class Bell:
         rung, self._rung = self._rung, False
         return rung
 
+    def told_due(self) -> bool:
+        """Whether something that was sent for later has become due since the last time."""
+        is_due, self._is_due = self._is_due, False
+        return is_due
+
     def _ring(self) -> None:
-        self._rung = True
+        self._rung = self._is_due = True
 
 
 def bell_channel(queue_name: str) -> str:
@@ -281,6 +360,8 @@ class Dispatcher:
         """Use *redis*; *queue_name* is the key of arq's sorted set."""
         self._redis = redis
         self._queue_name = queue_name
+        self._later_name = later_name(queue_name)
+        self._promote = promotion(redis)
 
     async def send(self, dispatches: Iterable[Dispatch], *, now: datetime) -> None:
         """
@@ -296,11 +377,18 @@ class Dispatcher:
                 redis_errors("send dispatches"),
                 self._redis.pipeline(transaction=False) as pipe,
             ):
-                scores = {dispatch.id: _score(dispatch, now) for dispatch in batch}
+                apart = [dispatch for dispatch in batch if dispatch.waits_apart(now)]
+                others = [dispatch for dispatch in batch if not dispatch.waits_apart(now)]
                 for dispatch in batch:
                     pipe.psetex(MESSAGE_PREFIX + dispatch.id, EXPIRES_MS, _message(dispatch, now))
-                pipe.zadd(self._queue_name, scores)
-                wait_ms = max(min(scores.values()) - round(now.timestamp() * 1000), 0)
+                if apart:
+                    pipe.zadd(
+                        self._later_name, {each.id_apart: _due_ms(each, now) for each in apart}
+                    )
+                if others:
+                    pipe.zadd(self._queue_name, {each.id: _score(each, now) for each in others})
+                sooner_ms = min(_due_ms(dispatch, now) for dispatch in batch)
+                wait_ms = max(sooner_ms - round(now.timestamp() * 1000), 0)
                 if wait_ms < LONGEST_RING_MS:
                     pipe.publish(bell_channel(self._queue_name), wait_ms)
                 await pipe.execute()
@@ -318,6 +406,61 @@ class Dispatcher:
         ):
             pipe.zrem(self._queue_name, dispatch_id)
             pipe.delete(MESSAGE_PREFIX + dispatch_id)
+            await pipe.execute()
+
+    async def promote(self, now: datetime) -> int:
+        """
+        Give those that waited apart and are due now their head start; how many it were.
+
+        Raises:
+            DispatchError: Redis is away.
+        """
+        async with redis_errors("promote dispatches"):
+            return await promote(self._promote, self._queue_name, now)
+
+    async def oldest(self, limit: int) -> list[Dispatch]:
+        """
+        Those *limit* dispatches that arq looks at first.
+
+        Raises:
+            DispatchError: Redis is away.
+        """
+        async with redis_errors("look at the oldest dispatches"):
+            names: list[bytes] = await self._redis.zrange(self._queue_name, 0, limit - 1)
+        found = [Dispatch.of(name.decode(errors="replace")) for name in names]
+        return [dispatch for dispatch in found if dispatch is not None]
+
+    async def in_progress(self, dispatches: Sequence[Dispatch]) -> list[Dispatch]:
+        """
+        Which of *dispatches* a worker has taken, or took and died with.
+
+        Raises:
+            DispatchError: Redis is away.
+        """
+        if not dispatches:
+            return []
+        async with redis_errors("look for dispatches"):
+            taken = await self._redis.mget([IN_PROGRESS_PREFIX + each.id for each in dispatches])
+        return [each for each, mark in zip(dispatches, taken, strict=True) if mark is not None]
+
+    async def drop(self, dispatches: Sequence[Dispatch]) -> None:
+        """
+        Forget *dispatches* and that a worker took them: arq itself would keep that for days, and
+        look at them each time before all others.
+
+        Raises:
+            DispatchError: Redis is away.
+        """
+        if not dispatches:
+            return
+        ids = [dispatch.id for dispatch in dispatches]
+        prefixes = (MESSAGE_PREFIX, IN_PROGRESS_PREFIX, RETRY_PREFIX)
+        async with (
+            redis_errors("drop dispatches"),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
+            pipe.zrem(self._queue_name, *ids)
+            pipe.delete(*(prefix + id_ for id_ in ids for prefix in prefixes))
             await pipe.execute()
 
     async def sort(self, dispatches: Sequence[Dispatch]) -> tuple[list[Dispatch], list[Dispatch]]:
@@ -338,14 +481,15 @@ class Dispatcher:
                 pipe.zscore(self._queue_name, dispatch.id)
                 pipe.exists(MESSAGE_PREFIX + dispatch.id)
                 pipe.exists(IN_PROGRESS_PREFIX + dispatch.id)
-            answers = await pipe.execute()
+            pipe.zmscore(self._later_name, [dispatch.id_apart for dispatch in dispatches])
+            *answers, apart = await pipe.execute()
         lost, stuck = [], []
-        for dispatch, (score, message, in_progress) in zip(
-            dispatches, zip(answers[::3], answers[1::3], answers[2::3], strict=True), strict=True
+        for dispatch, score, message, in_progress, score_apart in zip(
+            dispatches, answers[::3], answers[1::3], answers[2::3], apart, strict=True
         ):
             if in_progress:
                 stuck.append(dispatch)
-            elif score is None or not message:
+            elif (score is None and score_apart is None) or not message:
                 lost.append(dispatch)
         return lost, stuck
 
@@ -373,13 +517,34 @@ async def redis_errors(deed: str) -> AsyncIterator[None]:
         raise DispatchError(f"could not {deed}: {type(error).__name__}") from error
 
 
-def _score(dispatch: Dispatch, now: datetime) -> int:
+def later_name(queue_name: str) -> str:
+    """Where those wait that have a head start as soon as they are due."""
+    return f"{queue_name}:later"
+
+
+def promotion(redis: Redis) -> "AsyncScript":
+    """The script of `promote`."""
+    return redis.register_script(_PROMOTE)
+
+
+async def promote(script: "AsyncScript", queue_name: str, now: datetime) -> int:
+    """Run *script*, a `promotion`; how many dispatches got their head start."""
     now_ms = round(now.timestamp() * 1000)
+    promoted = await script(
+        keys=[later_name(queue_name), queue_name],
+        args=[now_ms, BATCH, MESSAGE_PREFIX, HEAD_START_MS],
+    )
+    return int(promoted or 0)
+
+
+def _due_ms(dispatch: Dispatch, now: datetime) -> int:
     # Of two clocks the database's counts: who sends may be ahead of it.
-    due_ms = now_ms if dispatch.due_at is None else round(dispatch.due_at.timestamp() * 1000)
-    if due_ms > now_ms:
-        return due_ms  # arq runs what has a score in the past: no head start before it is due
-    return due_ms - dispatch.priority * HEAD_START_MS
+    return round((dispatch.due_at or now).timestamp() * 1000)
+
+
+def _score(dispatch: Dispatch, now: datetime) -> int:
+    """For one that does not wait apart: it is due, or has no head start."""
+    return _due_ms(dispatch, now) - dispatch.priority * HEAD_START_MS
 
 
 def _message(dispatch: Dispatch, now: datetime) -> bytes:

@@ -159,6 +159,12 @@ class VideoJob:
         slot_at: The reserved turn under the provider's rate limit, if it has one.
         credential_id: What the latest attempt was made with, or the next one has its turn for:
             `server`, or the id of a stored key; None before, and in rows of older releases.
+        actual_cost_micros: What all attempts together cost, as far as it is known; None as long as
+            nothing is, and at the end when only the provider knows.
+        settled_attempt: The latest attempt of which it is known what it cost.
+        unknown_attempts: Earlier attempts of which only the provider knows what they cost.
+        lost_cost_micros: The part of the cost that was given up for a new video.
+        discards: How often a stored video of the job was thrown away.
     """
 
     id: UUID
@@ -208,6 +214,10 @@ class VideoJob:
     webhook_url: str | None = field(repr=False)
     metadata: Mapping[str, JsonValue]
     credential_id: str | None
+    settled_attempt: int | None = None
+    unknown_attempts: int = 0
+    lost_cost_micros: int = 0
+    discards: int = 0
 
     @property
     def is_final(self) -> bool:
@@ -243,6 +253,7 @@ class EventType(StrEnum):
     RELEASED = "released"  # given back by its worker, or freed from a dead one
     CANCEL_REQUESTED = "cancel_requested"
     CANCELLED = "cancelled"
+    ANSWERED = "answered"  # the provider's answer to a cancel came after the job had ended
     RETRIED = "retried"  # by hand
     PROGRESSED = "progressed"  # live only: never a row of job_events
 
@@ -255,6 +266,8 @@ class JobEvent:
     Attributes:
         seq: Its number among all events; None for progress, which is live only.
         detail: What the type calls for: code, message, operation_id, wait_s, …
+        worker_id: The worker that wrote it; None for what was asked from outside.
+        by: The person who did it by hand, if one is known.
     """
 
     job_id: UUID
@@ -266,3 +279,5 @@ class JobEvent:
     attempt: int
     progress: int
     detail: Mapping[str, JsonValue]
+    worker_id: UUID | None = None
+    by: str | None = None

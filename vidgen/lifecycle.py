@@ -10,11 +10,14 @@ What may happen to a job, decided purely; `store.jobs.apply` writes it in one gu
     failed, cancelled ──retried──> where the paid result still is                completed
     any held ──parked──> the same stage, later: its provider key does not open
 
+Money adds up over all attempts: `actual_cost_micros` grows once it is known what the current one
+cost, and an attempt is given up as unknown when only the provider can tell.
+
 Two counters, never mixed: `attempt` counts paid submits, `failures` errors in a row of one stage.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
@@ -313,21 +316,21 @@ def resubmitted(job: VideoJob, error: SubmitUnknownError) -> Transition:
             "error_code": error.code,
             "error_message": error.message,
             "credential_id": None,
+            "unknown_attempts": job.unknown_attempts + 1,
         },
         detail=_told(error) | {"may_be_paid_twice": True},
     )
 
 
-def generated(*, expires_at: datetime | None, cost_micros: int | None) -> Transition:
-    """The provider has the video."""
+def generated(job: VideoJob, *, expires_at: datetime | None, cost_micros: int | None) -> Transition:
+    """The provider has the video; *cost_micros* is what it says that cost, None if nothing."""
     changes: dict[str, JsonValue] = {
         "failures": 0,
         "error_code": None,
         "error_message": None,
         "result_expires_at": expires_at.isoformat() if expires_at else None,
     }
-    if cost_micros is not None:
-        changes["actual_cost_micros"] = cost_micros
+    price = job.estimated_cost_micros if cost_micros is None else cost_micros
     return Transition(
         event=EventType.GENERATED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -335,7 +338,7 @@ def generated(*, expires_at: datetime | None, cost_micros: int | None) -> Transi
         holder=Holder.LEASE,
         hold=Hold.KEEP,
         stage=Stage.TRANSFERRING,
-        changes=changes,
+        changes=changes | _settled(job, price),
     )
 
 
@@ -421,16 +424,29 @@ def cancel_requested(*, discard: bool) -> Transition:
     )
 
 
-def cancelled(job: VideoJob, *, held: bool, stopped_at_provider: bool) -> Transition:
+def cancelled(
+    job: VideoJob,
+    *,
+    held: bool,
+    stopped_at_provider: bool | None,
+    still_asking: bool = False,
+    discard: bool = False,
+) -> Transition:
     """
-    The job ends by the wish of a person, and says what it cost: nothing before the submit,
-    everything if the provider could not be stopped, and None if only the provider knows.
+    The job ends by the wish of a person, and says what all its attempts cost: nothing before the
+    first submit, everything if the provider could not be stopped, None if only the provider knows.
+
+    Args:
+        stopped_at_provider: None if nobody can tell.
+        still_asking: The provider has not answered yet; `answered` will tell.
+        discard: What may be stored already is to be thrown away.
     """
-    cost_micros: int | None = job.actual_cost_micros
-    if job.stage is Stage.QUEUED:
-        cost_micros = 0
-    elif not stopped_at_provider and cost_micros is None:
-        cost_micros = job.estimated_cost_micros
+    goes_on = stopped_at_provider is False or job.stage is Stage.TRANSFERRING
+    bill = _final_bill(job, job.estimated_cost_micros if goes_on else None)
+    cost_micros = bill["actual_cost_micros"]
+    thrown_away: dict[str, JsonValue] = {}
+    if discard and job.stage is Stage.TRANSFERRING:
+        thrown_away = {"discards": job.discards + 1, "discarding": True}
     return Transition(
         event=EventType.CANCELLED,
         statuses=ACTIVE,
@@ -438,8 +454,31 @@ def cancelled(job: VideoJob, *, held: bool, stopped_at_provider: bool) -> Transi
         holder=Holder.LEASE if held else Holder.NOBODY,
         hold=Hold.FREE,
         status=JobStatus.CANCELLED,
-        changes={"actual_cost_micros": cost_micros},
-        detail={"stopped_at_provider": stopped_at_provider, "cost_micros": cost_micros},
+        changes=bill | thrown_away,
+        detail={
+            "stopped_at_provider": stopped_at_provider,
+            "cost_micros": cost_micros,
+            **({"still_asking": True} if still_asking else {}),
+        },
+    )
+
+
+def answered(job: VideoJob, *, stopped_at_provider: bool | None) -> Transition:
+    """The provider answered a cancel, or will not, after the job had ended: what it cost."""
+    goes_on = stopped_at_provider is False
+    bill = _final_bill(job, job.estimated_cost_micros if goes_on else None)
+    return Transition(
+        event=EventType.ANSWERED,
+        statuses=frozenset({JobStatus.CANCELLED}),
+        stages=frozenset({job.stage}),
+        holder=Holder.ANYONE,
+        hold=Hold.KEEP,
+        attempt=job.attempt,
+        changes=bill,
+        detail={
+            "stopped_at_provider": stopped_at_provider,
+            "cost_micros": bill["actual_cost_micros"],
+        },
     )
 
 
@@ -471,7 +510,10 @@ def retried(job: VideoJob, *, max_attempts: int, anew: bool = False) -> Transiti
             "credential_id": None,
             "progress": 0,
             "max_attempts": job.attempt + max_attempts,
-            "actual_cost_micros": None,  # what a cancel was said to cost is not its video's price
+            # "Nothing" was the price of a cancel, and is not the one of the video to come.
+            "actual_cost_micros": job.actual_cost_micros or None,
+            "lost_cost_micros": job.actual_cost_micros or 0,
+            "unknown_attempts": job.unknown_attempts + outstanding(job),
         }
     return Transition(
         event=EventType.RETRIED,
@@ -594,7 +636,7 @@ def judged(
     wait_s = backoff.wait_s(job.attempt, error.retry_after_s)
     ends_at = now + timedelta(seconds=wait_s)
     if not again or (job.deadline_at is not None and ends_at >= job.deadline_at):
-        return failed(job, error)
+        return failed(job, error, charged=charged)
     return Transition(
         event=EventType.REATTEMPTED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -616,10 +658,20 @@ def judged(
     )
 
 
-def failed(job: VideoJob, error: VidgenError, *, deadline_s: int | None = None) -> Transition:
+def failed(
+    job: VideoJob,
+    error: VidgenError,
+    *,
+    charged: bool | None = None,
+    deadline_s: int | None = None,
+) -> Transition:
     """
-    The job ends with a reason; *deadline_s* says that time ran out while the error was being
-    retried.
+    The job ends with a reason, and says what all its attempts cost.
+
+    Args:
+        charged: Whether the provider bills a generation that it calls failed; None without its
+            verdict.
+        deadline_s: Time ran out while the error was being retried.
     """
     told = _told(error)
     if deadline_s is not None:
@@ -628,6 +680,8 @@ def failed(job: VideoJob, error: VidgenError, *, deadline_s: int | None = None) 
         if job.stage is Stage.GENERATING:
             told["code"] = GenerationTimeoutError.code
     unpaid = _unpaid(job, error)
+    given_back = replace(job, stage=Stage.QUEUED) if unpaid else job
+    bill = _final_bill(given_back, _price_of_failure(job, charged=charged))
     return Transition(
         event=EventType.FAILED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -636,7 +690,12 @@ def failed(job: VideoJob, error: VidgenError, *, deadline_s: int | None = None) 
         hold=Hold.FREE,
         status=JobStatus.FAILED,
         stage=Stage.QUEUED if unpaid else None,
-        changes={"error_code": told["code"], "error_message": told["message"]} | unpaid,
+        changes={
+            "error_code": told["code"],
+            "error_message": told["message"],
+            **unpaid,
+            **bill,
+        },
         detail=told,
     )
 
@@ -661,9 +720,57 @@ def expired(job: VideoJob) -> Transition:
         holder=Holder.LEASE,
         hold=Hold.FREE,
         status=JobStatus.FAILED,
-        changes={"error_code": told["code"], "error_message": told["message"]},
+        changes={
+            "error_code": told["code"],
+            "error_message": told["message"],
+            **_final_bill(job, None),
+        },
         detail=told,
     )
+
+
+def outstanding(job: VideoJob) -> bool:
+    """Whether it is not known yet what the current attempt costs, or only to the provider."""
+    match job.stage:
+        case Stage.QUEUED:
+            return False
+        case Stage.SUBMITTING | Stage.GENERATING:
+            return job.settled_attempt != job.attempt
+        case Stage.TRANSFERRING:
+            return job.actual_cost_micros is None
+        case _:
+            assert_never(job.stage)
+
+
+def unknown_attempts(job: VideoJob) -> int:
+    """Of how many attempts of a job that ended only the provider knows what they cost."""
+    is_open = job.status in {JobStatus.FAILED, JobStatus.CANCELLED} and outstanding(job)
+    return job.unknown_attempts + is_open
+
+
+def _price_of_failure(job: VideoJob, *, charged: bool | None) -> int | None:
+    """What the current attempt cost that just failed; None if only the provider knows."""
+    if charged or job.stage is Stage.TRANSFERRING:
+        return job.estimated_cost_micros
+    return None if charged is None else 0
+
+
+def _settled(job: VideoJob, price_micros: int | None) -> dict[str, JsonValue]:
+    """The bill once the price of the current attempt is known; it is added only once."""
+    if price_micros is None or not outstanding(job):
+        return {}
+    return {
+        "actual_cost_micros": (job.actual_cost_micros or 0) + price_micros,
+        "settled_attempt": job.attempt,
+    }
+
+
+def _final_bill(job: VideoJob, price_micros: int | None) -> dict[str, JsonValue]:
+    """The bill of a job that ends; a price of None leaves the attempt to the provider's books."""
+    settled = _settled(job, price_micros)
+    cost_micros = settled.get("actual_cost_micros", job.actual_cost_micros)
+    all_known = not job.unknown_attempts and (bool(settled) or not outstanding(job))
+    return settled | {"actual_cost_micros": cost_micros or (0 if all_known else None)}
 
 
 def _unheld(stage: Stage) -> JobStatus:

@@ -33,6 +33,8 @@ _PREFIX = "vidgen:job:"
 _ALL = f"{_PREFIX}*"
 # What the jobs of a whole process did; read by whoever watches all jobs.
 _NEWS = "vidgen:jobs"
+# A call that is about no job: older releases leave it alone.
+_CANCEL = b"cancel"
 # News of so long go out together: with many jobs at once a few commands serve all of them.
 GATHER_S = 0.05
 PROGRESS_INTERVAL_S = 0.5
@@ -243,11 +245,17 @@ def _notices(channel: str, data: bytes) -> list[tuple[UUID, int | None]]:
 
 
 class Wakes:
-    """Which jobs of this process sleep between two looks, and may be woken."""
+    """
+    Which jobs of this process sleep between two looks, and may be woken.
+
+    Attributes:
+        wishes: Set when somebody wants a job of this process cancelled.
+    """
 
     def __init__(self) -> None:
-        """Nobody sleeps yet."""
+        """Nobody sleeps yet, and nothing is wished."""
         self._alarms: dict[UUID, asyncio.Event] = {}
+        self.wishes = asyncio.Event()
 
     @contextmanager
     def expected(self, job_id: UUID) -> Iterator[None]:
@@ -264,7 +272,10 @@ class Wakes:
             del self._alarms[job_id]
 
     def hear(self, message: bytes) -> None:
-        """Somebody called about the job that *message* names."""
+        """Somebody called about the job that *message* names, or wants one cancelled."""
+        if message == _CANCEL:
+            self.wishes.set()
+            return
         with suppress(ValueError):  # others may write to our Redis, too
             self.wake(UUID(message.decode()))
 
@@ -297,6 +308,13 @@ async def call(redis: Redis, worker_id: UUID, job_id: UUID) -> bool:
     """
     async with redis_errors("call a worker"):
         return bool(await redis.publish(_calls(worker_id), str(job_id)))
+
+
+async def call_off(redis: Redis, worker_id: UUID) -> None:
+    """Have *worker_id* look now which jobs it is to cancel; without Redis it does that later."""
+    with suppress(DispatchError):
+        async with redis_errors("call a worker"):
+            await redis.publish(_calls(worker_id), _CANCEL)
 
 
 async def hear_calls(redis: Redis, worker_id: UUID, wakes: Wakes, bell: Bell) -> None:

@@ -25,7 +25,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from vidgen import catalog, errors
+from vidgen import catalog, errors, lifecycle
 from vidgen.errors import (
     InternalError,
     LeaseLostError,
@@ -232,7 +232,7 @@ def written(before: VideoJob | None, change: Transition, after: VideoJob) -> Non
     TRANSITIONS.labels(change.event, provider).inc()
     if before is not None and "code" in change.detail and not change.detail.get("absent"):
         ERRORS.labels(change.detail["code"], before.stage, provider).inc()
-    if after.is_final:
+    if after.is_final and change.status is not None:
         ATTEMPTS.labels(after.status).observe(after.attempt)
     match change.event:
         case EventType.CLAIMED if after.lease_epoch == 1:
@@ -242,15 +242,14 @@ def written(before: VideoJob | None, change: Transition, after: VideoJob) -> Non
         case EventType.GENERATED:
             took_s = _took(Stage.GENERATING, provider, after.submitted_at, after.generated_at)
             GENERATION_SECONDS.labels(provider, model_of(after)).observe(took_s)
-            _spent(after, _cost_micros(after))
         case EventType.COMPLETED:
             _took(Stage.TRANSFERRING, provider, after.generated_at, after.completed_at)
         case EventType.RELEASED:
             RECOVERIES.labels(change.detail["reason"]).inc()
-        case EventType.CANCELLED if before is not None:
-            _cancelled(before, after)
         case _:
             pass
+    if before is not None:
+        _count_money(before, change, after)
 
 
 @contextmanager
@@ -285,22 +284,9 @@ def transferred(job: VideoJob, size_bytes: int, took_s: float) -> None:
     TRANSFER_SECONDS.observe(took_s)
 
 
-def judged(job: VideoJob, code: str, *, charged: bool) -> None:
-    """Count the money of an attempt that its provider says has failed."""
-    if charged:
-        _spent(job, _cost_micros(job))
-        wasted(job, code)
-
-
-def gave_up(job: VideoJob) -> None:
-    """Count the money that a job which just failed may have cost; none if it was refused."""
-    if job.stage is not Stage.QUEUED:
-        wasted(job, job.error_code or OTHER)
-
-
 def wasted(job: VideoJob, reason: str) -> None:
-    """Count what an attempt of *job* cost, or may have cost, as lost."""
-    WASTE_DOLLARS.labels(provider_of(job), reason).inc(_cost_micros(job) / MICROS_PER_DOLLAR)
+    """Count one attempt of *job* that may have been paid as lost."""
+    _wasted(job, reason, job.estimated_cost_micros or 0)
 
 
 def held(stages: Iterable[Stage]) -> None:
@@ -310,22 +296,29 @@ def held(stages: Iterable[Stage]) -> None:
         HELD_JOBS.labels(stage).set(tally[stage])
 
 
-def _cancelled(before: VideoJob, after: VideoJob) -> None:
-    cost_micros = after.actual_cost_micros or 0
-    if before.stage is Stage.GENERATING:
-        _spent(after, cost_micros)
-    if cost_micros:
-        wasted(after, JobStatus.CANCELLED)
+def _count_money(before: VideoJob, change: Transition, after: VideoJob) -> None:
+    """By how much the bill has grown; and what of it, or beside it, bought no video."""
+    grown_micros = (after.actual_cost_micros or 0) - (before.actual_cost_micros or 0)
+    if grown_micros > 0:
+        SPEND_DOLLARS.labels(provider_of(after), model_of(after)).inc(
+            grown_micros / MICROS_PER_DOLLAR
+        )
+    match change.event:
+        case EventType.REATTEMPTED if change.detail.get("may_be_paid_twice"):
+            wasted(after, after.error_code or OTHER)
+        case EventType.FAILED | EventType.CANCELLED:
+            cancelled = after.status is JobStatus.CANCELLED
+            reason = JobStatus.CANCELLED if cancelled else after.error_code or OTHER
+            # What was lost before the last retry by hand was counted then.
+            _wasted(after, reason, (after.actual_cost_micros or 0) - after.lost_cost_micros)
+            if lifecycle.outstanding(after):
+                wasted(after, reason)
+        case _:
+            pass
 
 
-def _cost_micros(job: VideoJob) -> int:
-    told = job.actual_cost_micros
-    return (job.estimated_cost_micros or 0) if told is None else told
-
-
-def _spent(job: VideoJob, cost_micros: int) -> None:
-    dollars = cost_micros / MICROS_PER_DOLLAR
-    SPEND_DOLLARS.labels(provider_of(job), model_of(job)).inc(dollars)
+def _wasted(job: VideoJob, reason: str, cost_micros: int) -> None:
+    WASTE_DOLLARS.labels(provider_of(job), reason).inc(max(cost_micros, 0) / MICROS_PER_DOLLAR)
 
 
 def _took(stage: Stage, provider: str, begun: datetime | None, ended: datetime | None) -> float:

@@ -186,7 +186,8 @@ class VideoQueue:
         Ask for one video, and return its job.
 
         Args:
-            idempotency_key: Asking again with the same key (per user) returns the first job.
+            idempotency_key: Asking again with the same key (per user) returns the first job;
+                everything else must be the same, too.
             priority: 0 to 9; higher ones go first.
             run_at: Not before this moment (aware).
             webhook_url: Who is told when the job ends.
@@ -402,14 +403,21 @@ class VideoQueue:
                 pass
             return await self._patiently(job_id, partial(self.get, job_id))
 
-    async def cancel(self, job_id: UUID, *, discard: bool = False) -> VideoJob:
+    async def cancel(
+        self, job_id: UUID, *, discard: bool = False, by: str | None = None
+    ) -> VideoJob:
         """
         Ask for the end of a job, and return it as it is then.
 
         Before its submit it is cancelled at once, at no cost. A generation is stopped at the
-        provider within seconds, where that is possible. A video that is already made was paid
-        for: it is stored and the job completes, unless *discard* throws it away. A final job is
-        returned as it is.
+        provider, where that is possible; the job ends within two seconds, and a provider that
+        answers later still corrects what it cost. While the paid request is under way the wish is
+        noted (`cancel_requested_at`), and the end comes with the provider's receipt: that attempt
+        may be billed. A video that is already made was paid for: it is stored and the job
+        completes, unless *discard* throws it away. A final job is returned as it is.
+
+        Args:
+            by: Who wants it, for the job's events; None for a service.
 
         Raises:
             JobNotFoundError: There is none with this id.
@@ -421,21 +429,26 @@ class VideoQueue:
                 return job
             lifecycle.check_known(job)
             if job.worker_id is None and job.stage is Stage.QUEUED:
-                change = lifecycle.cancelled(job, held=False, stopped_at_provider=False)
+                change = lifecycle.cancelled(job, held=False, stopped_at_provider=None)
             else:
                 change = lifecycle.cancel_requested(discard=discard)
             try:
-                job = await self._apply(job_id, change)
+                job = await self._apply(job_id, change, by)
             except LeaseLostError:
                 continue
+            if job.worker_id is not None:
+                await live.call_off(self._redis, job.worker_id)
             await self._dispatch([job])  # if nobody holds it, somebody must see to it now
             return job
         raise InvalidStateError(f"job {job_id} keeps changing hands; ask again")
 
-    async def retry(self, job_id: UUID, *, anew: bool = False) -> VideoJob:
+    async def retry(self, job_id: UUID, *, anew: bool = False, by: str | None = None) -> VideoJob:
         """
         Let a failed or cancelled job go on: from its paid result if that may still exist,
             else anew.
+
+        Args:
+            by: Who wants it, for the job's events; None for a service.
 
         Raises:
             JobNotFoundError: There is none with this id.
@@ -444,7 +457,7 @@ class VideoQueue:
         job = await self.get(job_id)
         change = lifecycle.retried(job, max_attempts=self._settings.max_attempts, anew=anew)
         try:
-            job = await self._apply(job_id, change)
+            job = await self._apply(job_id, change, by)
         except LeaseLostError as error:
             raise InvalidStateError(f"job {job_id} was changed meanwhile; look again") from error
         await self._dispatch([job])
@@ -460,6 +473,7 @@ class VideoQueue:
         limit: int = 1000,
         anew: bool = False,
         dry_run: bool = False,
+        by: str | None = None,
     ) -> list[RetryPlan]:
         """
         Let every failed job that fits the filter go on, the oldest first; what that means for each.
@@ -467,6 +481,7 @@ class VideoQueue:
         Args:
             code: Only those that failed with this error code.
             dry_run: Tell what would happen, and what it would cost, and do nothing.
+            by: Who wants it, for the jobs' events; None for a service.
         """
         async with self._database.connection() as connection:
             found = await jobs.failed(
@@ -483,7 +498,7 @@ class VideoQueue:
         done: list[RetryPlan] = []
         for plan in plans:
             with suppress(InvalidStateError):  # somebody else was faster
-                await self.retry(plan.job_id, anew=anew)
+                await self.retry(plan.job_id, anew=anew, by=by)
                 done.append(plan)
         return done
 
@@ -638,6 +653,7 @@ class VideoQueue:
                 webhook_url=wish.webhook_url,
                 metadata=wish.metadata,
                 traceparent=self._tracing.traceparent(),
+                wish=None if wish.idempotency_key is None else _hashed(wish),
             ),
             stored,
         )
@@ -682,9 +698,9 @@ class VideoQueue:
                 "jobs accepted, dispatch left to the sweep", jobs=len(made), code=error.code
             )
 
-    async def _apply(self, job_id: UUID, change: lifecycle.Transition) -> VideoJob:
+    async def _apply(self, job_id: UUID, change: lifecycle.Transition, by: str | None) -> VideoJob:
         async with self._database.connection() as connection:
-            job = await jobs.apply(connection, job_id, change)
+            job = await jobs.apply(connection, job_id, change, by=by)
         await live.tell(self._redis, job_id)
         return job
 
@@ -724,13 +740,40 @@ def endpoints_of(settings: Settings) -> Endpoints:
 
 async def _first_job(connection: Connection, new: NewJob) -> VideoJob:
     assert new.idempotency_key is not None  # nothing else can be taken
-    found = await jobs.by_idempotency_key(connection, new.user_id, new.idempotency_key)
-    if found is None or found[1] != new.fingerprint:
+    assert new.wish is not None  # goes with the key
+    first = await jobs.by_idempotency_key(connection, new.user_id, new.idempotency_key)
+    if first is None:
         raise IdempotencyConflictError(
             f"idempotency key {new.idempotency_key!r} was used before for another request"
-            + (f" (job {found[0].id})" if found else "")
         )
-    return found[0]
+    others = [] if first.fingerprint == new.fingerprint else ["the video"]
+    if first.wish is not None:
+        others += [name for name, value in new.wish.items() if first.wish.get(name) != value]
+    if others:
+        raise IdempotencyConflictError(
+            f"idempotency key {new.idempotency_key!r} was used before for another request (job"
+            f" {first.job.id}): {' and '.join(others)} {'differ' if others[1:] else 'differs'}"
+        )
+    return first.job
+
+
+def _hashed(wish: _Wish) -> dict[str, JsonValue]:
+    """
+    What makes another request of one for the same video, a hash for each field: values may be
+    private, and are not kept as long as the key.
+    """
+    compared: dict[str, JsonValue] = {
+        "webhook_url": wish.webhook_url,
+        "run_at": None if wish.run_at is None else wish.run_at.astimezone(UTC).isoformat(),
+        "deadline_s": wish.deadline_s,
+        "priority": wish.priority,
+        "metadata": dict(wish.metadata),
+        "scene_id": wish.scene_id,
+    }
+    return {
+        name: hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+        for name, value in compared.items()
+    }
 
 
 def _check_wish(wish: _Wish) -> None:

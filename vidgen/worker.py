@@ -23,9 +23,11 @@ from loguru import logger
 from redis.asyncio import ConnectionPool
 from redis.asyncio.client import Pipeline
 from redis.asyncio.sentinel import Sentinel
+from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError, WatchError
 
 from vidgen import live, logs, metrics
+from vidgen.connection import telling
 from vidgen.dispatch import (
     FUNCTION,
     Bell,
@@ -35,6 +37,8 @@ from vidgen.dispatch import (
     PatientRetry,
     arq_settings,
     open_redis,
+    promote,
+    promotion,
 )
 from vidgen.errors import (
     DatabaseError,
@@ -60,6 +64,9 @@ T = TypeVar("T")
 POLL_DELAY_S = 0.1
 # A worker that has nothing to do asks Redis so often: 100 commands a minute.
 IDLE_LOOK_S = 0.6
+# What became due with a priority moves to its place so often, should nobody have told us when:
+# 60 commands a minute.
+PROMOTE_EVERY_S = 2.0
 # arq ends a job that runs longer, for good: far above any deadline, which is ours.
 DISPATCH_TIMEOUT_S = 8 * 24 * 3600
 # arq 0.28 counts a delivery cut by a deploy as a try, and stops at the last one; attempts are in
@@ -159,7 +166,7 @@ class House:
             await _check_bucket(resources)
             await _check_keys(resources)
             async with asyncio.TaskGroup() as group:
-                leases = Leases(resources, group)
+                leases = Leases(resources, group, self._wakes.wishes)
                 await _patiently(leases.join)
                 lookout = Lookout(resources, leases, self._wakes)
                 loops = [
@@ -200,6 +207,7 @@ class House:
             self._ready.set_exception(_first(error) or asyncio.CancelledError())
         elif error is not None:
             _, leases, _ = self._ready.result()
+            self._patience.end()
             leases.hand_over(urgent=True)
             # Without heartbeat and sweep nothing here can be trusted: end, and be started afresh.
             logger.opt(exception=error).critical("the worker's upkeep ended with a defect")
@@ -215,7 +223,7 @@ class House:
         self._hand_over(leases)
 
     def _hand_over(self, leases: Leases) -> None:
-        self._patience.is_over = True
+        self._patience.end()
         leases.hand_over(urgent=False)
         asyncio.get_running_loop().call_later(
             self._settings.shutdown_grace_s, lambda: leases.hand_over(urgent=True)
@@ -235,15 +243,23 @@ class _SteadyPipeline(Pipeline):
 
     async def execute(self, raise_on_error: bool = True) -> Any:
         try:
-            return await super().execute(raise_on_error)
+            async with self.patience.bounded():
+                return await super().execute(raise_on_error)
         except (RedisError, OSError):
             if self.patience.is_over:
                 return []  # arq tidies up at its end; what it leaves expires
             raise
 
+    async def reset(self) -> None:
+        if self.patience.is_over:
+            # No UNWATCH, for which a mute Redis would be waited: nothing comes after it.
+            self.watching = False
+        await super().reset()  # type: ignore[no-untyped-call]  # redis 5
+
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         try:
-            answer = await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
+            async with self.patience.bounded():
+                answer = await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
         except WatchError:
             return 1 if args[0] == "EXISTS" else None
         if args[0] == "ZSCORE" and answer is not None:
@@ -259,26 +275,32 @@ class _SteadyRedis(ArqRedis):
     leave everything lying for as long as it is behind. While there was nothing, the next look waits
     for the bell, or half a second: arq's own would be ten a second.
 
-    Once its patience is over errors are as good as answers: without that arq would wait for a
-    Redis that is away before it ends, and leave its end undone.
+    Once its patience is over errors and silence are as good as answers: without that arq would wait
+    for a Redis that is away or mute before it ends, and leave its end undone.
     """
 
     clock: Clock
     patience: Patience
     bell: Bell
+    promotion: AsyncScript
     next_look_at = 0.0
+    next_promotion_at = 0.0
 
     async def zrangebyscore(self, name: Any, min: Any, max: Any, **options: Any) -> Any:  # type: ignore[override]  # as arq calls it
         now = asyncio.get_running_loop().time()
         if not self.bell.answer() and now < self.next_look_at:
             return []
+        if self.bell.told_due() or now >= self.next_promotion_at:
+            self.next_promotion_at = now + PROMOTE_EVERY_S
+            await promote(self.promotion, name, self.clock.now())
         due = await super().zrangebyscore(name, min, max + _ahead_ms(self.clock), **options)
         self.next_look_at = 0.0 if due else now + IDLE_LOOK_S
         return due
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
+            async with self.patience.bounded():
+                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
         except (RedisError, OSError):
             if self.patience.is_over:
                 return None
@@ -326,6 +348,8 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
             retry_on_error=settings.retry_on_error,
         )
         redis = sentinel.master_for(settings.sentinel_master, redis_class=_SteadyRedis)
+        for client in (redis, *sentinel.sentinels):
+            telling(client.connection_pool)
     else:
         redis = _SteadyRedis(
             host=settings.host,
@@ -346,7 +370,7 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
             retry=settings.retry,
             retry_on_error=settings.retry_on_error,
         )
-        pool = redis.connection_pool
+        pool = telling(redis.connection_pool)
         redis.connection_pool = _SteadyPool(
             pool.connection_class, pool.max_connections, **pool.connection_kwargs
         )
@@ -354,6 +378,7 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
     redis.clock = Clock()  # until the first heartbeat
     redis.patience = settings.retry.patience
     redis.bell = Bell(queue_name)
+    redis.promotion = promotion(redis)
     redis.job_serializer = orjson.dumps
     redis.job_deserializer = orjson.loads
     redis.default_queue_name = queue_name

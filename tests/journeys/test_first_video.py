@@ -1,5 +1,6 @@
 """Videos from the wish to the bucket, by the front door."""
 
+import asyncio
 import hashlib
 
 import pytest
@@ -11,6 +12,7 @@ from vidgen.queue import VideoQueue
 from vidgen.resources import bucket_of
 from vidgen.settings import Settings
 from vidgen.simulator.clips import render
+from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
 from vidgen.storage import Storage
 
@@ -79,3 +81,26 @@ async def digests(settings: Settings, jobs: list[VideoJob]) -> list[str]:
             hashlib.sha256(await storage.read(job.storage_key or "", MAX_BYTES)).hexdigest()
             for job in jobs
         ]
+
+
+async def test_a_cancel_does_not_wait_for_a_heartbeat_or_a_provider(
+    settings: Settings, queue: VideoQueue, start_worker: StartWorker, simulator: SimulatorServer
+) -> None:
+    simulator.sora.generation_s = 600
+    simulator.sora.script(Rule(deed="cancel", outcome="hang"))
+    patient = settings.model_copy(update={"lease_ttl_s": 600.0, "poll_interval_s": 60.0})
+    await start_worker(patient)
+    job = await queue.enqueue(VideoRequest(provider="sora", prompt="a tram in the rain"))
+    async with asyncio.timeout(20):
+        async for event in queue.events(job.id):
+            if event.type is EventType.SUBMITTED:
+                break
+
+    await queue.cancel(job.id, by="ada")
+    done = await queue.wait(job.id, timeout=10)  # 2 s, on a machine that has time
+
+    assert (done.status, done.actual_cost_micros) == (JobStatus.CANCELLED, None)
+    assert done.worker_id is None
+    [ended] = [e for e in await queue.history(job.id) if e.type is EventType.CANCELLED]
+    assert ended.detail["still_asking"] is True
+    assert ended.worker_id is not None

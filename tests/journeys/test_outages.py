@@ -148,6 +148,22 @@ async def test_nothing_is_lost_while_redis_is_emptied_again_and_again(
     await all_paid_once(queue, simulator, jobs)
 
 
+async def test_a_limit_holds_while_redis_is_emptied_again_and_again(
+    settings: Settings, queue: VideoQueue, start_worker: StartWorker, simulator: SimulatorServer
+) -> None:
+    await start_worker(settings.model_copy(update={"rate_limit_per_min": 10}))
+
+    async with Redis.from_url(settings.redis_url) as redis:
+        for wish in trams(40):
+            job = await queue.enqueue(wish)
+            async for event in queue.events(job.id):
+                if event.type in {EventType.SUBMITTED, EventType.POSTPONED}:
+                    break
+            await redis.flushall()
+
+    assert simulator.sora.counts["submit"] == 10
+
+
 async def restart_empty(redis: ValkeyServer) -> None:
     redis.stop()
     shutil.rmtree(redis.folder)

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 from redis.asyncio import Redis
 
@@ -103,6 +104,46 @@ async def test_a_worker_ends_in_good_order_while_redis_is_away(
         assert code == 0
         assert worker.said("worker stopped")
         assert (job.stage, job.worker_id, job.attempt) == (Stage.GENERATING, None, 1)
+
+
+# Those that end while Redis is mute leave arq with an end to write.
+@pytest.mark.parametrize("ended", [0, 3])
+async def test_a_worker_ends_in_good_order_while_redis_is_mute(
+    settings: Settings,
+    start_worker: StartWorker,
+    simulator: SimulatorServer,
+    server_folder: Path,
+    ended: int,
+) -> None:
+    simulator.sora.generation_s = 60
+    with ValkeyServer(server_folder / "valkey-mute") as redis:
+        settings = settings.model_copy(
+            update={"redis_url": redis.url, "concurrency": 40, "poll_interval_s": 1}
+        )
+        worker = await start_worker(settings)
+        async with VideoQueue(settings) as queue:
+            jobs = await queue.enqueue_many([SORA] * 40)
+            async with asyncio.timeout(20):
+                await simulator.sora.arrived("poll", 40)
+            server = psutil.Process(int((redis.folder / "valkey.pid").read_text()))
+            server.suspend()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for job in jobs[:ended]:
+                        group.create_task(queue.cancel(job.id))
+                async with asyncio.timeout(20):
+                    while (await queue.stats()).cancelled < ended:  # noqa: ASYNC110  without Redis nobody tells
+                        await asyncio.sleep(0.1)
+
+                code = await worker.stop()
+            finally:
+                server.resume()
+            left = [await queue.get(job.id) for job in jobs[ended:]]
+        assert code == 0
+        assert worker.said("worker stopped")
+        assert {(job.stage, job.worker_id, job.attempt) for job in left} == {
+            (Stage.GENERATING, None, 1)
+        }
 
 
 async def test_the_worker_outlives_a_redis_that_is_away(

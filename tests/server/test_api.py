@@ -144,6 +144,12 @@ async def test_a_waiting_job_is_cancelled_and_may_go_on(admin: Client) -> None:
     assert shown["eta"] is None
     assert again["status"] == "pending"
     assert await actions(admin) == ["retry", "cancel", "enqueue"]
+    told = (await (await admin.get(f"/api/jobs/{made['id']}")).json())["events"]
+    assert [(event["type"], event["by"]) for event in told] == [
+        ("created", None),
+        ("cancelled", "admin"),
+        ("retried", "admin"),
+    ]
 
 
 async def test_what_does_not_exist_is_not_found(admin: Client) -> None:

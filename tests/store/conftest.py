@@ -51,7 +51,9 @@ async def held(connection: Connection, stage: Stage = Stage.QUEUED, **changes: A
     job = await applied(connection, job, receipt)
     if stage is Stage.GENERATING:
         return job
-    return await applied(connection, job, lifecycle.generated(expires_at=None, cost_micros=None))
+    return await applied(
+        connection, job, lifecycle.generated(job, expires_at=None, cost_micros=None)
+    )
 
 
 def an_operation_of(job: VideoJob) -> Operation:

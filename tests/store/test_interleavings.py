@@ -40,7 +40,7 @@ ACTIONS: dict[str, Callable[[VideoJob], Transition]] = {
     "receipt": lambda job: lifecycle.submitted(
         job.attempt, an_operation(f"{job.id}/{job.attempt}")
     ),
-    "generated": lambda _: lifecycle.generated(expires_at=None, cost_micros=None),
+    "generated": lambda job: lifecycle.generated(job, expires_at=None, cost_micros=None),
     "completed": lambda job: lifecycle.completed(job, a_video()),
     "trouble": lambda job: lifecycle.errored(
         job, TransientError("busy"), backoff=AT_ONCE, now=NOON.replace(year=2000)

@@ -30,6 +30,7 @@ from vidgen.errors import (
 from vidgen.job import EventType, JobStatus, Lease, Stage, VideoJob
 from vidgen.lifecycle import Backoff, Transition
 from vidgen.store import jobs
+from vidgen.store.jobs import FirstUse
 from vidgen.store.pool import Connection, Database
 
 OTHER = UUID(int=2)
@@ -92,8 +93,11 @@ async def test_a_key_is_taken_once_per_user(connection: Connection) -> None:
 
     assert [job.id for job in made] == [first.id, other.id]
     assert again == []
-    assert await jobs.by_idempotency_key(connection, "ada", "k") == (made[0], first.fingerprint)
-    assert await jobs.by_idempotency_key(connection, None, "k") == (made[1], other.fingerprint)
+    found = [await jobs.by_idempotency_key(connection, user, "k") for user in ("ada", None)]
+    assert found == [
+        FirstUse(job=made[0], fingerprint=first.fingerprint, wish=None),
+        FirstUse(job=made[1], fingerprint=other.fingerprint, wish=None),
+    ]
     assert await jobs.by_idempotency_key(connection, "bob", "k") is None
     assert await connection.fetchval("SELECT count(*) FROM job_events") == 2
 
@@ -123,7 +127,7 @@ async def test_each_step_of_a_life_writes_its_columns_and_its_event(connection: 
     assert (job.stage, job.operation) == (Stage.GENERATING, an_operation())
     assert job.submitted_at is not None
 
-    change = lifecycle.generated(expires_at=NOON, cost_micros=None)
+    change = lifecycle.generated(job, expires_at=NOON, cost_micros=None)
     job = await applied(connection, job, change)
     assert (job.stage, job.result_expires_at) == (Stage.TRANSFERRING, NOON)
     assert job.generated_at is not None
@@ -295,7 +299,7 @@ def every_transition_of_a_holder(job: VideoJob) -> list[Transition]:
     return [
         lifecycle.postponed(1, None),
         lifecycle.submitting(job),
-        lifecycle.generated(expires_at=None, cost_micros=None),
+        lifecycle.generated(job, expires_at=None, cost_micros=None),
         lifecycle.completed(job, a_video()),
         lifecycle.released(job, "left"),
         lifecycle.cancelled(job, held=True, stopped_at_provider=False),
@@ -423,7 +427,9 @@ async def test_whoever_comes_back_from_a_long_pause_finds_the_door_closed(
     again = await claimed(connection, slow)  # even by the very same worker
 
     with pytest.raises(LeaseLostError):
-        await applied(connection, slow, lifecycle.generated(expires_at=None, cost_micros=None))
+        await applied(
+            connection, slow, lifecycle.generated(slow, expires_at=None, cost_micros=None)
+        )
 
     assert again.lease_epoch == slow.lease_epoch + 1
 

@@ -53,7 +53,7 @@ async def test_many_lives_go_side_by_side_through_a_transaction_pooler(pooled: D
             job = await claimed(connection, job, worker_id)
         job = await write(job, lifecycle.submitting(job))
         job = await write(job, lifecycle.submitted(1, an_operation(f"video_{number}")))
-        job = await write(job, lifecycle.generated(expires_at=None, cost_micros=None))
+        job = await write(job, lifecycle.generated(job, expires_at=None, cost_micros=None))
         job = await write(job, lifecycle.completed(job, a_video()))
         async with pooled.connection() as connection:
             assert job.status is JobStatus.COMPLETED

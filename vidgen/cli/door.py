@@ -79,6 +79,11 @@ async def open_door() -> AsyncIterator[Door]:
         yield Door(settings=settings, database=database, redis=redis, queue=queue)
 
 
+def signed(who: str) -> str:
+    """*who* as the events of a job name them."""
+    return f"{ADDRESS}:{who}"
+
+
 def user() -> str:
     """Who runs this program, by the system's own books: variables can be set by anybody."""
     try:

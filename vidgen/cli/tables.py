@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vidgen import lifecycle
 from vidgen.dev import screen
 from vidgen.doctor.finding import Finding, State
 from vidgen.document import iso, job_document, without_query
 from vidgen.forecast import Outlook
-from vidgen.job import JobEvent, JobStatus, JsonValue, VideoJob
+from vidgen.job import JobEvent, JobStatus, JsonValue, Stage, VideoJob
 from vidgen.queue import RetryPlan
 from vidgen.store.deliveries import Delivery, DeliveryState
 from vidgen.store.steering import AuditEntry
@@ -70,7 +71,7 @@ def show_jobs(jobs: Sequence[VideoJob], out: Console) -> None:
         table.add_column("Model", no_wrap=True, overflow="ellipsis", min_width=12)
     table.add_column("Prompt", no_wrap=True, overflow="ellipsis", ratio=1)
     for job in jobs:
-        more = [screen.money(cost_micros(job)), screen.plain(job.model)] if is_wide else []
+        more = [cost(job), screen.plain(job.model)] if is_wide else []
         table.add_row(
             str(job.id),
             status(job),
@@ -254,10 +255,20 @@ def status(job: VideoJob) -> Text:
     return Text(f"{job.status}{percent}", style=screen.STYLES[job.status])
 
 
-def cost_micros(job: VideoJob) -> int | None:
-    """What it cost if that is known, else what it is estimated to cost."""
-    actual = job.actual_cost_micros
-    return job.estimated_cost_micros if actual is None else actual
+def cost(job: VideoJob) -> str:
+    """
+    What a job that ended cost over all its attempts, `?` being what only the provider knows; of
+    another what it will have cost.
+    """
+    known = job.actual_cost_micros
+    if not job.is_final:
+        if not lifecycle.outstanding(job) and job.stage is not Stage.QUEUED:
+            return screen.money(known)
+        estimate = job.estimated_cost_micros
+        return screen.money(known if estimate is None else (known or 0) + estimate)
+    if lifecycle.unknown_attempts(job):
+        return "?" if known is None else f"{screen.money(known)} + ?"
+    return screen.money(known)
 
 
 def _about(job: VideoJob) -> Text:
@@ -277,7 +288,7 @@ def _plain_jobs(jobs: Sequence[VideoJob], out: Console) -> None:
             str(job.progress),
             job.provider,
             job.model,
-            screen.money(cost_micros(job)),
+            cost(job),
             _iso(job.created_at) or "",
             screen.shortened(job.prompt, PROMPT_CHARS),
         )
@@ -313,6 +324,8 @@ def _facts(job: VideoJob, url: str | None) -> list[tuple[str, str | Text | None]
         ("operation", job.operation.id if job.operation else None),
         ("estimated cost", screen.money(job.estimated_cost_micros)),
         ("actual cost", screen.money(job.actual_cost_micros)),
+        ("only the provider knows", _unknown(job)),
+        ("paid for nothing", screen.money(job.lost_cost_micros) if job.lost_cost_micros else None),
         ("result", result),
         ("storage key", job.storage_key),
         ("sha256", job.sha256),
@@ -432,7 +445,17 @@ def _counted(count: int, noun: str) -> str:
 def _told(event: JobEvent) -> str:
     attempt = f"attempt {event.attempt}" if event.attempt else ""
     detail = ", ".join(f"{name}: {value}" for name, value in event.detail.items())
-    return ", ".join(part for part in (attempt, detail) if part)
+    by = f"by {event.by}" if event.by else ""
+    worker = f"worker {event.worker_id}" if event.worker_id else ""
+    return ", ".join(part for part in (by, attempt, detail, worker) if part)
+
+
+def _unknown(job: VideoJob) -> str | None:
+    count = lifecycle.unknown_attempts(job)
+    if not count:
+        return None
+    each = screen.money(job.estimated_cost_micros)
+    return f"the cost of {count} attempt{'s' if count > 1 else ''}, {each} each at list price"
 
 
 def _is_due(delivery: Delivery, now: datetime, out: Console) -> bool:

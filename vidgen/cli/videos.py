@@ -13,10 +13,10 @@ import typer
 
 from vidgen.cli import words
 from vidgen.cli.app import REFUSED, WRONG_SETTINGS, AsJson, app, run
-from vidgen.cli.door import Door, open_door
+from vidgen.cli.door import Door, open_door, signed
 from vidgen.document import delivery_document, event_document, job_document, json_value
 from vidgen.errors import DatabaseError, DispatchError, InvalidRequestError, VidgenError
-from vidgen.job import InputImage, JobStatus, VideoJob, VideoRequest
+from vidgen.job import InputImage, JobStatus, Stage, VideoJob, VideoRequest
 
 if TYPE_CHECKING:
     from vidgen.queue import RetryPlan, VideoQueue
@@ -337,8 +337,8 @@ def cancel(
     """Ask for the end of jobs; what a provider has started may still be billed."""
 
     async def deed(door: Door, job_id: UUID) -> VideoJob:
-        await door.note("cancel", job_id, discard=discard)
-        return await door.queue.cancel(job_id, discard=discard)
+        by = await door.note("cancel", job_id, discard=discard)
+        return await door.queue.cancel(job_id, discard=discard, by=signed(by))
 
     run(_each(ids, deed, as_json=as_json))
 
@@ -408,15 +408,20 @@ def retry(
         raise typer.BadParameter(f"{named} goes with --failed, not with ids")
 
     async def deed(door: Door, job_id: UUID) -> VideoJob:
-        await door.note("retry", job_id, anew=anew)
-        return await door.queue.retry(job_id, anew=anew)
+        by = await door.note("retry", job_id, anew=anew)
+        return await door.queue.retry(job_id, anew=anew, by=signed(by))
 
     async def work() -> "list[RetryPlan]":
         async with open_door() as door:
+            by = None
             if not dry_run:
-                await door.note("retry_failed", **filters, anew=anew)
+                by = signed(await door.note("retry_failed", **filters, anew=anew))
             return await door.queue.retry_failed(
-                **filters, limit=limit or MAX_RETRIED, anew=anew, dry_run=dry_run
+                **filters,
+                limit=limit or MAX_RETRIED,
+                anew=anew,
+                dry_run=dry_run,
+                by=by,
             )
 
     if failed:
@@ -613,6 +618,8 @@ def _tell_plans(plans: "Sequence[RetryPlan]", *, dry_run: bool, as_json: bool) -
 def _told(job: VideoJob) -> str:
     if job.is_final:
         return f"{job.id}  {job.status}"
+    if job.cancel_requested_at is not None and job.stage is Stage.SUBMITTING:
+        return f"{job.id}  ends once the provider answers the paid request, which may be billed"
     if job.cancel_requested_at is not None:
         return f"{job.id}  its worker was asked to stop"
     how = "goes on with its paid result" if job.operation else "starts anew: it is paid again"

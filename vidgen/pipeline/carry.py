@@ -22,11 +22,12 @@ from vidgen.errors import (
 )
 from vidgen.job import Stage, VideoJob
 from vidgen.lifecycle import Backoff
-from vidgen.pipeline import credentials
+from vidgen.pipeline import discards
 from vidgen.pipeline.leases import Held, InterruptedStageError, Interruption, Leases
 from vidgen.pipeline.lookout import Lookout
 from vidgen.pipeline.poll import poll
 from vidgen.pipeline.settle import put_off, settle
+from vidgen.pipeline.stop import follow, stop
 from vidgen.pipeline.submit import submit
 from vidgen.pipeline.transfer import transfer
 from vidgen.providers.protocol import Asset, Progress
@@ -76,7 +77,7 @@ async def _stages(resources: Resources, leases: Leases, lookout: Lookout, held: 
     known = _Known()
     try:
         while held.is_ours:
-            if held.cancel_wanted and await _heed_cancel(resources, held):
+            if held.cancel_wanted and await _heed_cancel(resources, leases, held):
                 return
             with resources.tracing.span(_SPANS[held.job.stage], **_traced(held.job)) as spot:
                 try:
@@ -128,7 +129,7 @@ async def _stage(
             await transfer(resources, held, known.assets)
 
 
-async def _heed_cancel(resources: Resources, held: Held) -> bool:
+async def _heed_cancel(resources: Resources, leases: Leases, held: Held) -> bool:
     """
     End the job if that is still possible; whether it is over.
 
@@ -139,12 +140,25 @@ async def _heed_cancel(resources: Resources, held: Held) -> bool:
         return False
     async with resources.database.connection() as connection:
         job = await jobs.get(connection, held.job.id)
-    if job is not None and job.stage is Stage.TRANSFERRING and not job.cancel_discards:
+    discard = job is not None and job.cancel_discards
+    if held.job.stage is Stage.TRANSFERRING and not discard:
         held.ignore_cancel()
         return False
-    stopped = await _cancel_at_provider(resources, held.job)
-    await held.apply(lifecycle.cancelled(held.job, held=True, stopped_at_provider=stopped))
-    logger.info("job cancelled", stage=held.job.stage, stopped_at_provider=stopped)
+    stopping = await stop(resources, leases, held.job)
+    ended = await held.apply(
+        lifecycle.cancelled(
+            held.job,
+            held=True,
+            stopped_at_provider=stopping.stopped,
+            still_asking=stopping.late is not None,
+            discard=discard,
+        )
+    )
+    logger.info("job cancelled", stage=ended.stage, stopped_at_provider=stopping.stopped)
+    if stopping.late is not None:
+        follow(leases, ended, stopping.late)
+    if discard and ended.stage is Stage.TRANSFERRING:
+        await discards.clear(resources, ended)
     return True
 
 
@@ -153,20 +167,6 @@ async def _leave(held: Held, why: Interruption) -> None:
         raise LeaseLostError(f"job {held.job.id}: the lease could not be renewed")
     await held.apply(lifecycle.released(held.job, "hand_over"))
     logger.info("job handed over", stage=held.job.stage)
-
-
-async def _cancel_at_provider(resources: Resources, job: VideoJob) -> bool:
-    if job.stage is not Stage.GENERATING or job.operation is None:
-        return False
-    provider = resources.providers.get(job.provider)
-    try:
-        credential = await credentials.resolve(resources, job)
-        return await provider.cancel(job.operation, credential)
-    except DatabaseError:
-        raise  # only its key could not be read: the cancel is heeded when it can
-    except VidgenError as error:
-        logger.warning("provider did not take the cancel", code=error.code, reason=error.message)
-        return False
 
 
 async def _park(resources: Resources, held: Held, error: KeyUnreadableError) -> None:
@@ -190,7 +190,6 @@ async def _give_up_for_now(resources: Resources, held: Held, error: VidgenError)
     told = {"stage": held.job.stage, "code": error.code, "reason": error.message}
     job = await held.apply(change)
     if job.is_final:
-        metrics.gave_up(job)
         logger.info("job failed", **told, attempt=job.attempt)
     else:
         wait_s = change.detail["wait_s"]

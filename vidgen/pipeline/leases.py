@@ -35,13 +35,17 @@ from vidgen.store.workers import Worker
 T = TypeVar("T")
 
 TRUST = 0.8  # of the ttl, counted from before the heartbeat was sent
-BEATS_PER_TTL = 10  # a cancel reaches the worker with the next beat: 1.5 s by default
+BEATS_PER_TTL = 10
+# A cancel of which nobody called reaches the worker with the next beat, however long the ttl.
+LONGEST_BEAT_S = 1.5
+GATHER_WISHES_S = 0.02
 RECONCILE_BEATS = 10
 CLAIM_PATIENCE_S = 30.0
 RETRY_BASE_S = 0.1
 KEEP_AFTER_TRIES = 5  # about three seconds without PostgreSQL
 KEEP_TIMEOUT_S = 5.0
 RETRY_CAP_S = 2.0
+RECORD_TRIES = 30  # about a minute
 
 
 class Interruption(StrEnum):
@@ -164,13 +168,20 @@ class Leases:
         teller: Where watchers hear what happens to them.
     """
 
-    def __init__(self, resources: Resources, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        group: asyncio.TaskGroup,
+        wishes: asyncio.Event | None = None,
+    ) -> None:
         """
-        Hold nothing yet; `run` keeps the heartbeat. *group* owns what must outlive a job's task.
+        Hold nothing yet; `run` keeps the heartbeat. *group* owns what must outlive a job's task,
+        *wishes* is set when somebody called to have a job of ours cancelled.
         """
         settings = resources.settings
         self._resources = resources
         self._group = group
+        self._wishes = wishes or asyncio.Event()
         self.teller = live.Teller(resources.redis)
         self._ttl_s = settings.lease_ttl_s
         self._worker = Worker(
@@ -230,7 +241,7 @@ class Leases:
     async def _renew(self) -> None:
         beats = 0
         while True:
-            await asyncio.sleep(self._ttl_s / BEATS_PER_TTL)
+            await self._next_beat()
             beats += 1
             try:
                 async with asyncio.timeout(self._ttl_s / 3):
@@ -256,6 +267,14 @@ class Leases:
                 logger.error("leases can no longer be trusted, stopping own work", jobs=self.count)
                 self._interrupt_all(Interruption.LEASE_LOST, urgent=True)
             await asyncio.sleep(self._ttl_s / BEATS_PER_TTL)  # then what was claimed meanwhile
+
+    async def _next_beat(self) -> None:
+        """Wait until it is time, or until somebody wants a job cancelled: a beat brings that in."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(self._ttl_s / BEATS_PER_TTL, LONGEST_BEAT_S)):
+                await self._wishes.wait()
+                await asyncio.sleep(GATHER_WISHES_S)
+        self._wishes.clear()
 
     async def leave(self) -> None:
         """Tell the peers that we are gone; they need not wait for a ttl."""
@@ -380,11 +399,39 @@ class Leases:
             return keep
         return None
 
-    async def shielded(self, work: Coroutine[None, None, T]) -> T:
-        """The outcome of *work*, which goes on to its end even if the caller is cancelled."""
+    async def record(self, job: VideoJob, change: Transition) -> VideoJob:
+        """
+        Write *change* to a job that nobody needs to hold for it, and tell watchers; PostgreSQL may
+        be away for a while.
+
+        Raises:
+            LeaseLostError: The guard did not hold.
+            DatabaseError: PostgreSQL stays away.
+        """
+        tries = 0
+        while True:
+            try:
+                async with self._resources.database.connection() as connection:
+                    after = await jobs.apply(connection, job.id, change, worker_id=self.id)
+            except DatabaseError:
+                tries += 1
+                if tries >= RECORD_TRIES or self._handing_over:
+                    raise
+                await self._pause(tries)
+                continue
+            metrics.written(job, change, after)
+            await self.announce(after)
+            return after
+
+    def begin(self, work: Coroutine[None, None, T]) -> asyncio.Future[T]:
+        """Let *work* go on to its end, whoever waits for its outcome."""
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._group.create_task(_settle(outcome, work))
-        return await asyncio.shield(outcome)
+        return outcome
+
+    async def shielded(self, work: Coroutine[None, None, T]) -> T:
+        """The outcome of *work*, which goes on to its end even if the caller is cancelled."""
+        return await asyncio.shield(self.begin(work))
 
     async def announce(self, job: VideoJob) -> None:
         """Tell watchers, and send the dispatch if the job is due for somebody."""

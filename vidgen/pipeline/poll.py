@@ -7,7 +7,7 @@ from typing import assert_never
 
 from loguru import logger
 
-from vidgen import lifecycle, metrics
+from vidgen import lifecycle
 from vidgen.errors import (
     AuthError,
     DatabaseError,
@@ -66,7 +66,9 @@ async def poll(
                     await _sleep(resources, lookout, held, follower, wish_s or poll_after_s)
                 case Succeeded(expires_at=expires_at, cost_micros=cost_micros, assets=assets):
                     await held.apply(
-                        lifecycle.generated(expires_at=expires_at, cost_micros=cost_micros)
+                        lifecycle.generated(
+                            held.job, expires_at=expires_at, cost_micros=cost_micros
+                        )
                     )
                     logger.info("video generated", attempt=held.job.attempt)
                     return assets
@@ -98,7 +100,7 @@ async def _judge(resources: Resources, held: Held, error: ProviderError, *, char
         backoff=Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter()),
         now=resources.clock.now(),
     )
-    metrics.judged(await held.apply(change), error.code, charged=charged)
+    await held.apply(change)
     logger.info("generation failed", code=error.code, reason=error.message, attempt=job.attempt)
 
 

@@ -5,7 +5,9 @@ It holds the job's id, the attempt and the operation, so nothing secret. A sweep
 """
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict
+from enum import StrEnum
 from uuid import UUID
 
 import orjson
@@ -13,21 +15,31 @@ from loguru import logger
 
 from vidgen import lifecycle, metrics
 from vidgen.errors import (
+    DatabaseError,
     InternalError,
     InvalidRequestError,
     LeaseLostError,
     OperationTakenError,
     StorageDeniedError,
+    StorageError,
 )
 from vidgen.job import Operation
 from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
-from vidgen.store import jobs
+from vidgen.store import events, jobs
 from vidgen.store.rows import operation_of
 
 PREFIX = "receipts/"
 MAX_BYTES = 64 * 1024
 BATCH = 100
+
+
+class Fate(StrEnum):
+    """What became of a receipt that could not be stored."""
+
+    STORED = "stored"  # for this very attempt, by whoever was faster
+    ADOPTED = "adopted"  # another job has the operation
+    TOO_LATE = "too_late"  # the job is past the attempt: what was paid belongs to nobody
 
 
 async def keep(resources: Resources, job_id: UUID, attempt: int, operation: Operation) -> None:
@@ -55,10 +67,10 @@ async def find(resources: Resources, job_id: UUID, attempt: int) -> Operation | 
     """
     try:
         kept = await resources.storage.read(_key(job_id, attempt), MAX_BYTES)
-        _, change = _receipt(kept)
+        _, _, operation = _receipt(kept)
     except (InvalidRequestError, ValueError):
         return None  # there is none, or `collect` says that it cannot be read
-    return operation_of(change.changes["operation"])
+    return operation
 
 
 async def collect(resources: Resources, leases: Leases) -> None:
@@ -79,8 +91,9 @@ async def collect(resources: Resources, leases: Leases) -> None:
 
 async def _bring_home(resources: Resources, leases: Leases, key: str) -> None:
     try:
-        job_id, change = _receipt(await resources.storage.read(key, MAX_BYTES))
-        await _store(resources, leases, job_id, change)
+        receipt = _receipt(await resources.storage.read(key, MAX_BYTES))
+        if not await _store(resources, leases, *receipt):
+            return
     except (InvalidRequestError, StorageDeniedError, InternalError, ValueError) as error:
         if resources.complaints.is_new(key):
             logger.error("receipt cannot be stored", key=key, reason=str(error))
@@ -88,35 +101,68 @@ async def _bring_home(resources: Resources, leases: Leases, key: str) -> None:
     await resources.storage.delete(key)
 
 
-def _receipt(text: bytes) -> tuple[UUID, lifecycle.Transition]:
+def _receipt(text: bytes) -> tuple[UUID, int, Operation]:
     """
-    Whose receipt it is, and what it means.
+    Whose receipt it is, of which attempt, and what it is for.
 
     Raises:
         ValueError: It is none.
     """
     match orjson.loads(text):
         case {"job_id": str(job_id), "attempt": int(attempt), "operation": operation}:
-            return UUID(job_id), lifecycle.submitted(attempt, operation_of(operation))
+            return UUID(job_id), attempt, operation_of(operation)
         case _:
             raise ValueError("a receipt has job_id, attempt and operation")
 
 
+async def clear(resources: Resources, job_id: UUID, attempt: int) -> None:
+    """Take the receipt out of the bucket, since PostgreSQL has it; else a sweep does."""
+    with suppress(StorageError):
+        await resources.storage.delete(_key(job_id, attempt))
+
+
+async def explain(
+    resources: Resources, job_id: UUID, attempt: int, operation: Operation
+) -> Fate | None:
+    """
+    Say in the log why a receipt could not be stored, as loud as it matters; what became of it.
+
+    None if nobody can tell now: then the bucket has it, and a sweep will tell.
+    """
+    told = {"jobId": str(job_id), "operation_id": operation.id, "attempt": attempt}
+    try:
+        async with resources.database.connection() as connection:
+            owner = await events.owner_of(connection, operation.endpoint, operation.id)
+            job = await jobs.get(connection, job_id)
+    except DatabaseError:
+        logger.warning("receipt left to the sweep", **told)
+        return None
+    if owner == (job_id, attempt):
+        logger.info("receipt was stored already", **told)
+        return Fate.STORED
+    if owner is not None:
+        logger.info("receipt is not needed: another job follows its operation", **told)
+        return Fate.ADOPTED
+    if job is not None:
+        metrics.wasted(job, LeaseLostError.code)
+    logger.error("receipt came too late: a paid operation belongs to no attempt", **told)
+    return Fate.TOO_LATE
+
+
 async def _store(
-    resources: Resources, leases: Leases, job_id: UUID, change: lifecycle.Transition
-) -> None:
-    told = {"jobId": str(job_id), **change.detail}
+    resources: Resources, leases: Leases, job_id: UUID, attempt: int, operation: Operation
+) -> bool:
+    """Whether nobody needs the receipt any more."""
+    change = lifecycle.submitted(attempt, operation)
     try:
         async with resources.database.connection() as connection:
             job = await jobs.apply(connection, job_id, change, worker_id=leases.id)
-    except OperationTakenError:
-        logger.info("receipt was stored already", **told)
-    except LeaseLostError:
-        logger.error("receipt came too late: a paid operation belongs to no attempt", **told)
-    else:
-        metrics.written(None, change, job)
-        logger.info("receipt brought home", **told)
-        await leases.announce(job)
+    except (OperationTakenError, LeaseLostError):
+        return await explain(resources, job_id, attempt, operation) is not None
+    metrics.written(None, change, job)
+    logger.info("receipt brought home", jobId=str(job_id), **change.detail)
+    await leases.announce(job)
+    return True
 
 
 def _key(job_id: UUID, attempt: int) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from loguru import logger
 
-from vidgen import lifecycle, metrics
+from vidgen import lifecycle
 from vidgen.errors import (
     AuthError,
     DatabaseError,
@@ -167,7 +167,6 @@ async def _look_again(resources: Resources, held: Held, error: VidgenError) -> N
 
 
 async def _undecidable(resources: Resources, held: Held, error: SubmitUnknownError) -> None:
-    metrics.wasted(held.job, error.code)  # as far as anybody knows
     if resources.settings.on_submit_unknown == "resubmit":
         logger.warning("submitting again though the first may be paid", attempt=held.job.attempt)
         await held.apply(lifecycle.resubmitted(held.job, error))

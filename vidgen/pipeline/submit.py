@@ -97,22 +97,26 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
                 raise credentials.named(error, job, credential) from error
         change = lifecycle.submitted(submission.attempt, receipt.operation)
         told = {"operation_id": receipt.operation.id, "attempt": submission.attempt}
+        kept = False
+
+        async def keep() -> None:
+            nonlocal kept
+            await receipts.keep(resources, job.id, submission.attempt, receipt.operation)
+            kept = True
+
         try:
-            held.job = await leases.receive(
-                held.job,
-                change,
-                keep=lambda: receipts.keep(
-                    resources, job.id, submission.attempt, receipt.operation
-                ),
-            )
+            held.job = await leases.receive(held.job, change, keep=keep)
         except OperationTakenError as error:
             # An equal video without a receipt has adopted ours: then its own one is left for us.
             raise SubmitUnknownError("its operation was adopted by another job") from error
         except LeaseLostError:
-            metrics.wasted(job, LeaseLostError.code)
-            logger.error("receipt came too late: a paid operation belongs to no attempt", **told)
+            fate = await receipts.explain(resources, job.id, submission.attempt, receipt.operation)
+            if kept and fate is not None:
+                await receipts.clear(resources, job.id, submission.attempt)
             raise
         logger.info("video submitted", **told)
+        if kept:
+            await receipts.clear(resources, job.id, submission.attempt)
         await leases.announce(held.job)
         await _answered(resources, job.provider, account, passage)
         return receipt.progress

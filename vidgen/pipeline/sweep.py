@@ -23,8 +23,9 @@ from vidgen.errors import (
     StorageError,
 )
 from vidgen.job import VideoJob
-from vidgen.pipeline import receipts
+from vidgen.pipeline import discards, receipts
 from vidgen.pipeline.leases import Leases
+from vidgen.pipeline.recall import recall
 from vidgen.resources import Resources
 from vidgen.store import history, inputs, jobs, keys, steering, upkeep, workers
 from vidgen.store.jobs import DueJob
@@ -55,6 +56,7 @@ async def run(resources: Resources, leases: Leases) -> None:
     while True:
         await asyncio.sleep(interval_s * (0.9 + resources.jitter() / 5))
         await _perform(resources, "sweep", _sweep_if_our_turn(resources, leases, interval_s * 0.8))
+        await _perform(resources, "remind", resources.rate_limit.remind())
 
 
 async def _sweep_if_our_turn(resources: Resources, leases: Leases, every_s: float) -> None:
@@ -63,6 +65,7 @@ async def _sweep_if_our_turn(resources: Resources, leases: Leases, every_s: floa
             return
     await sweep(resources, leases)
     await _perform(resources, "receipts", _collect_receipts(resources, leases))
+    await _perform(resources, "discards", discards.collect(resources))
     await _perform(resources, "learn", _learn(resources))
     await _perform(resources, "forget keys", _forget_keys(resources))
     await _perform(resources, "cleanup", cleanup(resources, every_s=CLEANUP_OVERDUE_S))
@@ -108,12 +111,14 @@ async def _forget_keys(resources: Resources) -> None:
 
 async def sweep(resources: Resources, leases: Leases) -> None:
     """
-    Free the jobs of dead workers, and dispatch what is due and has no dispatch.
+    Free the jobs of dead workers, dispatch what is due and has no dispatch, and call those who wait
+    for a turn that can be had now.
 
     While PostgreSQL or Redis is away nothing is done, or a part; the next sweep does it.
     """
     await _perform(resources, "free orphans", _free_orphans(resources, leases))
     await _perform(resources, "dispatch due", _look_through(resources))
+    await _perform(resources, "recall", recall(resources))
 
 
 async def _free_orphans(resources: Resources, leases: Leases) -> None:
@@ -147,6 +152,10 @@ async def _look_through(resources: Resources) -> None:
     async with resources.database.connection() as connection:
         thorough = await upkeep.take_turn(connection, "look_through", LOOK_THROUGH_EVERY_S)
         unknown = await jobs.unknown(connection) if thorough else []
+    if thorough:
+        await _drop_stale(resources)
+    # Workers do it themselves, those of the previous release and those without a free place not.
+    await resources.dispatcher.promote(resources.clock.now())
     for state in unknown:
         if resources.complaints.is_new(f"state {state.status} {state.stage}"):
             logger.warning("jobs of a newer release are left alone", **asdict(state))
@@ -183,12 +192,47 @@ async def _still_due(resources: Resources, lost: list[Dispatch]) -> list[Dispatc
 
 
 async def _renamed(resources: Resources, stuck: list[Dispatch]) -> list[Dispatch]:
-    """Send dispatches that a worker took and died with under a new name: arq keeps the old one."""
+    """
+    Send dispatches that a worker took and died with under a new name, and forget the old one: arq
+    would keep it for days, and look at it before all others.
+    """
     if not stuck:
         return []
     async with resources.database.connection() as connection:
         renamed = await jobs.raise_epoch(connection, [dispatch.job_id for dispatch in stuck])
+    again = {job.id for job in renamed}  # the others were claimed meanwhile, and are carried
+    await resources.dispatcher.drop([each for each in stuck if each.job_id in again])
     return [_dispatch(job) for job in renamed]
+
+
+async def _drop_stale(resources: Resources) -> None:
+    """
+    Forget the oldest dispatches that no job waits for.
+
+    A worker that died between a claim and the end of its dispatch leaves one behind. arq reads
+    only the first few hundred, so that many of them would starve all others.
+
+    Redis is asked before PostgreSQL: a dispatch that was there before we looked at its job was sent
+    before. One that is dropped wrongly all the same, since the job was retried by hand meanwhile,
+    is missed by the next look and sent again.
+    """
+    while True:
+        oldest = await resources.dispatcher.oldest(BATCH)
+        async with resources.database.connection() as connection:
+            epochs = await jobs.epochs(connection, [dispatch.job_id for dispatch in oldest])
+        # The row of a job may be in a transaction that still runs; then a worker looks again and
+        # again, each time by another name. One that a worker took ended long ago, or will not.
+        unknown = [dispatch for dispatch in oldest if dispatch.job_id not in epochs]
+        stale = await resources.dispatcher.in_progress(unknown) + [
+            dispatch
+            for dispatch in oldest
+            if dispatch.job_id in epochs and epochs[dispatch.job_id] != dispatch.epoch
+        ]
+        await resources.dispatcher.drop(stale)
+        if stale:
+            logger.info("stale dispatches dropped", dispatches=len(stale))
+        if len(stale) < BATCH / 2:
+            return
 
 
 async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> None:

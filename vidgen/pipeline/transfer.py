@@ -25,7 +25,7 @@ from vidgen.errors import (
 from vidgen.job import VideoJob
 from vidgen.lifecycle import StoredVideo
 from vidgen.mp4 import Mp4Inspector
-from vidgen.pipeline import credentials
+from vidgen.pipeline import credentials, discards
 from vidgen.pipeline.leases import Held
 from vidgen.pipeline.lookout import look
 from vidgen.providers.protocol import Asset, Failed, Running, Succeeded
@@ -165,7 +165,7 @@ async def _capped(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator
 
 
 def _folder(job: VideoJob) -> str:
-    return f"videos/{job.id}/{job.attempt}"
+    return f"{discards.folder_of(job)}{job.attempt}"
 
 
 def _marks(job: VideoJob) -> dict[str, str]:

@@ -208,9 +208,11 @@ class Provider(Protocol):
         """
         ...
 
-    async def cancel(self, operation: Operation, credential: Credential) -> bool:
+    async def cancel(self, operation: Operation, credential: Credential) -> bool | None:
         """
-        Stop it at the provider where that is possible; False where the wire format has no cancel.
+        Stop it at the provider where that is possible; False where it goes on, since the wire
+        format has no cancel or it is too late for one; None if it is not there any more, and
+        nobody can tell whether an earlier cancel has done that.
         """
         ...
 

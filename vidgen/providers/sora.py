@@ -162,15 +162,19 @@ class SoraProvider:
                 raise ResultInvalidError(f"The provider sent no image as {asset.variant}.")
             yield stream
 
-    async def cancel(self, operation: Operation, credential: Credential) -> bool:
-        """Delete the video; False if the server does not do that (now)."""
+    async def cancel(self, operation: Operation, credential: Credential) -> bool | None:
+        """
+        Delete the video; False if the server does not do that (now), None if there is none.
+        """
         self._check_home(operation)
         answer = await self._http.exchange(
             "cancel", "DELETE", self._address(operation), headers=self._headers(credential)
         )
         if answer.ok:
             return True
-        if answer.status in {400, 404, 405, 409, 501}:
+        if answer.status in {404, 410}:
+            return None
+        if answer.status in {400, 405, 409, 501}:
             return False
         raise refusal(answer, "cancel", secret=credential.secret)
 

@@ -256,8 +256,8 @@ async def show(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """Ask for the end of a job; what a provider has started may still be billed."""
     job_id, wish = read_id(request), await read_body(request, Cancel)
-    async with audit.noted(request, "cancel", job_id, discard=wish.discard):
-        job = await request.app[QUEUE].cancel(job_id, discard=wish.discard)
+    async with audit.noted(request, "cancel", job_id, discard=wish.discard) as who:
+        job = await request.app[QUEUE].cancel(job_id, discard=wish.discard, by=who)
     return answer(job_document(job))
 
 
@@ -267,8 +267,8 @@ async def cancel(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """Let a failed or cancelled job go on: from its paid result if it may exist, else anew."""
     job_id, wish = read_id(request), await read_body(request, Retry)
-    async with audit.noted(request, "retry", job_id, anew=wish.anew):
-        job = await request.app[QUEUE].retry(job_id, anew=wish.anew)
+    async with audit.noted(request, "retry", job_id, anew=wish.anew) as who:
+        job = await request.app[QUEUE].retry(job_id, anew=wish.anew, by=who)
     return answer(job_document(job))
 
 

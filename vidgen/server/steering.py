@@ -209,8 +209,8 @@ async def retry_failed(request: web.Request) -> web.Response:
             user_id=wish.user_id,
             scene_id=wish.scene_id,
             anew=wish.anew,
-        ):
-            plans = await request.app[QUEUE].retry_failed(**wish.model_dump())
+        ) as who:
+            plans = await request.app[QUEUE].retry_failed(**wish.model_dump(), by=who)
     cost_micros = sum(plan.cost_micros or 0 for plan in plans)
     return answer({"jobs": plans, "cost_micros": cost_micros, "dry_run": wish.dry_run})
 
@@ -263,6 +263,7 @@ async def providers(request: web.Request) -> web.Response:
                 failed=_COUNT,
                 spend_today_micros=_COUNT,
                 waste_today_micros=_COUNT,
+                unknown_today_micros=_COUNT,
             ),
         )
     },
@@ -284,6 +285,7 @@ async def stats(request: web.Request) -> web.Response:
             "failed": sum(bucket.failed for bucket in found),
             "spend_today_micros": spend.spend_micros,
             "waste_today_micros": spend.waste_micros,
+            "unknown_today_micros": spend.unknown_micros,
         }
     )
 

@@ -39,6 +39,21 @@ async def call_ended_at(connection: Connection, job_id: UUID) -> datetime | None
     return ended_at
 
 
+async def owner_of(
+    connection: Connection, endpoint: str, operation_id: str
+) -> tuple[UUID, int] | None:
+    """The job and its attempt that an operation belongs to; None if it belongs to nobody."""
+    row = await connection.fetchrow(
+        """
+        SELECT job_id, attempt FROM job_events
+        WHERE type = 'submitted' AND detail ->> 'endpoint' = $1 AND detail ->> 'operation_id' = $2
+        """,
+        endpoint,
+        operation_id,
+    )
+    return None if row is None else (row["job_id"], row["attempt"])
+
+
 async def of_job(connection: Connection, job_id: UUID, after: int = 0) -> list[JobEvent]:
     """
     All events of a job behind number *after*, in the order in which they happened.
@@ -47,7 +62,7 @@ async def of_job(connection: Connection, job_id: UUID, after: int = 0) -> list[J
     """
     rows = await connection.fetch(
         """
-        SELECT seq, job_id, type, at, status, stage, attempt, progress, detail
+        SELECT seq, job_id, type, at, status, stage, attempt, progress, detail, worker_id, by
         FROM job_events WHERE job_id = $1 AND seq > $2 AND type = ANY($3::text[]) ORDER BY seq
         """,
         job_id,
@@ -63,7 +78,7 @@ async def of_jobs(connection: Connection, after: Mapping[UUID, int]) -> list[Job
         """
         SELECT happened.* FROM unnest($1::uuid[], $2::bigint[]) AS watched (job_id, after)
         CROSS JOIN LATERAL (
-            SELECT seq, job_id, type, at, status, stage, attempt, progress, detail
+            SELECT seq, job_id, type, at, status, stage, attempt, progress, detail, worker_id, by
             FROM job_events
             WHERE job_id = watched.job_id AND seq > watched.after AND type = ANY($3::text[])
         ) AS happened
@@ -92,7 +107,8 @@ async def behind(
     """
     rows = await connection.fetch(
         """
-        SELECT seq, job_id, type, at, status, stage, attempt, progress, detail FROM job_events
+        SELECT seq, job_id, type, at, status, stage, attempt, progress, detail, worker_id, by
+        FROM job_events
         WHERE (seq > $1 OR seq = ANY($2::bigint[])) AND type = ANY($3::text[])
         ORDER BY seq LIMIT $4
         """,

@@ -114,7 +114,7 @@ class Bucket:
 
     Attributes:
         p50_s: From request to stored video, of completed ones; None without any.
-        spend_micros: What the attempts that ended there cost, as far as it is known.
+        spend_micros: What all attempts of these jobs cost, as far as it is known.
     """
 
     at: datetime
@@ -159,21 +159,43 @@ async def buckets(connection: Connection, *, hours: int, bucket_s: int) -> list[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
-    """Micro-dollars since midnight UTC: in all, and for attempts that delivered no video."""
+    """
+    Micro-dollars of jobs that ended since midnight UTC, over all their attempts.
+
+    Attributes:
+        spend_micros: Paid, as far as it is known.
+        waste_micros: Paid, or possibly paid, for attempts that delivered no video.
+        unknown_micros: The part of the waste that is only possibly paid: it is not in the spend.
+    """
 
     spend_micros: int
     waste_micros: int
+    unknown_micros: int
 
 
 async def spend_today(connection: Connection) -> Spend:
     """What jobs that ended today cost."""
     row = await connection.fetchrow(
         """
-        SELECT coalesce(sum(actual_cost_micros), 0)::bigint AS spend_micros,
-               coalesce(sum(actual_cost_micros) FILTER (WHERE status <> 'completed'), 0)::bigint
-                   AS waste_micros
-        FROM video_jobs
-        WHERE completed_at >= date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+        WITH ended AS (
+            SELECT coalesce(actual_cost_micros, 0) AS spend_micros,
+                   CASE status
+                       WHEN 'completed' THEN lost_cost_micros
+                       ELSE coalesce(actual_cost_micros, 0)
+                   END AS lost_micros,
+                   -- As `lifecycle.unknown_attempts` counts.
+                   (unknown_attempts + (status <> 'completed' AND CASE
+                       WHEN stage IN ('submitting', 'generating')
+                       THEN settled_attempt IS DISTINCT FROM attempt
+                       ELSE stage = 'transferring' AND actual_cost_micros IS NULL
+                   END)::integer) * coalesce(estimated_cost_micros, 0) AS unknown_micros
+            FROM video_jobs
+            WHERE completed_at >= date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+        )
+        SELECT coalesce(sum(spend_micros), 0)::bigint AS spend_micros,
+               coalesce(sum(lost_micros + unknown_micros), 0)::bigint AS waste_micros,
+               coalesce(sum(unknown_micros), 0)::bigint AS unknown_micros
+        FROM ended
         """
     )
     assert row is not None  # an aggregate always answers

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import orjson
 from asyncpg import Record, UniqueViolationError
 from uuid_utils.compat import uuid7
 
@@ -40,6 +41,7 @@ class NewJob:
     webhook_url: str | None
     metadata: Mapping[str, JsonValue]
     traceparent: str | None
+    wish: Mapping[str, JsonValue] | None
 
 
 async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJob]:
@@ -55,20 +57,21 @@ async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJo
             INSERT INTO video_jobs (
                 id, provider, model, prompt, parameters, fingerprint, scene_id, user_id,
                 idempotency_key, priority, due_at, max_attempts, deadline_s,
-                estimated_cost_micros, webhook_url, metadata, traceparent
+                estimated_cost_micros, webhook_url, metadata, traceparent, wish
             )
             SELECT n.id, n.provider, n.model, n.prompt, n.parameters, n.fingerprint, n.scene_id,
                    n.user_id, n.idempotency_key, n.priority, coalesce(n.run_at, now()),
                    n.max_attempts, n.deadline_s, n.estimated_cost_micros, n.webhook_url, n.metadata,
-                   n.traceparent
+                   n.traceparent, n.wish
             FROM unnest(
                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
                 $8::text[], $9::text[], $10::smallint[], $11::timestamptz[], $12::integer[],
-                $13::integer[], $14::bigint[], $15::text[], $16::jsonb[], $17::text[]
+                $13::integer[], $14::bigint[], $15::text[], $16::jsonb[], $17::text[],
+                $18::jsonb[]
             ) AS n (
                 id, provider, model, prompt, parameters, fingerprint, scene_id,
                 user_id, idempotency_key, priority, run_at, max_attempts,
-                deadline_s, estimated_cost_micros, webhook_url, metadata, traceparent
+                deadline_s, estimated_cost_micros, webhook_url, metadata, traceparent, wish
             )
             ON CONFLICT DO NOTHING
             RETURNING *
@@ -103,6 +106,7 @@ def _values(job: NewJob) -> tuple[object, ...]:
         job.webhook_url,
         json_of(job.metadata),
         job.traceparent,
+        None if job.wish is None else json_of(job.wish),
     )
 
 
@@ -128,10 +132,25 @@ async def begin_trace(connection: Connection, job_id: UUID, traceparent: str | N
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstUse:
+    """
+    What an idempotency key was used for first.
+
+    Attributes:
+        fingerprint: Of the video that was asked for.
+        wish: What else was asked for, a hash for each field; None if the release before wrote it.
+    """
+
+    job: VideoJob
+    fingerprint: str
+    wish: Mapping[str, JsonValue] | None
+
+
 async def by_idempotency_key(
     connection: Connection, user_id: str | None, key: str
-) -> tuple[VideoJob, str] | None:
-    """The job that used *key* first, and the fingerprint of its request."""
+) -> FirstUse | None:
+    """What *key* was used for first, by this user."""
     row = await connection.fetchrow(
         """
         SELECT * FROM video_jobs
@@ -140,7 +159,10 @@ async def by_idempotency_key(
         user_id,
         key,
     )
-    return None if row is None else (job_of(row), row["fingerprint"])
+    if row is None:
+        return None
+    wish = None if row["wish"] is None else orjson.loads(row["wish"])
+    return FirstUse(job=job_of(row), fingerprint=row["fingerprint"], wish=wish)
 
 
 async def apply(
@@ -150,6 +172,7 @@ async def apply(
     *,
     lease: Lease | None = None,
     worker_id: UUID | None = None,
+    by: str | None = None,
 ) -> VideoJob:
     """
     Write *change*, its event and, at the end of a job, its webhook in one statement, if the guard
@@ -158,13 +181,14 @@ async def apply(
     Args:
         lease: What proves that we hold the job, for transitions that need it.
         worker_id: Who takes the job, for the claim; who acts, for the event.
+        by: The person who wants it, for the event.
 
     Raises:
         LeaseLostError: The row has another holder, epoch, status, stage or attempt; nothing
             was written.
     """
     try:
-        row = await _apply(connection, job_id, change, lease, worker_id)
+        row = await _apply(connection, job_id, change, lease, worker_id, by)
     except UniqueViolationError as error:
         raise OperationTakenError(
             f"job {job_id}: another attempt already follows this operation"
@@ -182,6 +206,7 @@ async def _apply(
     change: Transition,
     lease: Lease | None,
     worker_id: UUID | None,
+    by: str | None,
 ) -> Record | None:
     return await connection.fetchrow(
         """
@@ -204,7 +229,8 @@ async def _apply(
                 submitted_at = CASE $1 WHEN 'submitted' THEN now() ELSE job.submitted_at END,
                 generated_at = CASE $1 WHEN 'generated' THEN now() ELSE job.generated_at END,
                 completed_at = CASE
-                    WHEN coalesce($8, job.status) IN ('completed', 'failed', 'cancelled') THEN now()
+                    WHEN coalesce($8, job.status) IN ('completed', 'failed', 'cancelled')
+                    THEN coalesce(job.completed_at, now())
                 END,
                 cancel_requested_at = CASE $1
                     WHEN 'cancel_requested' THEN coalesce(job.cancel_requested_at, now())
@@ -232,14 +258,17 @@ async def _apply(
                     attempt, max_attempts, failures, operation, progress, error_code, error_message,
                     storage_key, size_bytes, sha256, content_type, duration_s, width, height,
                     thumbnail_key, spritesheet_key, actual_cost_micros, slot_at, result_expires_at,
-                    cancel_discards, credential_id
+                    cancel_discards, credential_id, settled_attempt, unknown_attempts,
+                    lost_cost_micros, discards, discarding
                 ) = (
                     SELECT next.attempt, next.max_attempts, next.failures, next.operation,
                            next.progress, next.error_code, next.error_message, next.storage_key,
                            next.size_bytes, next.sha256, next.content_type, next.duration_s,
                            next.width, next.height, next.thumbnail_key, next.spritesheet_key,
                            next.actual_cost_micros, next.slot_at, next.result_expires_at,
-                           next.cancel_discards, next.credential_id
+                           next.cancel_discards, next.credential_id, next.settled_attempt,
+                           next.unknown_attempts, next.lost_cost_micros, next.discards,
+                           next.discarding
                     FROM jsonb_populate_record(job, $12::jsonb) AS next
                 )
             WHERE job.id = $2
@@ -268,15 +297,16 @@ async def _apply(
             RETURNING job.*
         ), event AS (
             INSERT INTO job_events (
-                job_id, type, status, stage, attempt, progress, worker_id, detail
+                job_id, type, status, stage, attempt, progress, worker_id, detail, by
             )
-            SELECT id, $1, status, stage, attempt, progress, $7, $16 FROM changed
+            SELECT id, $1, status, stage, attempt, progress, $7, $16, $20 FROM changed
             RETURNING seq
         ), delivery AS (
             INSERT INTO webhook_deliveries (id, job_id, type, event_seq, url, snapshot)
             SELECT $18::uuid, changed.id, 'video.' || changed.status, event.seq,
                    changed.webhook_url,
-                   to_jsonb(changed) - ARRAY['prompt', 'parameters', 'fingerprint', 'webhook_url']
+                   to_jsonb(changed)
+                   - ARRAY['prompt', 'parameters', 'fingerprint', 'webhook_url', 'wish']
             FROM changed, event
             WHERE $8 IN ('completed', 'failed', 'cancelled') AND changed.webhook_url IS NOT NULL
         )
@@ -301,6 +331,7 @@ async def _apply(
         change.unless_cancelled,
         uuid7(),
         change.needs_key,
+        by,
     )
 
 
@@ -607,6 +638,86 @@ async def raise_epoch(connection: Connection, job_ids: Sequence[UUID]) -> list[D
     return [DueJob(**row) for row in rows]
 
 
+async def epochs(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int | None]:
+    """
+    The epoch that a dispatch must be of for each of *job_ids*; None for those that wait for none.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT id, CASE WHEN due_at IS NOT NULL THEN lease_epoch END AS epoch
+        FROM video_jobs WHERE id = ANY($1::uuid[])
+        """,
+        job_ids,
+    )
+    return {row["id"]: row["epoch"] for row in rows}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """How many jobs of a model were told to come back for their turn to be submitted."""
+
+    provider: str
+    model: str
+    jobs: int
+
+
+async def told(connection: Connection) -> list[Told]:
+    """The lines that jobs wait in; without those that a pause holds back."""
+    rows = await connection.fetch(
+        """
+        SELECT provider, model, count(*) AS jobs FROM video_jobs AS job
+        -- What was never claimed is for later by its own wish.
+        WHERE due_at > now() AND status = 'pending' AND stage = 'queued'
+          AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0
+          AND NOT EXISTS (SELECT FROM pauses WHERE pauses.provider IN (job.provider, '*'))
+        GROUP BY provider, model
+        """
+    )
+    return [Told(**row) for row in rows]
+
+
+async def recall(
+    connection: Connection,
+    provider: str,
+    models: Sequence[str],
+    *,
+    limit: int,
+    head_start_s: float,
+) -> list[DueJob]:
+    """
+    Make jobs due now that were told to come back: so many that with those that are due already
+    there are *limit*.
+
+    Who asked first is first, and each step of priority is worth *head_start_s* seconds.
+    """
+    rows = await connection.fetch(
+        """
+        WITH due AS (
+            SELECT FROM video_jobs
+            WHERE due_at <= now() AND status = 'pending' AND stage = 'queued'
+              AND provider = $1 AND model = ANY($2::text[])
+            LIMIT $3
+        ), first AS MATERIALIZED (
+            SELECT id FROM video_jobs
+            -- Without a failure: a back-off is none of our business.
+            WHERE due_at > now() AND status = 'pending' AND stage = 'queued'
+              AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0
+              AND provider = $1 AND model = ANY($2::text[])
+            ORDER BY started_at - priority * make_interval(secs => $4), id
+            LIMIT $3 - (SELECT count(*) FROM due)
+            FOR UPDATE SKIP LOCKED
+        )
+        UPDATE video_jobs AS job SET due_at = now() FROM first WHERE job.id = first.id
+        RETURNING job.id, job.lease_epoch, job.priority, job.due_at
+        """,
+        provider,
+        models,
+        limit,
+        head_start_s,
+    )
+    return [DueJob(**row) for row in rows]
+
+
 async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> int:
     """
     Keep only a summary of failed and cancelled jobs that ended longer than *keep* ago; how many
@@ -648,3 +759,29 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
         limit,
     )
     return archived
+
+
+async def discarding(connection: Connection, settled_s: float, limit: int) -> list[VideoJob]:
+    """
+    Jobs at rest for *settled_s* seconds whose discarded videos may still be in the bucket, the
+    longest first.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT * FROM video_jobs
+        WHERE discarding AND completed_at < now() - make_interval(secs => $1)
+        ORDER BY completed_at LIMIT $2
+        """,
+        settled_s,
+        limit,
+    )
+    return [job_of(row) for row in rows]
+
+
+async def discarded(connection: Connection, job_id: UUID, discards: int) -> None:
+    """Note that nothing is left of the first *discards* videos that the job threw away."""
+    await connection.execute(
+        "UPDATE video_jobs SET discarding = false WHERE id = $1 AND discards = $2",
+        job_id,
+        discards,
+    )

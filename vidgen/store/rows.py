@@ -56,6 +56,8 @@ def event_of(row: asyncpg.Record) -> JobEvent:
         attempt=row["attempt"],
         progress=row["progress"],
         detail=orjson.loads(row["detail"]),
+        worker_id=row["worker_id"],
+        by=row["by"],
     )
 
 

@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 
 from vidgen.dev import environment
 from vidgen.dev.servers import PostgresServer, ValkeyServer
-from vidgen.dispatch import MESSAGE_PREFIX, open_redis, redis_errors
+from vidgen.dispatch import MESSAGE_PREFIX, later_name, open_redis, redis_errors
 from vidgen.errors import SettingsError
 from vidgen.resources import bucket_of
 from vidgen.settings import Settings
@@ -260,5 +260,7 @@ async def _empty(opened: _Opened) -> None:
     queue_name = opened.settings.queue_name
     async with redis_errors("remove dispatches"):
         names = await opened.redis.zrange(queue_name, 0, -1)
+        later = await opened.redis.zrange(later_name(queue_name), 0, -1)
+        names += [name.partition(b":")[2] for name in later]  # without its priority
         messages = [f"{MESSAGE_PREFIX}{name.decode()}" for name in names]
-        await opened.redis.delete(queue_name, *messages)
+        await opened.redis.delete(queue_name, later_name(queue_name), *messages)

@@ -3,7 +3,7 @@
 import { get, post } from "./api.js";
 import { attr, button, h, icon, put, reconcile, show, swap, toast } from "./dom.js";
 import { apply, bar, percentWord, time } from "./rows.js";
-import { about, bytes, codeMeans, duration, eta, etaTitle, exactly, isFinal, money, plural, providerName, short, state, tail, told, tone } from "./words.js";
+import { about, bytes, codeMeans, duration, eta, etaTitle, exactly, isFinal, money, plural, providerName, short, state, tail, told, tone, unknownAttempts } from "./words.js";
 import { askCancel, askRetry } from "./decide.js";
 
 export const name = "job";
@@ -132,8 +132,9 @@ export function mount(root, context) {
   }
 
   function cancelledCost() {
-    if (job.actual_cost_micros === 0) return "Before anything was sent: it cost nothing.";
-    return job.actual_cost_micros ? `It is counted as ${money(job.actual_cost_micros)}.` : "What it cost only the provider knows.";
+    if (job.actual_cost_micros === 0) return "It cost nothing.";
+    if (!job.actual_cost_micros) return "What it cost only the provider knows.";
+    return unknownAttempts(job) ? `It is counted as ${money(job.actual_cost_micros)}; what else was billed only the provider knows.` : `It is counted as ${money(job.actual_cost_micros)}.`;
   }
 
   function video() {
@@ -173,7 +174,7 @@ export function mount(root, context) {
 
   function word() {
     const who = providerName(job.provider);
-    if (job.cancel_requested_at) return "the cancel is on its way";
+    if (job.cancel_requested_at) return job.stage === "submitting" ? `ends once ${who} answers the paid request, which may be billed` : "the cancel is on its way";
     if (job.status === "pending") return job.error_code ? `waits after ${job.error_code}` : null;
     return { queued: "about to be sent", submitting: `being sent to ${who}`, generating: `${who} is making it`, transferring: "moving into storage" }[job.stage];
   }
@@ -209,7 +210,8 @@ export function mount(root, context) {
     put(parts.title, words.title);
     put(parts.more, words.more);
     show(parts.more, Boolean(words.more));
-    const tags = [words.code, words.by && `by ${words.by}`, words.cost].filter(Boolean);
+    const tags = [words.code, event.by && `by ${event.by}`, words.cost].filter(Boolean);
+    attr(node, "title", event.worker_id ? `Written by worker ${event.worker_id}` : null);
     if (node.dataset.tags !== tags.join("|")) {
       node.dataset.tags = tags.join("|");
       swap(parts.tags, tags.map((tag) => [h("span.tag", { class: tag === words.cost ? "money" : "" }, tag), " "]));
@@ -349,8 +351,12 @@ function factsOf(job) {
 
 function costWords(job) {
   const estimate = job.estimated_cost_micros === null ? "no estimate" : `${money(job.estimated_cost_micros)} estimated`;
-  if (job.actual_cost_micros !== null) return job.actual_cost_micros === 0 ? "nothing" : money(job.actual_cost_micros);
-  if (!isFinal(job)) return estimate;
+  const known = job.actual_cost_micros;
+  if (!isFinal(job)) return known ? `${job.stage === "transferring" ? "" : `${estimate}, after `}${money(known)} so far` : estimate;
+  const hidden = unknownAttempts(job);
+  const rest = hidden ? `what was billed for ${plural(hidden, "attempt")} (${estimate}) only ${providerName(job.provider)} knows` : null;
+  if (rest) return known ? `${money(known)}; ${rest}` : rest;
+  if (known !== null) return known === 0 ? "nothing" : `${money(known)}${job.lost_cost_micros && job.status === "completed" ? `, ${money(job.lost_cost_micros)} of it for nothing` : ""}`;
   return job.attempt === 0 ? "nothing: the provider accepted nothing" : `${estimate}; what was billed only ${providerName(job.provider)} knows`;
 }
 

@@ -6,7 +6,7 @@
 
 const TYPES = [
   "created", "claimed", "postponed", "submitting", "submitted", "generated", "completed", "errored",
-  "parked", "reattempted", "failed", "released", "cancel_requested", "cancelled", "retried", "progressed",
+  "parked", "reattempted", "failed", "released", "cancel_requested", "cancelled", "answered", "retried", "progressed",
 ];
 const STREAMS = 3; // of the six, over all windows in sight
 const POLL_MS = 3000; // without a stream

@@ -100,7 +100,7 @@ export function mount(root, context) {
       if (gone || wanted !== hours) return;
       for (const one of charts) one.tell(stats);
       tell(tiles.spend, money(stats.spend_today_micros), "since midnight UTC");
-      tell(tiles.waste, money(stats.waste_today_micros), "paid without a video");
+      tell(tiles.waste, money(stats.waste_today_micros), stats.unknown_today_micros ? `${money(stats.unknown_today_micros)} of it only possibly paid` : "paid without a video");
       attr(tiles.waste.root, "class", `tile${stats.waste_today_micros ? " bad" : ""}`);
     } catch {
       // The bar about the lost connection says it; what is shown still holds.

@@ -83,13 +83,27 @@ export const tone = (job) => ({ pending: "idle", processing: "busy", completed: 
 
 export const isFinal = (job) => ["completed", "failed", "cancelled"].includes(job.status);
 
-export const cost = (job) => job.actual_cost_micros ?? job.estimated_cost_micros;
+// What all attempts will have cost: what is known, and the price of the one that is still to be settled.
+export function cost(job) {
+  if (isFinal(job) || job.stage === "transferring") return job.actual_cost_micros ?? job.estimated_cost_micros;
+  return job.estimated_cost_micros === null ? job.actual_cost_micros : (job.actual_cost_micros ?? 0) + job.estimated_cost_micros;
+}
+
+// Of how many attempts only the provider knows what they cost.
+export function unknownAttempts(job) {
+  const before = job.unknown_attempts ?? 0;
+  if (!["failed", "cancelled"].includes(job.status)) return before;
+  const isOpen = { submitting: job.settled_attempt !== job.attempt, generating: job.settled_attempt !== job.attempt, transferring: job.actual_cost_micros === null }[job.stage];
+  return before + (isOpen ? 1 : 0);
+}
 
 // As short as a column: paid, about to be paid, or known to the provider only.
 export function costWord(job) {
-  if (job.actual_cost_micros !== null) return [job.actual_cost_micros === 0 ? "free" : money(job.actual_cost_micros), "what it cost"];
-  if (isFinal(job)) return job.attempt === 0 ? ["free", "nothing was accepted by the provider"] : ["–", "what was billed only the provider knows"];
-  return job.estimated_cost_micros === null ? ["–", "the catalog has no price for this model"] : [`~ ${money(job.estimated_cost_micros)}`, "estimated"];
+  if (!isFinal(job)) return cost(job) === null ? ["–", "the catalog has no price for this model"] : [`~ ${money(cost(job))}`, job.actual_cost_micros ? "estimated, with what earlier attempts cost" : "estimated"];
+  const known = job.actual_cost_micros;
+  if (unknownAttempts(job)) return [known ? `${money(known)} + ?` : "–", `what was billed for ${plural(unknownAttempts(job), "attempt")} only the provider knows`];
+  if (known === null) return job.attempt === 0 ? ["free", "nothing was accepted by the provider"] : ["–", "what was billed only the provider knows"];
+  return [known === 0 ? "free" : money(known), "what all attempts cost"];
 }
 
 // How far the bar goes: what the provider tells, else where the clock is on the usual way; null if nobody knows.
@@ -160,9 +174,9 @@ export function told(event, job) {
   const wait = detail.wait_s ? `Next try in ${duration(detail.wait_s)}.` : null;
   switch (event.type) {
     case "created":
-      return { title: "Accepted", more: `Checked against the catalog; nothing is spent yet.`, tone: "idle", by: detail.by, cost: job.estimated_cost_micros === null ? null : `estimated ${money(job.estimated_cost_micros)}` };
+      return { title: "Accepted", more: `Checked against the catalog; nothing is spent yet.`, tone: "idle", cost: job.estimated_cost_micros === null ? null : `estimated ${money(job.estimated_cost_micros)}` };
     case "claimed":
-      return { title: "Taken by a worker", more: detail.worker_id ? `Worker ${short(detail.worker_id)}.` : null, tone: "idle" };
+      return { title: "Taken by a worker", more: event.worker_id ? `Worker ${short(event.worker_id)}.` : null, tone: "idle" };
     case "postponed":
       return { title: postponed(detail.reason), more: detail.wait_s ? `For ${duration(detail.wait_s)}.` : null, tone: "idle" };
     case "submitting":
@@ -188,11 +202,13 @@ export function told(event, job) {
     case "released":
       return { title: "Given back", more: released(detail.reason), tone: "idle" };
     case "cancel_requested":
-      return { title: "Cancel asked for", more: detail.discard ? "A finished video is not wanted either." : "A finished video is kept.", tone: "off", by: detail.by };
+      return { title: "Cancel asked for", more: [event.stage === "submitting" ? `The paid request is on its way: the job ends once ${who} answers it, and that may be billed.` : null, detail.discard ? "A finished video is not wanted either." : "A finished video is kept."].filter(Boolean).join(" "), tone: "off" };
     case "cancelled":
-      return { title: "Cancelled", more: cancelledWords(detail, who, event), tone: "off", cost: detail.cost_micros === 0 ? "free" : detail.cost_micros ? `paid ${money(detail.cost_micros)}` : null, by: detail.by };
+      return { title: "Cancelled", more: cancelledWords(detail, who, event), tone: "off", cost: paidWord(detail) };
+    case "answered":
+      return { title: `${who} answered the cancel`, more: cancelledWords(detail, who, event), tone: "off", cost: paidWord(detail) };
     case "retried":
-      return { title: "Retried by hand", more: detail.pays_again ? "A new video is bought." : "Goes on with what is paid already.", tone: "busy", by: detail.by };
+      return { title: "Retried by hand", more: detail.pays_again ? "A new video is bought." : "Goes on with what is paid already.", tone: "busy" };
     default:
       return { title: event.type, more: null, tone: "idle" };
   }
@@ -217,8 +233,13 @@ function released(reason) {
   return words[reason] ?? "A peer goes on.";
 }
 
+const paidWord = (detail) => (detail.cost_micros === 0 ? "free" : detail.cost_micros ? `paid ${money(detail.cost_micros)}` : null);
+
 function cancelledWords(detail, who, event) {
-  if (event.stage === "queued") return "Before anything was sent.";
+  if (event.stage === "queued") return event.attempt === 0 ? "Before anything was sent." : "Before the next attempt was sent.";
+  if (detail.still_asking) return `${who} has not answered yet and is being asked on; until then only ${who} knows what it bills.`;
+  if (detail.stopped_at_provider === null) return `Whether ${who} stopped it, and what it bills, only ${who} knows.`;
+  if (event.stage === "transferring") return "The video was made already, so it is paid.";
   if (detail.stopped_at_provider) return `${who} stopped it; what it bills only ${who} knows.`;
   return `${who} could not be stopped, so it is counted as paid.`;
 }
