@@ -156,7 +156,7 @@ async def test_an_operation_with_a_field_of_a_newer_release_is_followed_and_kept
     assert job.operation is not None
     async with carrier.resources.database.connection() as connection:
         held = await jobs.apply(connection, job.id, lifecycle.claimed(), worker_id=DEAD)
-        change = lifecycle.generated(expires_at=None, cost_micros=None)
+        change = lifecycle.generated(held, expires_at=None, cost_micros=None)
         await jobs.apply(connection, job.id, change, lease=held.lease)
         assert await connection.fetchval("SELECT operation ->> 'tomorrow' FROM video_jobs") == "1"
 
