@@ -15,7 +15,7 @@ from vidgen.errors import InvalidRequestError, NoResultError
 from vidgen.forecast import Eta
 from vidgen.job import ImageRole, InputImage, JobEvent, JobStatus, VideoJob, VideoRequest
 from vidgen.queue import RetryPlan, VideoQueue, retry_plan
-from vidgen.server import audit, deliveries, stream
+from vidgen.server import audit, body, deliveries, stream
 from vidgen.server.keys import HUB, QUEUE, RESOURCES
 from vidgen.server.operation import (
     Answer,
@@ -36,9 +36,6 @@ from vidgen.server.operation import (
 )
 
 LISTED_PROMPT_CHARS = 160
-# Three images of 20 MiB as base64, and the rest.
-MAX_BODY_BYTES = 88 * 1024 * 1024
-BODY_TIMEOUT_S = 300.0
 
 operations = Operations("jobs")
 
@@ -152,7 +149,7 @@ class ResultQuery(Query):
 )
 async def create(request: web.Request) -> web.Response:
     """Ask for a video."""
-    wish = await read_body(request, NewVideo, max_bytes=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)
+    wish = await read_body(request, NewVideo, body.LARGE_BYTES)
     video = VideoRequest(
         provider=wish.provider,
         prompt=wish.prompt,
