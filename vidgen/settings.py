@@ -743,8 +743,14 @@ def _default(value: object) -> str:
 
 def _given(env_file: Path | None) -> dict[str, str]:
     """What is set and not empty, by name, without the white space that copying brings along."""
+    try:
+        in_file = DotEnvSettingsSource(Settings, env_file=env_file).env_vars
+    except (OSError, ValueError) as error:  # no right to read it; no UTF-8
+        raise SettingsError(
+            f"{env_file}: cannot be read ({type(error).__name__}); wanted a text in UTF-8"
+        ) from error
     sources: tuple[Mapping[str, str | None], ...] = (
-        DotEnvSettingsSource(Settings, env_file=env_file).env_vars,
+        in_file,
         EnvSettingsSource(Settings).env_vars,
     )
     stripped = {

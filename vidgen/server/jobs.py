@@ -150,20 +150,7 @@ class ResultQuery(Query):
 async def create(request: web.Request) -> web.Response:
     """Ask for a video."""
     wish = await read_body(request, NewVideo, body.LARGE_BYTES)
-    video = VideoRequest(
-        provider=wish.provider,
-        prompt=wish.prompt,
-        model=wish.model,
-        seconds=wish.seconds,
-        size=wish.size,
-        aspect_ratio=wish.aspect_ratio,
-        resolution=wish.resolution,
-        negative_prompt=wish.negative_prompt,
-        seed=wish.seed,
-        audio=wish.audio,
-        images=tuple(_image(number, image) for number, image in enumerate(wish.images)),
-        extra=wish.extra,
-    )
+    video = wanted(wish)
     key = wish.idempotency_key
     if key is None:  # an empty one is refused like any other that is none
         key = request.headers.get("Idempotency-Key")
@@ -180,6 +167,29 @@ async def create(request: web.Request) -> web.Response:
             deadline_s=wish.deadline_s,
         )
     return answer(job_document(job), status=201, Location=f"/api/jobs/{job.id}")
+
+
+def wanted(wish: NewVideo) -> VideoRequest:
+    """
+    The video that *wish* asks for.
+
+    Raises:
+        InvalidRequestError: An image is no base64.
+    """
+    return VideoRequest(
+        provider=wish.provider,
+        prompt=wish.prompt,
+        model=wish.model,
+        seconds=wish.seconds,
+        size=wish.size,
+        aspect_ratio=wish.aspect_ratio,
+        resolution=wish.resolution,
+        negative_prompt=wish.negative_prompt,
+        seed=wish.seed,
+        audio=wish.audio,
+        images=tuple(_image(number, image) for number, image in enumerate(wish.images)),
+        extra=wish.extra,
+    )
 
 
 @operations.add(

@@ -55,6 +55,16 @@ def since(request: web.Request) -> int | None:
     text = request.headers.get("Last-Event-ID")
     if text is None:
         return read_query(request, Since).after
+    return number_of(text)
+
+
+def number_of(text: str) -> int:
+    """
+    The number that Last-Event-ID says.
+
+    Raises:
+        InvalidRequestError: It is none of ours.
+    """
     # Of more digits Python makes no number at all.
     if not (re.fullmatch(r"[0-9]{1,19}", text) and int(text) <= MAX_SEQ):
         raise InvalidRequestError(f"Last-Event-ID is the number of an event, not {text[:50]!r}")
