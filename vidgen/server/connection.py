@@ -168,6 +168,8 @@ class Connection(web.RequestHandler):
         """What is no HTTP, in our words: aiohttp's repeat what came, and name its version."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun, and cannot become another one")
+        if isinstance(exc, UnicodeError):  # aiohttp 3.14 repeats an Expect that has no encoding
+            status = 400
         if status >= 500:
             logger.opt(exception=exc).error("connection ended with a defect")
             refused = problem(
