@@ -685,8 +685,10 @@ async def refused(data: bytes) -> None:
     status = STATUSES[(data[0] if data else 0) % len(STATUSES)]
     told = {"headers": {"etag": '"x"'}, "body": data[1:], "status_code": status}
     for operation in (S3.operation_model(name) for name in ("ListObjectsV2", "UploadPart")):
+        shape = operation.output_shape
+        assert shape is not None
         with suppress(ResponseParserError):  # which `Storage` maps
-            parsed = PARSER.parse(told, operation.output_shape)
+            parsed = PARSER.parse(told, shape)
             if status >= 300:
                 error = _refused(ClientError(parsed, operation.name), "x", "k")
                 assert isinstance(error, StorageError | InvalidRequestError)
