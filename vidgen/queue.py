@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,6 +68,7 @@ MAX_TEXT = 500
 MAX_PRIORITY = 9
 MAX_DEADLINE_S = 7 * 24 * 3600
 MAX_METADATA_BYTES = 16 * 1024
+MAX_METADATA_DEPTH = 20
 # One statement carries so many rows; 10,000 prompts in one would be a very long message.
 INSERT_BATCH = 1000
 
@@ -820,6 +821,9 @@ def _is_storable(text: object) -> TypeGuard[str]:
 def _check_metadata(metadata: object) -> None:
     if not isinstance(metadata, Mapping):
         raise InvalidRequestError("metadata must be a mapping of names to JSON values")
+    if not _is_flat_enough(metadata, MAX_METADATA_DEPTH):
+        # A document with it inside must be one that JSON is still written from.
+        raise InvalidRequestError(f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels")
     try:
         text = orjson.dumps(dict(metadata))
     except TypeError as error:
@@ -830,6 +834,15 @@ def _check_metadata(metadata: object) -> None:
         )
     if _NULL_CHARACTER.search(text):
         raise InvalidRequestError("metadata contains a null character, which nothing can store")
+
+
+def _is_flat_enough(value: object, levels: int) -> bool:
+    inner: Iterable[object] = ()
+    if isinstance(value, Mapping):
+        inner = value.values()
+    elif isinstance(value, list | tuple):
+        inner = value
+    return levels >= 0 and all(_is_flat_enough(item, levels - 1) for item in inner)
 
 
 def _fingerprint(request: VideoRequest, parameters: Mapping[str, JsonValue]) -> str:

@@ -11,8 +11,11 @@ import argparse
 import asyncio
 import hashlib
 import importlib
+import inspect
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -21,6 +24,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.foreign import CORPUS, TARGETS, Target
 
 EXAMPLES_AT_ONCE = 500
+SEEDS = 300
 
 
 def main() -> None:
@@ -104,10 +108,36 @@ def _steered(chosen: list[Target], seconds: float) -> None:
     folder.mkdir(exist_ok=True)
     runner = asyncio.Runner()
     runner.run(target.tried(b""))
-    atheris.instrument_all()
-    flags = [f"-max_total_time={round(seconds)}", f"-artifact_prefix={folder}/", "-max_len=4096"]
-    atheris.Setup([sys.argv[0], *flags, str(folder)], lambda data: runner.run(target.tried(data)))
-    atheris.Fuzz()
+    _instrument(atheris)
+    limits = ["-timeout=20", "-rss_limit_mb=2048", "-max_len=4096"]
+    flags = [f"-max_total_time={round(seconds)}", f"-artifact_prefix={folder}/", *limits]
+    with tempfile.TemporaryDirectory(prefix="vidgen-fuzz-") as begun:  # new inputs go to the first
+        _seed(target, Path(begun))
+        atheris.Setup(
+            [sys.argv[0], *flags, begun, str(folder)], lambda data: runner.run(target.tried(data))
+        )
+        atheris.Fuzz()
+
+
+def _seed(target: Target, folder: Path) -> None:
+    """Begin with what Hypothesis would try, which knows how the bytes are built."""
+
+    @settings(max_examples=SEEDS, database=None, deadline=None, phases=[Phase.generate])
+    @given(target.data)
+    def one(data: bytes) -> None:
+        (folder / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
+
+    one()
+
+
+def _instrument(atheris: Any) -> None:
+    """Let atheris see which lines of vidgen an input reaches; those of libraries would be many."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "vidgen":
+            for owner in (module, *filter(inspect.isclass, vars(module).values())):
+                for found in list(vars(owner).values()):
+                    if inspect.isfunction(found) and found.__module__ == name:
+                        atheris.instrument_func(found)
 
 
 if __name__ == "__main__":
