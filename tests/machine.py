@@ -41,6 +41,7 @@ def played(
         values["cancel_requested_at"] = job.cancel_requested_at or NOON
     elif change.event is EventType.RETRIED:
         values["cancel_requested_at"] = None
+        values["deadline_at"] = None
     taken = change.hold is Hold.TAKE
     kept = job.worker_id if change.hold is Hold.KEEP else None
     values.pop("discarding", None)  # for the sweep alone: no field of a job

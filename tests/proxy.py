@@ -17,6 +17,7 @@ class Proxy:
 
     Attributes:
         port: Where it listens, also after it was away.
+        target_port: Where new connections lead.
         delay_s: Everything that is said, in either direction, is held back for so long.
     """
 
@@ -24,7 +25,7 @@ class Proxy:
         """Speak TLS with those who connect if there is *ssl*, never with the target."""
         self.port = 0
         self.delay_s = 0.0
-        self._target_port = target_port
+        self.target_port = target_port
         self._ssl = ssl
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
@@ -75,7 +76,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
             writer.close()
             return

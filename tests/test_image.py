@@ -1,5 +1,6 @@
 """Images are told by their bytes; everything else is refused with a sentence."""
 
+import struct
 from io import BytesIO
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vidgen.errors import InvalidRequestError
-from vidgen.image import MAX_IMAGE_BYTES, recognise
+from vidgen.image import MAX_IMAGE_BYTES, MAX_PIXELS, recognise
 
 
 def an_image(kind: str, size: tuple[int, int] = (321, 123), **options: Any) -> bytes:
@@ -65,6 +66,31 @@ def test_a_cut_image_is_refused(kind: str, share: float) -> None:
 def test_anything_else_is_refused_with_a_reason(data: bytes, sentence: str) -> None:
     with pytest.raises(InvalidRequestError, match=sentence):
         recognise(data)
+
+
+def a_bomb(kind: str, width: int, height: int) -> bytes:
+    """A small file that says of itself how many pixels it unpacks to."""
+    if kind == "PNG":
+        data = bytearray(an_image("PNG"))
+        data[16:24] = struct.pack(">2I", width, height)
+    elif kind == "JPEG":
+        data = bytearray(an_image("JPEG"))
+        at = data.index(b"\xff\xc0")
+        data[at + 5 : at + 9] = struct.pack(">2H", height, width)
+    else:
+        data = bytearray(an_image("WEBP", alpha=True, exif=b"Exif\0\0MM"))
+        data[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_an_image_that_would_fill_the_memory_of_who_unpacks_it_is_refused(kind: str) -> None:
+    with pytest.raises(InvalidRequestError, match="60000 × 60000 pixels"):
+        recognise(a_bomb(kind, 60_000, 60_000))
+    with pytest.raises(InvalidRequestError, match="pixels"):
+        recognise(a_bomb(kind, 8192, 8193))
+
+    assert recognise(a_bomb(kind, 8192, 8192)).width ** 2 == MAX_PIXELS
 
 
 @given(

@@ -128,6 +128,10 @@ class Life(RuleBasedStateMachine):
         if self.job.cancel_requested_at is not None:
             self.play(lifecycle.cancelled(self.job, held=True, stopped_at_provider=False))
             return
+        if self.late:
+            self.play(lifecycle.expired(self.job))
+            assert not lifecycle.resumes(self.job), "what was never bought cannot go on"
+            return
         assert self.settled, "a new attempt without a refusal, a verdict or a person"
         self.play(lifecycle.submitting(self.job))
         self.calls.append(self.job.attempt)

@@ -1,13 +1,15 @@
 """The door for services: what it lets in, what it refuses, and a Redis that is away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
+from loguru import logger
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
@@ -18,6 +20,7 @@ from vidgen import InputImage, VideoRequest, dispatch, lifecycle, live
 from vidgen.dispatch import open_redis
 from vidgen.errors import (
     DatabaseError,
+    DatabaseRefusedError,
     GenerationFailedError,
     GenerationTimeoutError,
     IdempotencyConflictError,
@@ -779,3 +782,98 @@ def test_the_names_of_the_wishes_are_the_ones_that_are_documented() -> None:
         *("idempotency_key", "priority", "run_at", "webhook_url", "metadata"),
         *("scene_id", "user_id", "deadline_s", "connection"),
     }
+
+
+async def test_a_job_in_a_state_of_a_newer_release_cannot_be_cancelled_here(
+    settings: Settings, database_url: str
+) -> None:
+    settings = settings.model_copy(update={"database_url": database_url})
+    async with VideoQueue(settings) as queue:
+        job = await queue.enqueue(REQUEST)
+        async with connect(database_url) as newer:
+            await newer.execute("ALTER TABLE video_jobs DROP CONSTRAINT video_jobs_stage_check")
+            await newer.execute(
+                """
+                UPDATE video_jobs SET status = 'processing', stage = 'upscaling', attempt = 1,
+                    intent_at = now()
+                """
+            )
+
+        with pytest.raises(InvalidStateError, match="a newer release"):
+            await queue.cancel(job.id)
+
+
+# --- PostgreSQL goes away meanwhile ---
+
+
+@pytest.fixture
+async def postgres(emptied_database_url: str) -> AsyncIterator[Proxy]:
+    """PostgreSQL, as those who watch see it."""
+    async with proxy_of(urlsplit(emptied_database_url).port or 0) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def watching(settings: Settings, postgres: Proxy) -> AsyncIterator[VideoQueue]:
+    url = urlsplit(settings.database_url)
+    through = url._replace(netloc=f"vidgen@127.0.0.1:{postgres.port}").geturl()
+    async with VideoQueue(settings.model_copy(update={"database_url": through})) as queue:
+        yield queue
+
+
+@contextmanager
+def warned() -> Iterator[asyncio.Event]:
+    """Set once something is logged that somebody may have to look at."""
+    event = asyncio.Event()
+    sink = logger.add(lambda _: event.set(), level="WARNING")
+    try:
+        yield event
+    finally:
+        logger.remove(sink)
+
+
+async def test_whoever_watches_over_an_outage_sees_every_event_once_and_in_order(
+    queue: VideoQueue, hand: Hand, watching: VideoQueue, postgres: Proxy
+) -> None:
+    job = await queue.enqueue(REQUEST)
+    seen: list[EventType] = []
+    begun = asyncio.Event()
+
+    async def watch() -> None:
+        async for event in watching.events(job.id):
+            seen.append(event.type)
+            if event.type is EventType.CLAIMED:
+                begun.set()
+
+    with warned() as noticed:
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            group.create_task(watch())
+            waiting = group.create_task(watching.wait(job.id))
+            held = await hand.claim(job)
+            await begun.wait()
+            await postgres.cut()
+            await hand.complete(await hand.generate(await hand.submit(held)))
+            await noticed.wait()
+            await postgres.restore()
+
+    assert seen == [event.type for event in await queue.history(job.id)]
+    assert waiting.result().status is JobStatus.COMPLETED
+
+
+async def test_a_wait_over_an_outage_ends_with_its_own_timeout(
+    queue: VideoQueue, watching: VideoQueue, postgres: Proxy
+) -> None:
+    job = await queue.enqueue(REQUEST)
+    await postgres.cut()
+
+    with pytest.raises(TimeoutError):
+        await watching.wait(job.id, timeout=0.2)
+
+
+async def test_a_database_that_refuses_us_is_not_waited_for(
+    settings: Settings, empty_database_url: str
+) -> None:
+    settings = settings.model_copy(update={"database_url": empty_database_url})
+    async with VideoQueue(settings) as unmigrated:
+        with pytest.raises(DatabaseRefusedError):
+            await unmigrated.wait(NOBODY)

@@ -94,3 +94,15 @@ def _commands(program: typer.Typer) -> set[str]:
 def test_every_operation_is_documented() -> None:
     for operation in operations():
         assert f"`{operation.method} {operation.path}`" in README, operation.path
+
+
+def test_the_threat_model_names_only_tests_that_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "deploy" / "THREAT-MODEL.md").read_text()))
+    written = {
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(r"def (test_\w+)\(", path.read_text())
+    }
+
+    assert len(named) > 25
+    assert named <= written

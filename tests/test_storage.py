@@ -13,8 +13,10 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
+from aiohttp import web
 from moto.server import ThreadedMotoServer
 
+from tests.providers.test_http import listening
 from tests.simulator import swift
 from tests.test_mp4 import a_video
 from vidgen.errors import (
@@ -482,3 +484,20 @@ async def test_many_uploads_share_the_memory_of_one_part(server: S3Server) -> No
                 )
 
         assert [await storage.exists(f"v/{i}") for i in range(4)] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(200, b"<Error>"), (204, b""), (302, b""), (403, b"<html>log in</html>")]
+)
+async def test_what_is_no_answer_of_s3_is_an_error_of_ours(status: int, body: bytes) -> None:
+    """As a login page or a proxy in front of the bucket would answer."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, body=body)
+
+    async with listening(answer) as url, Storage.open(a_bucket(url)) as storage:
+        with pytest.raises(StorageError):
+            await storage.upload("k", in_chunks(b"x" * (PART + 1)), content_type="video/mp4")
+        if status != 403:  # where there may be no such object
+            with pytest.raises(StorageError):
+                await storage.head("k")

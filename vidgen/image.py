@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from vidgen.errors import InvalidRequestError
 
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
+# What decoders would have to unpack: 8192 × 8192, or 256 MiB of RGBA. The largest video has 8 MP.
+MAX_PIXELS = 8192 * 8192
 
 # Start-of-frame markers carry the size. C4, C8 and CC look alike but are tables and extensions.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -22,7 +24,7 @@ class ImageFacts:
 
 def recognise(data: bytes) -> ImageFacts:
     """
-    Tell the type and size of a PNG, JPEG or WebP file of at most 20 MiB.
+    Tell the type and size of a PNG, JPEG or WebP file of at most 20 MiB and 67 megapixels.
 
     Raises:
         InvalidRequestError: Empty, too big, cut off, or another kind of file.
@@ -36,6 +38,11 @@ def recognise(data: bytes) -> ImageFacts:
     facts = _of_type(data)
     if facts.width == 0 or facts.height == 0:
         raise _broken(facts.content_type)
+    if facts.width * facts.height > MAX_PIXELS:
+        raise InvalidRequestError(
+            f"The image has {facts.width} × {facts.height} pixels; at most {MAX_PIXELS} are"
+            " allowed."
+        )
     return facts
 
 

@@ -6,14 +6,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 from uuid import UUID
 
 # What a column of type jsonb holds, once decoded.
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 
 
-class JobStatus(StrEnum):
+class _Word(StrEnum):
+    """A closed set of words, of which the database may hold one more than we know."""
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The word that *text* is; one of a newer release stays as it is, and is none of ours."""
+        try:
+            return cls(text)
+        except ValueError:
+            newer = str.__new__(cls, text)
+            newer._name_ = newer._value_ = text
+            return newer
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this release knows what it means."""
+        return self in set(type(self))
+
+
+class JobStatus(_Word):
     """The public word for where a job is."""
 
     PENDING = "pending"
@@ -28,7 +47,7 @@ class JobStatus(StrEnum):
         return self in {JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED}
 
 
-class Stage(StrEnum):
+class Stage(_Word):
     """
     The inner word: what was last known to be under way. A final job keeps the stage it ended in.
     """
@@ -133,7 +152,8 @@ class VideoJob:
         due_at: When a worker should look at it next; None while one holds it, and when it is final.
         attempt: Paid submits so far.
         failures: Errors in a row of the current stage.
-        deadline_at: The one deadline over all stages; set when the first attempt begins.
+        deadline_at: The one deadline over all stages; set when the first attempt begins, or with
+            the first trouble before it, and put off by waiting for a turn.
         intent_at: When the latest paid call was about to be made.
         cancel_discards: Whoever asked for the cancel does not want a finished video either.
         slot_at: The reserved turn under the provider's rate limit, if it has one.
@@ -208,6 +228,11 @@ class VideoJob:
     def is_final(self) -> bool:
         """Completed, failed or cancelled."""
         return self.status.is_final
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this release knows the state it is in; a newer one's job is left alone."""
+        return self.status.is_known and self.stage.is_known
 
     @property
     def lease(self) -> Lease:

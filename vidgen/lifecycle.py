@@ -395,6 +395,19 @@ def released(job: VideoJob, reason: str) -> Transition:
     )
 
 
+def check_known(job: VideoJob) -> None:
+    """
+    Leave a job alone that is in a state of a newer release.
+
+    Raises:
+        InvalidStateError: It is.
+    """
+    if not job.is_known:
+        raise InvalidStateError(
+            f"job {job.id} is {job.status}, {job.stage}: a newer release has it; ask that one"
+        )
+
+
 def cancel_requested(*, discard: bool) -> Transition:
     """
     Somebody wants a job cancelled that money may have been spent on: a worker decides what is
@@ -475,12 +488,13 @@ def retried(job: VideoJob, *, max_attempts: int, anew: bool = False) -> Transiti
         or anew.
 
     Raises:
-        InvalidStateError: The job did not fail and was not cancelled.
+        InvalidStateError: The job did not fail and was not cancelled, or we do not know its state.
     """
     if job.status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
         raise InvalidStateError(
             f"only failed or cancelled jobs can be retried; job {job.id} is {job.status}"
         )
+    check_known(job)
     if job.archived_at is not None or not (job.prompt or job.sealed):
         raise InvalidStateError(f"job {job.id} was archived: its prompt is no longer kept")
     changes: dict[str, JsonValue] = {
@@ -681,6 +695,35 @@ def failed(
             "error_message": told["message"],
             **unpaid,
             **bill,
+        },
+        detail=told,
+    )
+
+
+def expired(job: VideoJob) -> Transition:
+    """
+    Time ran out before another attempt: the job ends with the last error, if there was one.
+
+    A worker that dies with a job each time leaves none.
+    """
+    message = f"no attempt came to an end within its {job.deadline_s} s"
+    if job.error_message is not None:
+        message = f"not done within its {job.deadline_s} s; last: {job.error_message}"
+    told: dict[str, JsonValue] = {
+        "code": job.error_code or GenerationTimeoutError.code,
+        "message": message,
+    }
+    return Transition(
+        event=EventType.FAILED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({Stage.QUEUED}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=JobStatus.FAILED,
+        changes={
+            "error_code": told["code"],
+            "error_message": told["message"],
+            **_final_bill(job, None),
         },
         detail=told,
     )

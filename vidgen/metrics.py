@@ -119,6 +119,12 @@ TRANSITIONS = Counter(
     ["type", "provider"],
     registry=REGISTRY,
 )
+HTTP_REFUSALS = Counter(
+    "vidgen_http_refusals_total",
+    "What our server refused or cut: rate, connections, crowded, slow, unread.",
+    ["reason"],
+    registry=REGISTRY,
+)
 LEASE_LOSSES = Counter(
     "vidgen_lease_losses_total",
     "Jobs whose work was stopped because the lease was lost or could not be renewed.",

@@ -8,12 +8,14 @@ again by the workers' sweep.
 
 import asyncio
 import hashlib
+import random
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self, TypeGuard
+from functools import partial
+from typing import Self, TypeGuard, TypeVar
 from uuid import UUID
 
 import orjson
@@ -25,6 +27,8 @@ from vidgen import catalog, image, keys, lifecycle, live, prompts, tracing, webh
 from vidgen.catalog import Endpoints
 from vidgen.dispatch import HEAD_START_MS, Dispatch, Dispatcher, open_redis
 from vidgen.errors import (
+    DatabaseError,
+    DatabaseRefusedError,
     DeliveryNotFoundError,
     DispatchError,
     IdempotencyConflictError,
@@ -56,12 +60,17 @@ from vidgen.store.rows import parameters_of
 from vidgen.store.steering import Pause
 from vidgen.vault import Vault
 
+T = TypeVar("T")
+
 LOOK_INTERVAL_S = 1.0  # watchers read the truth at least so often, whether Redis speaks or not
+# Between two looks while PostgreSQL is away: a restart takes a second or two, a fail-over a minute.
+LONGEST_WAIT_S = 5.0
 CANCEL_TRIES = 5  # a worker may take or give back the job between our look and our write
 MAX_TEXT = 500
 MAX_PRIORITY = 9
 MAX_DEADLINE_S = 7 * 24 * 3600
 MAX_METADATA_BYTES = 16 * 1024
+MAX_METADATA_DEPTH = 20
 # One statement carries so many rows; 10,000 prompts in one would be a very long message.
 INSERT_BATCH = 1000
 
@@ -116,6 +125,7 @@ class VideoQueue:
         self._tracing = tracing.of(settings)
         self._vault = Vault(settings.encryption_key_bytes)
         self._stack = AsyncExitStack()
+        self._jitter = random.Random().random  # noqa: S311  spreads load, keeps no secret
         self._database: Database
         self._redis: Redis
         self._dispatcher: Dispatcher
@@ -186,7 +196,8 @@ class VideoQueue:
             run_at: Not before this moment (aware).
             webhook_url: Who is told when the job ends.
             metadata: Yours; at most 16 KiB of JSON.
-            deadline_s: Seconds from the first attempt to the stored video; None takes the setting.
+            deadline_s: Seconds from the first attempt, or the first trouble before it, to the
+                stored video; waiting for a turn does not count. None takes the setting.
             connection: An asyncpg connection: the job exists when your transaction commits.
 
         Raises:
@@ -354,18 +365,22 @@ class VideoQueue:
         Everything that happens to a job, in order, until it is final; progress comes in
         between, live.
 
+        While PostgreSQL is away it waits, for ever if need be, and then goes on where it was: put
+        it under a timeout if you cannot.
+
         Args:
             after: Number of the last event already seen.
 
         Raises:
             JobNotFoundError: There is none with this id.
+            DatabaseRefusedError: PostgreSQL answers and refuses us; waiting mends nothing.
         """
         loop = asyncio.get_running_loop()
-        await self.get(job_id)
+        await self._patiently(job_id, partial(self.get, job_id))
         async with live.watch(self._redis, job_id) as watch:
             while True:
                 look_at = loop.time() + LOOK_INTERVAL_S
-                job, happened = await self._news(job_id, after)
+                job, happened = await self._patiently(job_id, partial(self._news, job_id, after))
                 for event in happened:
                     after = event.seq or after
                     yield event
@@ -378,19 +393,20 @@ class VideoQueue:
 
     async def wait(self, job_id: UUID, *, timeout: float | None = None) -> VideoJob:  # noqa: ASYNC109  part of the public face
         """
-        The job once it is final.
+        The job once it is final; outages of PostgreSQL are waited for.
 
         Args:
-            timeout: Seconds to wait at most, None for ever.
+            timeout: Seconds to wait at most, None for ever: also while PostgreSQL is away.
 
         Raises:
-            TimeoutError: It is not final yet; it goes on all the same.
+            TimeoutError: It is not final yet, or nobody can tell; it goes on all the same.
             JobNotFoundError: There is none with this id.
+            DatabaseRefusedError: PostgreSQL answers and refuses us; waiting mends nothing.
         """
         async with asyncio.timeout(timeout):
             async for _ in self.events(job_id):
                 pass
-            return await self.get(job_id)
+            return await self._patiently(job_id, partial(self.get, job_id))
 
     async def cancel(
         self, job_id: UUID, *, discard: bool = False, by: str | None = None
@@ -416,6 +432,7 @@ class VideoQueue:
             noted = job.cancel_requested_at is not None and job.cancel_discards >= discard
             if job.is_final or (job.worker_id is not None and noted):
                 return job
+            lifecycle.check_known(job)
             if job.worker_id is None and job.stage is Stage.QUEUED:
                 change = lifecycle.cancelled(job, held=False, stopped_at_provider=None)
             else:
@@ -563,6 +580,24 @@ class VideoQueue:
         """How many jobs are where."""
         async with self._database.connection() as connection:
             return await jobs.counts(connection)
+
+    async def _patiently(self, job_id: UUID, look: Callable[[], Awaitable[T]]) -> T:
+        """What *look* brings, however long PostgreSQL is away."""
+        tries = 0
+        while True:
+            try:
+                return await look()
+            except DatabaseRefusedError:
+                raise
+            except DatabaseError as error:
+                if tries == 0:
+                    logger.warning(
+                        "cannot look at a job, waiting", jobId=str(job_id), reason=error.message
+                    )
+                wait_s = min(LOOK_INTERVAL_S * 2.0 ** min(tries, 10), LONGEST_WAIT_S)
+                tries += 1
+                # Those who watch shall not all come back at the same moment.
+                await asyncio.sleep(wait_s * (0.5 + self._jitter() / 2))
 
     async def _news(self, job_id: UUID, after: int) -> tuple[VideoJob, list[JobEvent]]:
         async with self._database.connection() as connection:
@@ -832,6 +867,9 @@ def _is_storable(text: object) -> TypeGuard[str]:
 def _check_metadata(metadata: object) -> None:
     if not isinstance(metadata, Mapping):
         raise InvalidRequestError("metadata must be a mapping of names to JSON values")
+    if not _is_flat_enough(metadata, MAX_METADATA_DEPTH):
+        # A document with it inside must be one that JSON is still written from.
+        raise InvalidRequestError(f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels")
     try:
         text = orjson.dumps(dict(metadata))
     except TypeError as error:
@@ -842,6 +880,15 @@ def _check_metadata(metadata: object) -> None:
         )
     if _NULL_CHARACTER.search(text):
         raise InvalidRequestError("metadata contains a null character, which nothing can store")
+
+
+def _is_flat_enough(value: object, levels: int) -> bool:
+    inner: Iterable[object] = ()
+    if isinstance(value, Mapping):
+        inner = value.values()
+    elif isinstance(value, list | tuple):
+        inner = value
+    return levels >= 0 and all(_is_flat_enough(item, levels - 1) for item in inner)
 
 
 def _fingerprint(request: VideoRequest, parameters: Mapping[str, JsonValue]) -> str:

@@ -1,5 +1,6 @@
 """Everything a worker or server holds open, opened in order and closed in reverse."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,6 +22,7 @@ from vidgen.vault import Vault
 
 # What the parts of all transfers of a process hold together; one alone may always fill its own.
 MEMORY_BYTES = 160 * 1024 * 1024
+COMPLAIN_EVERY_S = 3600.0
 
 
 @dataclass(slots=True)
@@ -38,6 +40,25 @@ class Clock:
         self.ahead = database_now - datetime.now(UTC)
 
 
+class Complaints:
+    """
+    What was complained about lately. What cannot be mended here is found again by every look; it
+    is logged once in an interval.
+    """
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._until: dict[str, float] = {}
+
+    def is_new(self, what: str) -> bool:
+        """Note *what*; whether somebody has to be told."""
+        now = asyncio.get_running_loop().time()
+        self._until = {known: until for known, until in self._until.items() if until > now}
+        is_new = what not in self._until
+        self._until.setdefault(what, now + COMPLAIN_EVERY_S)
+        return is_new
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """
@@ -48,6 +69,7 @@ class Resources:
         breakers: Which providers are left alone for a while.
         tracing: Where spans go, if anywhere.
         vault: Opens the keys that users brought.
+        complaints: What the log of this process has told already.
         jitter: Draws a number from 0 to 1.
     """
 
@@ -63,6 +85,7 @@ class Resources:
     tracing: Tracing = field(default_factory=Tracing)
     vault: Vault = field(default_factory=Vault)
     clock: Clock = field(default_factory=Clock)
+    complaints: Complaints = field(default_factory=Complaints)
     jitter: Callable[[], float] = field(default_factory=lambda: random.Random().random)  # noqa: S311  spreads load, keeps no secret
 
 

@@ -8,6 +8,7 @@ every problem at once. `Settings(...)` is for code and tests: values given are a
 import base64
 import binascii
 import difflib
+import ipaddress
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -44,6 +45,7 @@ Need = Literal["database", "redis"]
 LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["auto", "json", "pretty"]
 Role = Literal["read", "operate"]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 EVERYTHING: frozenset[Need] = frozenset({"database", "redis"})
 OWN_PREFIX = "VIDGEN_"
@@ -300,7 +302,7 @@ class Settings(BaseSettings):
         description="Region requests are signed for; auto for R2.",
     )
     presigned_url_expires_s: int = Field(
-        3600,
+        900,
         validation_alias="VIDGEN_PRESIGNED_URL_EXPIRES_S",
         ge=1,
         le=604_800,  # what S3 signs for at most
@@ -388,7 +390,7 @@ class Settings(BaseSettings):
         validation_alias="VIDGEN_DEADLINE_S",
         ge=1,
         le=604_800,
-        description="The one deadline of a job over all stages, from its first attempt.",
+        description="The one deadline of a job over all stages; waiting for a turn does not count.",
     )
     transfer_concurrency: int = Field(
         4,
@@ -470,6 +472,39 @@ class Settings(BaseSettings):
         le=65_535,
         description="Port of the worker's server; 0 turns it off.",
     )
+    http_requests_per_min: int = Field(
+        12_000,
+        validation_alias="VIDGEN_HTTP_REQUESTS_PER_MIN",
+        ge=0,
+        le=100_000_000,
+        description="Requests a minute a server process takes from one token; 0: no limit.",
+    )
+    http_requests_per_min_per_address: int = Field(
+        3000,
+        validation_alias="VIDGEN_HTTP_REQUESTS_PER_MIN_PER_ADDRESS",
+        ge=0,
+        le=100_000_000,
+        description="The same from one address without a valid token, probes apart; 0: no limit.",
+    )
+    http_connections: int = Field(
+        2000,
+        validation_alias="VIDGEN_HTTP_CONNECTIONS",
+        ge=1,
+        le=1_000_000,
+        description="Connections a server process has at once, streams of events apart.",
+    )
+    http_connections_per_address: int = Field(
+        500,
+        validation_alias="VIDGEN_HTTP_CONNECTIONS_PER_ADDRESS",
+        ge=1,
+        le=1_000_000,
+        description="The same from one address; trusted proxies have no such limit.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        validation_alias="VIDGEN_TRUSTED_PROXIES",
+        description="Addresses or networks, comma separated, whose X-Forwarded-For is believed.",
+    )
     pg_bin: str = Field(
         "",
         validation_alias="VIDGEN_PG_BIN",
@@ -535,6 +570,11 @@ class Settings(BaseSettings):
         """What signs every webhook we send; empty if none is set."""
         secret = self.webhook_secrets
         return webhook.secrets_of(secret.get_secret_value()) if secret else ()
+
+    @property
+    def trusted_networks(self) -> tuple[Network, ...]:
+        """Where our reverse proxies are; empty if there are none."""
+        return _networks(self.trusted_proxies)
 
     @property
     def part_size_bytes(self) -> int:
@@ -630,6 +670,15 @@ class Settings(BaseSettings):
                 raise _wanted("the path of a file that exists, or the JSON of a service account")
         return secret
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, text: str) -> str:
+        try:
+            _networks(text)
+        except ValueError:
+            raise _wanted("addresses or networks as 10.0.0.0/8, with commas between") from None
+        return text
+
     @field_validator("veo_storage_uri")
     @classmethod
     def _check_storage_uri(cls, text: str) -> str:
@@ -715,8 +764,14 @@ def _default(value: object) -> str:
 
 def _given(env_file: Path | None) -> dict[str, str]:
     """What is set and not empty, by name, without the white space that copying brings along."""
+    try:
+        in_file = DotEnvSettingsSource(Settings, env_file=env_file).env_vars
+    except (OSError, ValueError) as error:  # no right to read it; no UTF-8
+        raise SettingsError(
+            f"{env_file}: cannot be read ({type(error).__name__}); wanted a text in UTF-8"
+        ) from error
     sources: tuple[Mapping[str, str | None], ...] = (
-        DotEnvSettingsSource(Settings, env_file=env_file).env_vars,
+        in_file,
         EnvSettingsSource(Settings).env_vars,
     )
     stripped = {
@@ -829,6 +884,11 @@ def _redis_url(text: str) -> str:
     if check is None or not check() or parts.fragment:
         raise wanted
     return text
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    parts = [part.strip() for part in text.split(",")] if text else []
+    return tuple(ipaddress.ip_network(part, strict=False) for part in parts)
 
 
 def _keys(text: str) -> tuple[bytes, ...]:

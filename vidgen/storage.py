@@ -35,6 +35,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
 )
+from botocore.parsers import ResponseParserError
 from loguru import logger
 
 from vidgen.errors import (
@@ -216,6 +217,7 @@ class Storage:
             async with self._mapped("read an object", CALL_TIMEOUT_S, key=key):
                 answer = await self._client.get_object(Bucket=self._bucket.name, Key=key)
                 body = await stack.enter_async_context(answer["Body"])
+                size_bytes = answer["ContentLength"]
 
             async def chunks() -> AsyncIterator[bytes]:
                 while True:
@@ -227,7 +229,7 @@ class Storage:
 
             yield Download(
                 chunks=chunks(),
-                size_bytes=answer["ContentLength"],
+                size_bytes=size_bytes,
                 content_type=answer.get("ContentType", "application/octet-stream"),
             )
 
@@ -250,27 +252,27 @@ class Storage:
         try:
             async with self._mapped("look at an object", CALL_TIMEOUT_S, key=key):
                 answer = await self._client.head_object(Bucket=self._bucket.name, Key=key)
+                return ObjectHead(
+                    size_bytes=answer["ContentLength"],
+                    content_type=answer.get("ContentType", "application/octet-stream"),
+                    etag=answer["ETag"].strip('"'),
+                    metadata=answer["Metadata"],
+                    modified_at=answer["LastModified"],
+                )
         except InvalidRequestError:
             return None
-        return ObjectHead(
-            size_bytes=answer["ContentLength"],
-            content_type=answer.get("ContentType", "application/octet-stream"),
-            etag=answer["ETag"].strip('"'),
-            metadata=answer["Metadata"],
-            modified_at=answer["LastModified"],
-        )
 
     async def exists(self, key: str) -> bool:
         """Whether there is an object under *key*."""
         return await self.head(key) is not None
 
-    async def keys(self, prefix: str, limit: int) -> list[str]:
-        """Name at most *limit* (up to 1,000) objects under *prefix*."""
+    async def keys(self, prefix: str, limit: int, after: str = "") -> list[str]:
+        """Name the next *limit* (up to 1,000) objects under *prefix*, behind the key *after*."""
         async with self._mapped("list objects", CALL_TIMEOUT_S):
             answer = await self._client.list_objects_v2(
-                Bucket=self._bucket.name, Prefix=prefix, MaxKeys=limit
+                Bucket=self._bucket.name, Prefix=prefix, MaxKeys=limit, StartAfter=after
             )
-        return [found["Key"] for found in answer.get("Contents", ())]
+            return [found["Key"] for found in answer.get("Contents", ())]
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""
@@ -404,7 +406,7 @@ class Storage:
                     Metadata=metadata,
                     ChecksumSHA256=digest,
                 )
-        return answer["ETag"]
+            return answer["ETag"]
 
     async def _put_parts(
         self, key: str, source: "_Source", content_type: str, metadata: dict[str, str]
@@ -435,9 +437,10 @@ class Storage:
                     ContentType=content_type,
                     Metadata=metadata,
                 )
+                upload_id = answer["UploadId"]
             if not wanted:
-                await self._abort(key, answer["UploadId"])
-            return answer["UploadId"]
+                await self._abort(key, upload_id)
+            return upload_id
 
         try:
             return await asyncio.shield(begin())
@@ -486,7 +489,7 @@ class Storage:
                 Body=part,
                 ContentMD5=base64.b64encode(md5).decode(),
             )
-        etag = answer["ETag"]
+            etag = answer["ETag"]
         # Encrypted by a key of one's own, the ETag is no MD5.
         sealed = "SSEKMSKeyId" in answer or "SSECustomerAlgorithm" in answer
         if not sealed and len(etag.strip('"')) == 32 and etag.strip('"') != md5.hex():
@@ -562,6 +565,12 @@ class Storage:
         except ParamValidationError as error:
             raise StorageDeniedError(
                 f"Cannot {doing} in the bucket {_place(self._bucket)}: a name is not valid."
+            ) from error
+        # To a server that redirects everything (a login before it) aiobotocore 3.10 sends the
+        # question for its region, which is redirected, too, and so on until Python ends it.
+        except (ResponseParserError, KeyError, RecursionError) as error:
+            raise StorageUnavailableError(
+                f"Cannot {doing} in the bucket {_place(self._bucket)}: no answer of S3 came."
             ) from error
         # Below a body that breaks off, aiobotocore lets aiohttp's errors through.
         except (BotoCoreError, ConnectionBrokenError, OSError) as error:

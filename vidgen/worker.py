@@ -154,10 +154,7 @@ class House:
     async def sweep(self) -> None:
         """Look for jobs that nobody carries on, should the sweep's own loop be late."""
         resources, leases, _ = self._ready.result()
-        try:
-            await sweep.sweep(resources, leases)
-        except (DatabaseError, DispatchError) as error:
-            logger.warning("sweep put off", code=error.code, reason=error.message)
+        await sweep.sweep(resources, leases)
 
     async def _live(self) -> None:
         settings = self._settings

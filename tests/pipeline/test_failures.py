@@ -4,13 +4,18 @@ twice.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from aiohttp import web
 from pydantic import SecretStr
 
 from tests.pipeline.conftest import Carrier
-from vidgen import InputImage, JobStatus, VideoRequest
+from vidgen import InputImage, JobStatus, VideoRequest, lifecycle
 from vidgen.errors import InvalidRequestError
 from vidgen.job import EventType, Stage
 from vidgen.resources import Resources
@@ -19,6 +24,7 @@ from vidgen.simulator.clips import render
 from vidgen.simulator.control import Rule
 from vidgen.simulator.s3 import S3Server
 from vidgen.simulator.server import SimulatorServer
+from vidgen.store import jobs
 
 SORA = VideoRequest(provider="sora", prompt="a tram in the rain", seconds=4)
 VEO = VideoRequest(provider="veo", prompt="a tram in the rain", seconds=4)
@@ -183,6 +189,57 @@ async def test_a_video_fails_for_good_after_its_last_attempt(
 
     assert (job.status, job.error_code, job.attempt) == (JobStatus.FAILED, "generation_failed", 3)
     assert len(simulator.sora.bill) == 3
+
+
+async def test_a_job_that_never_gets_as_far_as_its_submit_ends_with_its_last_error(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    async with no_images() as url:
+        request = replace(SORA, images=(InputImage(url=url),))
+
+        job = await carrier.finish(await carrier.queue.enqueue(request, deadline_s=1))
+
+    assert (job.status, job.stage, job.attempt) == (JobStatus.FAILED, Stage.QUEUED, 0)
+    assert job.error_code == "provider_unavailable"
+    assert job.error_message is not None
+    assert job.error_message.startswith("not done within its 1 s; last: ")
+    assert not simulator.sora.bill
+
+
+@asynccontextmanager
+async def no_images() -> AsyncIterator[str]:
+    """The address of an image at a server that has no time."""
+
+    async def busy(_: web.Request) -> web.Response:
+        return web.Response(status=503)
+
+    app = web.Application()
+    app.router.add_get("/frame.png", busy)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        _, port = runner.addresses[0]
+        yield f"http://127.0.0.1:{port}/frame.png"
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_worker_that_dies_with_a_job_each_time_does_not_do_so_for_ever(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    job = await carrier.queue.enqueue(SORA, deadline_s=1)
+    async with carrier.resources.database.connection() as connection:
+        held = await jobs.apply(connection, job.id, lifecycle.claimed(), worker_id=UUID(int=1))
+        change = lifecycle.released(held, "worker_lost")
+        await jobs.apply(connection, job.id, change, lease=held.lease)
+        await connection.execute("UPDATE video_jobs SET deadline_at = deadline_at - interval '2 s'")
+
+    failed = await carrier.finish(await carrier.queue.get(job.id))
+
+    assert (failed.status, failed.error_code) == (JobStatus.FAILED, "generation_timeout")
+    assert not simulator.sora.bill
 
 
 async def test_a_generation_without_a_verdict_times_out_and_a_retry_looks_at_it_first(

@@ -62,7 +62,9 @@ async def test_nothing_is_bought_after_the_deadline(
 
     done = await carrier.finish(job)
 
-    assert (done.status, done.error_code) == (JobStatus.FAILED, "generation_timeout")
+    assert (done.status, done.error_code) == (JobStatus.FAILED, "provider_unavailable")
+    assert done.error_message is not None
+    assert done.error_message.startswith("not done within its 60 s; last: ")
     assert not simulator.sora.bill
 
 

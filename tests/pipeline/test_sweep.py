@@ -1,94 +1,227 @@
-"""What dead workers leave in Redis is cleared away, and what waits there is left alone."""
+"""What one bad row, receipt or duty must not do: keep the others from being seen to."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from uuid import UUID
 
+import orjson
 import pytest
+from loguru import logger
 
 from tests.pipeline.conftest import Carrier
-from vidgen import VideoJob, VideoRequest
-from vidgen.dispatch import IN_PROGRESS_PREFIX, MESSAGE_PREFIX, Dispatch
-from vidgen.resources import Resources
+from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
+from vidgen import JobStatus, VideoJob, lifecycle
+from vidgen.job import Stage
+from vidgen.pipeline import receipts, sweep
+from vidgen.simulator.server import SimulatorServer
+from vidgen.store import jobs
 
-SORA = VideoRequest(provider="sora", prompt="a tram in the rain", seconds=4)
+__all__ = ["quick"]
+
+DEAD = UUID(int=13)
+REFUSE = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
+    CREATE TRIGGER refuse BEFORE UPDATE ON video_jobs FOR EACH ROW
+        WHEN (OLD.scene_id = 'bad') EXECUTE FUNCTION refuse()
+"""
 
 
-async def names(resources: Resources) -> set[str]:
-    """What arq would look at."""
-    return {
-        name.decode() for name in await resources.redis.zrange(resources.settings.queue_name, 0, -1)
+@contextmanager
+def logged(level: str) -> Iterator[list[str]]:
+    """What is logged from *level* on."""
+    messages: list[str] = []
+    sink = logger.add(lambda said: messages.append(said.record["message"]), level=level)
+    try:
+        yield messages
+    finally:
+        logger.remove(sink)
+
+
+async def execute(carrier: Carrier, statement: str, *values: object) -> None:
+    async with carrier.resources.database.connection() as connection:
+        await connection.execute(statement, *values)
+
+
+async def orphan(carrier: Carrier, scene_id: str) -> VideoJob:
+    """A job whose worker is not there."""
+    job = await carrier.queue.enqueue(SORA, scene_id=scene_id)
+    async with carrier.resources.database.connection() as connection:
+        return await jobs.apply(connection, job.id, lifecycle.claimed(), worker_id=DEAD)
+
+
+async def test_a_row_that_cannot_be_freed_holds_up_no_other_and_is_told_once(
+    carrier: Carrier,
+) -> None:
+    before, bad, behind = [await orphan(carrier, name) for name in ("good", "bad", "good")]
+    await execute(carrier, REFUSE)
+
+    with logged("ERROR") as errors:
+        await carrier.sweep()
+        await carrier.sweep()
+
+    freed = [(await carrier.queue.get(job.id)).worker_id for job in (before, bad, behind)]
+    assert freed == [None, DEAD, None]
+    assert errors == ["job not freed"]
+
+
+async def test_more_rows_than_a_page_that_cannot_be_freed_do_not_fill_it_for_ever(
+    carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "BATCH", 2)
+    for _ in range(3):
+        await orphan(carrier, "bad")
+    good = await orphan(carrier, "good")
+    await execute(carrier, REFUSE)
+
+    async with asyncio.timeout(10):
+        await carrier.sweep()
+
+    assert (await carrier.queue.get(good.id)).worker_id is None
+
+
+async def test_a_duty_that_ends_with_a_defect_keeps_no_other_from_being_done(
+    carrier: Carrier,
+) -> None:
+    done = await carrier.finish(await carrier.enqueue(SORA))
+    # What a video took cannot be learnt from this one.
+    await execute(
+        carrier,
+        """UPDATE video_jobs SET parameters = '{"seconds": "many"}' WHERE id = $1""",
+        done.id,
+    )
+
+    with logged("ERROR") as errors:
+        async with asyncio.TaskGroup() as group:
+            sweeping = group.create_task(sweep.run(carrier.resources, carrier.leases))
+            async with asyncio.timeout(20):
+                while True:
+                    if errors and "cleanup" in await duties(carrier):
+                        break
+                    await asyncio.sleep(0.01)
+            assert not sweeping.done()
+            sweeping.cancel()
+
+    assert errors == ["duty ended with a defect"]
+
+
+async def duties(carrier: Carrier) -> set[str]:
+    """Those that somebody has begun."""
+    async with carrier.resources.database.connection() as connection:
+        return {row["duty"] for row in await connection.fetch("SELECT duty FROM upkeep")}
+
+
+async def test_a_job_in_a_state_of_a_newer_release_is_left_alone_with_one_warning(
+    carrier: Carrier,
+) -> None:
+    job = await carrier.enqueue(SORA)
+    await execute(carrier, "ALTER TABLE video_jobs DROP CONSTRAINT video_jobs_stage_check")
+    await execute(
+        carrier,
+        """
+        UPDATE video_jobs SET status = 'processing', stage = 'upscaling', attempt = 1,
+            intent_at = now(), due_at = now() - interval '1 minute'
+        WHERE id = $1
+        """,
+        job.id,
+    )
+    await carrier.resources.redis.flushall()
+
+    with logged("WARNING") as warnings:
+        for _ in range(2):
+            await execute(carrier, "DELETE FROM upkeep")  # else it is not looked through again
+            await carrier.sweep()
+        left = await carrier.carry(job)
+
+    assert (left.status, left.stage, left.worker_id) == (JobStatus.PROCESSING, "upscaling", None)
+    assert warnings == ["jobs of a newer release are left alone"]
+
+
+async def test_an_operation_with_a_field_of_a_newer_release_is_followed_and_kept(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.generation_s = 60
+    async with asyncio.TaskGroup() as group:
+        carrying = group.create_task(carrier.carry(await carrier.enqueue(SORA)))
+        async with asyncio.timeout(10):
+            await simulator.sora.arrived("poll")
+        carrier.leases.hand_over(urgent=False)
+        job = await carrying
+    assert job.stage is Stage.GENERATING
+    await execute(carrier, """UPDATE video_jobs SET operation = operation || '{"tomorrow": 1}'""")
+
+    job = await carrier.queue.get(job.id)
+
+    assert job.operation is not None
+    async with carrier.resources.database.connection() as connection:
+        held = await jobs.apply(connection, job.id, lifecycle.claimed(), worker_id=DEAD)
+        change = lifecycle.generated(held, expires_at=None, cost_micros=None)
+        await jobs.apply(connection, job.id, change, lease=held.lease)
+        assert await connection.fetchval("SELECT operation ->> 'tomorrow' FROM video_jobs") == "1"
+
+
+@pytest.mark.parametrize("operation", ["{}", "[]", '{"id": 1}'])
+async def test_a_job_whose_operation_nobody_can_read_fails_by_itself(
+    carrier: Carrier, operation: str
+) -> None:
+    job = await orphan(carrier, "good")
+    await execute(
+        carrier,
+        """
+        UPDATE video_jobs SET stage = 'generating', attempt = 1, intent_at = now(),
+            submitted_at = now(), operation = $2, deadline_at = now() + interval '0.2 s'
+        WHERE id = $1
+        """,
+        job.id,
+        operation,
+    )
+
+    await carrier.sweep()
+
+    failed = await carrier.finish(await carrier.queue.get(job.id))
+    assert (failed.status, failed.error_code) == (JobStatus.FAILED, "generation_timeout")
+    assert failed.error_message is not None
+    assert "a defect of vidgen" in failed.error_message
+
+
+async def test_receipts_that_cannot_be_stored_hold_up_no_other_and_are_told_once(
+    carrier: Carrier, simulator: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipts, "BATCH", 2)
+    simulator.veo.script(a_rule("submit accept-then-disconnect", times=1))
+    job = await carrier.finish(await carrier.enqueue(VEO))
+    paid = {
+        "provider": "veo",
+        "id": simulator.veo.bill[0].operation_id,
+        "endpoint": simulator.veo.gemini_url,
+        "model": job.model,
+        "credential_id": "server",
+        "extra": {"api": "gemini"},
+        "tomorrow": "what a newer release writes beside it",
     }
-
-
-def dispatch_of(job: VideoJob, looks: int = 0) -> Dispatch:
-    return Dispatch(job_id=job.id, epoch=job.lease_epoch, looks=looks)
-
-
-async def taken(resources: Resources, *dispatches: Dispatch) -> None:
-    """Send them; a worker took them and died."""
-    await resources.dispatcher.send(dispatches, now=resources.clock.now())
-    for dispatch in dispatches:
-        await resources.redis.set(IN_PROGRESS_PREFIX + dispatch.id, b"1")
-
-
-async def changed(resources: Resources, jobs: Sequence[VideoJob], changes: str) -> None:
-    async with resources.database.connection() as connection:
-        await connection.execute(
-            f"UPDATE video_jobs SET {changes} WHERE id = ANY($1::uuid[])",  # noqa: S608  ours
-            [job.id for job in jobs],
+    good = {"job_id": str(job.id), "attempt": 1, "operation": paid}
+    bad = [
+        b"{",
+        b"[]",
+        orjson.dumps(good | {"operation": {}}),
+        orjson.dumps(good | {"attempt": 2**40}),  # asyncpg cannot encode it
+        orjson.dumps(good | {"operation": paid | {"id": "a\0b"}}),  # PostgreSQL refuses it
+    ]
+    for number, text in enumerate([*bad, orjson.dumps(good)]):
+        await carrier.resources.storage.upload(
+            f"{receipts.PREFIX}{number}.json", once(text), content_type="application/json"
         )
 
+    with logged("ERROR") as errors:
+        for _ in range(2):
+            await receipts.collect(carrier.resources, carrier.leases)
 
-async def test_what_a_worker_took_and_died_with_gets_a_new_name_and_loses_the_old_one(
-    carrier: Carrier, resources: Resources
-) -> None:
-    jobs = [await carrier.enqueue(SORA) for _ in range(3)]
-    await taken(resources, *(dispatch_of(job) for job in jobs))
-    await changed(resources, jobs, "due_at = now() - interval '1 minute'")
-
-    await carrier.sweep()
-
-    renamed = [await carrier.queue.get(job.id) for job in jobs]
-    assert await names(resources) == {dispatch_of(job).id for job in renamed}
-    assert {job.lease_epoch for job in renamed} == {1}
-    for job in jobs:
-        old = dispatch_of(job).id
-        assert not await resources.redis.exists(IN_PROGRESS_PREFIX + old, MESSAGE_PREFIX + old)
+    assert (await carrier.queue.get(job.id)).stage is Stage.GENERATING
+    left = await carrier.resources.storage.keys(receipts.PREFIX, 10)
+    assert left == [f"{receipts.PREFIX}{number}.json" for number in range(len(bad))]
+    assert errors == ["receipt cannot be stored"] * len(bad)
 
 
-async def test_a_dispatch_that_no_job_waits_for_is_dropped_and_one_that_waits_is_kept(
-    carrier: Carrier, resources: Resources
-) -> None:
-    waiting, looked_for, freed, held, ended = [await carrier.enqueue(SORA) for _ in range(5)]
-    nowhere, nowhere_yet = (Dispatch(job_id=carrier.leases.id, epoch=0, looks=n) for n in (3, 4))
-    await taken(resources, dispatch_of(freed), dispatch_of(held), dispatch_of(ended), nowhere)
-    kept = [dispatch_of(looked_for, looks=2), nowhere_yet]
-    await resources.dispatcher.send(kept, now=resources.clock.now())
-    await changed(resources, [freed], "lease_epoch = 2")
-    await changed(
-        resources,
-        [held],
-        f"lease_epoch = 1, due_at = NULL, status = 'processing', worker_id = '{carrier.leases.id}'",
-    )
-    await carrier.queue.cancel(ended.id)
-    cron = "cron:cleanup:1700000000000"
-    await resources.redis.zadd(resources.settings.queue_name, {cron: 1})
-
-    await carrier.sweep()
-
-    left = {dispatch_of(waiting).id, dispatch_of(looked_for).id, cron, *(d.id for d in kept)}
-    assert await names(resources) == left
-    assert await resources.redis.keys(f"{IN_PROGRESS_PREFIX}*") == []
-
-
-@pytest.mark.parametrize("number", [1200])
-async def test_however_many_are_left_behind_they_are_gone_after_one_thorough_look(
-    carrier: Carrier, resources: Resources, number: int
-) -> None:
-    jobs = await carrier.queue.enqueue_many([SORA] * number)
-    await taken(resources, *(dispatch_of(job) for job in jobs))
-    await changed(resources, jobs, "lease_epoch = 2, failures = 1, due_at = now() + interval '1 h'")
-    newcomer = await carrier.enqueue(SORA)
-
-    await carrier.sweep()
-
-    assert await names(resources) == {dispatch_of(newcomer).id}
+async def once(text: bytes) -> AsyncIterator[bytes]:
+    yield text

@@ -1,12 +1,15 @@
 """Tokens and refusals that both of Google's interfaces share."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 
 from vidgen.errors import (
     AuthError,
@@ -115,6 +118,31 @@ async def test_a_token_service_out_of_reach_is_passing(credential: Credential) -
 
     with pytest.raises(TransientError):
         await GoogleTokens().token(Credential(id="server", secret=orjson.dumps(account).decode()))
+
+
+async def test_no_proxy_or_password_of_the_environment_comes_between_us_and_the_token_service(
+    credential: Credential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[web.BaseRequest] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        seen.append(request)
+        return web.json_response({"access_token": "t", "expires_in": 3600})
+
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # where nobody listens
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with RawTestServer(answer) as server:
+        account = orjson.loads(credential.secret) | {"token_uri": str(server.make_url("/token"))}
+        own = replace(credential, secret=orjson.dumps(account).decode())
+        assert await GoogleTokens().token(own) == "t"
+
+    assert [request.headers.get("Authorization") for request in seen] == [None]
 
 
 async def test_between_two_calls_the_token_is_remembered_and_the_credential_is_not(

@@ -87,14 +87,11 @@ class Hostile:
 
     @property
     def operation(self) -> Operation:
-        ids = {
-            "sora": "video_1",
-            "veo-gemini": "models/m/operations/o",
-            "veo-vertex-inline": "projects/p/locations/l/publishers/google/models/m/operations/o",
-        }
+        on_vertex = "projects/p/locations/l/publishers/google/models/m/operations/o"
+        ids = {"sora": "video_1", "veo-gemini": "models/m/operations/o"}
         return Operation(
             provider=self.name.partition("-")[0],
-            id=ids[self.name],
+            id=ids.get(self.name, on_vertex),
             endpoint=f"{self.url}/v1",
             model=MODELS[self.name],
             credential_id="server",

@@ -224,3 +224,11 @@ async def test_a_user_s_own_project_is_billed_and_writes_to_no_bucket_of_ours(
     assert receipt.operation.id.startswith("projects/alices-studio/")
     assert receipt.operation.credential_id == "id-1"
     assert "storageUri" not in simulators.veo.bill[0].parameters
+
+
+@pytest.mark.parametrize("uri", ["inline:x", "inline:-1", f"inline:{'9' * 5000}", "inline:", " "])
+@pytest.mark.parametrize("api", APIS)
+def test_a_provider_cannot_say_our_own_word_for_a_video_inside(api: Api, uri: str) -> None:
+    found = failed({"response": {"videos": [{"gcsUri": uri}]}}, api)
+
+    assert isinstance(found.error, GenerationFailedError)

@@ -171,16 +171,20 @@ async def test_a_job_without_a_video_has_no_result(admin: Client) -> None:
 
 
 async def test_a_stored_video_is_handed_out_by_a_signed_address(
-    admin: Client, hand: Hand, queue: VideoQueue
+    admin: Client, stranger: Client, hand: Hand, queue: VideoQueue
 ) -> None:
     job = await hand.carry(await queued(queue))
+
+    assert (await stranger.get(f"/api/jobs/{job.id}/result")).status == 401
 
     answer = await admin.get(f"/api/jobs/{job.id}/result?download=1", allow_redirects=False)
 
     assert answer.status == 302
     assert str(job.storage_key) in answer.headers["Location"]
     assert "X-Amz-Signature" in answer.headers["Location"]
+    assert "X-Amz-Expires=900&" in answer.headers["Location"]
     assert str(job.id) in answer.headers["Location"]
+    assert "X-Amz" not in await (await admin.get(f"/api/jobs/{job.id}")).text()
 
 
 async def test_an_archived_video_is_no_longer_handed_out(

@@ -25,8 +25,8 @@ from vidgen.errors import GenerationTimeoutError
 from vidgen.job import VideoRequest
 from vidgen.queue import VideoQueue
 from vidgen.resources import Resources
-from vidgen.server import access, openapi
-from vidgen.server.app import HTTP_LOG, build, operations
+from vidgen.server import access, connection, openapi
+from vidgen.server.app import build, operations
 from vidgen.server.keys import HUB
 from vidgen.settings import Settings
 from vidgen.simulator.s3 import S3Server
@@ -80,7 +80,7 @@ async def served(resources: Resources) -> AsyncIterator[str]:
     end would else never come to the next one.
     """
     app = build(resources)
-    runner = web.AppRunner(app, access_log=None, logger=HTTP_LOG, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
 
     async def let_go() -> None:
@@ -89,11 +89,15 @@ async def served(resources: Resources) -> AsyncIterator[str]:
             await asyncio.sleep(STREAM_S)
 
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with asyncio.TaskGroup() as group:
-            letting_go = group.create_task(let_go())
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-            letting_go.cancel()
+        assert runner.server is not None  # it was set up
+        listening = await connection.listen(runner.server, resources.settings, "127.0.0.1", 0)
+        try:
+            async with asyncio.TaskGroup() as group:
+                letting_go = group.create_task(let_go())
+                yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+                letting_go.cancel()
+        finally:
+            listening.close()
     finally:
         await runner.cleanup()
 

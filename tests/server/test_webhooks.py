@@ -29,6 +29,7 @@ from vidgen.job import Operation, VideoJob
 from vidgen.resources import Resources
 from vidgen.server import webhooks
 from vidgen.server.app import build
+from vidgen.server.body import SMALL_BYTES
 from vidgen.settings import Settings
 from vidgen.store import jobs
 from vidgen.store.pool import Connection
@@ -364,7 +365,7 @@ async def test_a_large_one_is_not_read(
         for _ in range(100_000):  # 1.6 GB, unless somebody stops it
             yield b"x" * 16_384
 
-    body: Any = endless() if chunked else b"x" * (webhooks.MAX_BODY_BYTES + 1)
+    body: Any = endless() if chunked else b"x" * (SMALL_BYTES + 1)
     async with stranger.post(OPENAI, data=body, headers=signed(b"x")) as response:
         problem = await response.json(content_type=None)
 
@@ -373,7 +374,7 @@ async def test_a_large_one_is_not_read(
 
 
 async def test_one_of_the_largest_size_is_read(stranger: Client) -> None:
-    body = an_event().ljust(webhooks.MAX_BODY_BYTES)
+    body = an_event().ljust(SMALL_BYTES)
 
     assert (await post(stranger, OPENAI, body, signed(body)))[0] == 204
 
@@ -381,7 +382,7 @@ async def test_one_of_the_largest_size_is_read(stranger: Client) -> None:
 async def test_a_body_that_never_ends_is_not_waited_for(
     stranger: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "BODY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("vidgen.server.body.SMALL_TOTAL_S", 0.1)
 
     async def stalling() -> AsyncIterator[bytes]:
         yield b"{"

@@ -234,6 +234,35 @@ async def test_a_wish_that_meets_an_unheld_job_makes_it_due(connection: Connecti
     assert near(job.due_at, now)
 
 
+@pytest.mark.parametrize(
+    "given_up",
+    [
+        lambda job: lifecycle.errored(job, TransientError("no"), backoff=BACKOFF, now=NOON),
+        lambda job: lifecycle.released(job, "worker_lost"),
+    ],
+    ids=["by an error", "by a worker that died"],
+)
+async def test_the_deadline_starts_with_the_first_trouble_and_waiting_puts_it_off(
+    connection: Connection, given_up: Callable[[VideoJob], Transition]
+) -> None:
+    job = await held(connection)
+    job = await applied(connection, job, given_up(job))
+    first = job.deadline_at
+    assert near(first, await database_now(connection) + timedelta(seconds=job.deadline_s))
+    assert first is not None
+
+    await aged(connection, job, "due_at", timedelta(hours=2))  # paused, or all workers busy
+    job = await claimed(connection, job)
+    assert near(job.deadline_at, first + timedelta(hours=2))
+    job = await applied(connection, job, lifecycle.postponed(3600, None))
+    assert near(job.deadline_at, first + timedelta(hours=3))
+
+    await aged(connection, job, "due_at", timedelta(0))
+    job = await claimed(connection, job)
+    job = await applied(connection, job, lifecycle.submitting(job))
+    assert near(job.deadline_at, first + timedelta(hours=3))  # it has begun already
+
+
 async def test_a_job_retried_by_hand_gets_a_fresh_deadline(connection: Connection) -> None:
     job = await held(connection, Stage.GENERATING)
     first_deadline = job.deadline_at

@@ -9,9 +9,9 @@ import pytest
 from tests.builders import WORKER, a_new_job, a_worker
 from tests.store.conftest import aged, applied, claimed, completed, held, history, inserted
 from vidgen import lifecycle
-from vidgen.errors import InternalError, InvalidStateError, LeaseLostError
-from vidgen.job import JobStatus, Stage, VideoJob
-from vidgen.store import inputs, jobs, workers
+from vidgen.errors import InternalError, InvalidStateError, LeaseLostError, OperationTakenError
+from vidgen.job import EventType, JobStatus, Stage, VideoJob
+from vidgen.store import events, inputs, jobs, workers
 from vidgen.store.inputs import StoredInput
 from vidgen.store.jobs import Counts, DueJob
 from vidgen.store.pool import Connection, Database
@@ -225,6 +225,20 @@ async def test_what_ended_long_ago_is_reduced_to_a_summary(connection: Connectio
     assert await inputs.of_job(connection, old.id) == {}
     assert await jobs.recent(connection) == [young]
     assert (await jobs.counts(connection)).failed == 1
+
+
+async def test_the_operation_of_an_archived_job_is_nobody_elses(connection: Connection) -> None:
+    old = await failed(connection, await held(connection, Stage.GENERATING))
+    assert old.operation is not None
+    await aged(connection, old, "completed_at", DAY)
+    assert await jobs.archive_ended(connection, timedelta(hours=1), 10) == 1
+
+    endpoint, name = old.operation.endpoint, old.operation.id
+    assert await events.taken_operations(connection, endpoint, [name]) == {name}
+    equal = await held(connection, Stage.SUBMITTING)
+    with pytest.raises(OperationTakenError):
+        await applied(connection, equal, lifecycle.submitted(equal.attempt, old.operation))
+    assert [event.type for event in await history(connection, old)] == [EventType.SUBMITTED]
 
 
 async def test_archiving_goes_batch_by_batch_until_nothing_is_left(connection: Connection) -> None:

@@ -1,6 +1,7 @@
 """Connections: behind a pooler or not, and every way in which PostgreSQL can be away."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -14,11 +15,14 @@ from tests.builders import a_new_job, a_video, a_worker, an_operation
 from tests.proxy import proxy_of
 from tests.store.conftest import applied, claimed, history, inserted
 from vidgen import lifecycle
+from vidgen.dev.servers import PostgresServer
 from vidgen.errors import DatabaseError, InternalError, LeaseLostError
 from vidgen.job import EventType, JobStatus, VideoJob
 from vidgen.lifecycle import Transition
+from vidgen.settings import Settings
 from vidgen.store import inputs, jobs, pool, upkeep, workers
 from vidgen.store.inputs import StoredInput
+from vidgen.store.migrate import migrate
 from vidgen.store.pool import Database, connect
 
 PASSWORD = "the-wrong-secret"
@@ -360,6 +364,73 @@ async def test_what_a_struggling_server_says_is_our_error(
 
     await use(one, "RESET ALL")
     assert await works(one)
+
+
+@pytest.mark.parametrize("prepared_statements", [True, False])
+async def test_after_a_fail_over_the_new_primary_is_found(
+    server_folder: Path, prepared_statements: bool
+) -> None:
+    with two_servers(server_folder) as (old, new):
+        await migrate(new.url)
+        await migrate(old.url)
+        async with proxy_of(port_of(old)) as proxy:
+            url = old.url.replace(str(port_of(old)), str(proxy.port))
+            async with Database(url, size=3, prepared_statements=prepared_statements) as database:
+                async with database.connection(), database.connection(), database.connection():
+                    pass  # three connections are open, and stay so
+                await become_read_only(old)
+                proxy.target_port = port_of(new)
+
+                with pytest.raises(DatabaseError, match="read-only"):
+                    await beat(database)
+
+                for _ in range(3):
+                    await beat(database)
+
+
+async def test_of_several_hosts_the_one_that_takes_writes_is_used(server_folder: Path) -> None:
+    with two_servers(server_folder) as (old, new):
+        await become_read_only(old)
+        hosts = f"127.0.0.1:{port_of(old)},127.0.0.1:{port_of(new)}"
+        url = f"postgresql://vidgen@{hosts}/postgres?target_session_attrs=read-write"
+        url = Settings(database_url=url).database_url
+
+        assert await migrate(url)
+        async with Database(url) as database:
+            await beat(database)
+
+
+@contextmanager
+def two_servers(folder: Path) -> Iterator[tuple[PostgresServer, PostgresServer]]:
+    try:
+        with (
+            PostgresServer(folder / "old-primary", durable=False) as old,
+            PostgresServer(folder / "new-primary", durable=False) as new,
+        ):
+            yield old, new
+    finally:  # the next test wants new ones
+        shutil.rmtree(folder / "old-primary")
+        shutil.rmtree(folder / "new-primary")
+
+
+def port_of(server: PostgresServer) -> int:
+    return urlsplit(server.url).port or 0
+
+
+async def become_read_only(server: PostgresServer) -> None:
+    async with connect(server.url) as connection:
+        await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        await connection.execute("SELECT pg_reload_conf()")
+    async with asyncio.timeout(5):  # the server reads it a moment after it was told to
+        while True:
+            async with connect(server.url) as connection:
+                if await connection.fetchval("SHOW default_transaction_read_only") == "on":
+                    return
+
+
+async def beat(database: Database) -> None:
+    async with asyncio.timeout(5), database.connection() as connection:
+        await workers.heartbeat(connection, a_worker())
 
 
 async def test_a_mistake_of_ours_is_no_trouble_of_the_server(one: Database) -> None:

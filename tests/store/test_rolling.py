@@ -10,11 +10,13 @@ import pytest
 from tests.builders import WORKER, a_job, a_new_job, a_worker
 from tests.store.conftest import applied, claimed, history, inserted
 from vidgen import lifecycle
-from vidgen.errors import DatabaseError
+from vidgen.errors import DatabaseError, InvalidRequestError, InvalidStateError, LeaseLostError
 from vidgen.job import EventType, Stage
 from vidgen.store import jobs, workers
+from vidgen.store.jobs import Unknown
 from vidgen.store.migrate import migrate, migrations
 from vidgen.store.pool import Database, connect
+from vidgen.store.rows import request_of
 
 # What a later release may do to each table as long as this one runs.
 EXPAND = """
@@ -96,6 +98,53 @@ async def test_events_of_a_newer_release_are_left_out(database: Database) -> Non
         )
 
         assert [event.type for event in await history(connection, job)] == [EventType.CREATED]
+
+
+async def test_a_job_in_a_state_of_a_newer_release_is_listed_as_it_is_and_not_touched(
+    database: Database,
+) -> None:
+    async with database.connection() as connection:
+        due, held_, failed = [await inserted(connection) for _ in range(3)]
+        await connection.execute("ALTER TABLE video_jobs DROP CONSTRAINT video_jobs_stage_check")
+        await connection.execute(
+            "UPDATE video_jobs SET status = 'processing', stage = 'upscaling', attempt = 1,"
+            " intent_at = now()"
+        )
+        await connection.execute(
+            "UPDATE video_jobs SET worker_id = $2, due_at = NULL WHERE id = $1", held_.id, WORKER
+        )
+        await connection.execute(
+            "UPDATE video_jobs SET status = 'failed', due_at = NULL, completed_at = now(),"
+            " error_code = 'x', error_message = 'x' WHERE id = $1",
+            failed.id,
+        )
+
+        listed = {job.id: job for job in await jobs.recent(connection)}
+        assert {(job.stage, job.is_known) for job in listed.values()} == {("upscaling", False)}
+        assert await jobs.orphaned(connection, 15, 10) == []
+        assert await jobs.held_by(connection, WORKER) == []
+        assert await jobs.due(connection, overdue_s=-1, after=None, limit=10) == []
+        assert await jobs.due_now(connection, list(listed)) == []
+        assert await jobs.unknown(connection) == [
+            Unknown(status="processing", stage="upscaling", jobs=2)
+        ]
+        with pytest.raises(LeaseLostError):
+            await claimed(connection, due)
+        with pytest.raises(InvalidStateError, match="a newer release"):
+            lifecycle.retried(listed[failed.id], max_attempts=3)
+        everything = {"provider": None, "code": None, "user_id": None, "scene_id": None}
+        assert await jobs.failed(connection, **everything, limit=10) == []
+
+
+async def test_a_request_of_a_newer_release_is_made_unless_it_asks_for_what_we_do_not_know() -> (
+    None
+):
+    empty = a_job(parameters={"seconds": 8, "fps": None, "images": [{"url": "x", "mask": None}]})
+    wish = a_job(parameters={"seconds": 8, "fps": 60})
+
+    assert request_of(empty).seconds == 8
+    with pytest.raises(InvalidRequestError, match="too old for fps"):
+        request_of(wish)
 
 
 async def test_an_old_release_leaves_a_newer_schema_alone(database_url: str) -> None:

@@ -132,7 +132,9 @@ def submit(
     deadline: Annotated[
         int | None,
         typer.Option(
-            metavar="SECONDS", help="From first attempt to stored video.", rich_help_panel=_THE_JOB
+            metavar="SECONDS",
+            help="From first attempt to stored video, waiting left out.",
+            rich_help_panel=_THE_JOB,
         ),
     ] = None,
     webhook_url: Annotated[

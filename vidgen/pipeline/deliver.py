@@ -14,21 +14,19 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from importlib.metadata import version
-from socket import AF_INET, AddressFamily
 from typing import Any
 from uuid import UUID
 
 import aiohttp
 import orjson
-from aiohttp.abc import ResolveResult
 from loguru import logger
 from yarl import URL
 
 from vidgen import metrics, webhook
-from vidgen.addresses import ForbiddenAddressError, PublicResolver
 from vidgen.document import PRIVATE, SEALED, iso
-from vidgen.errors import DatabaseError
+from vidgen.errors import DatabaseError, InternalError
 from vidgen.job import JsonValue, VideoJob
+from vidgen.outgoing import CONNECT_S, PUBLIC, Client, Guard, is_forbidden
 from vidgen.providers.answer import wait_hint
 from vidgen.resources import Resources
 from vidgen.store import deliveries, upkeep
@@ -61,9 +59,10 @@ _LATER_STATUSES = frozenset({429, 503})
 class Deliverer:
     """Sends what is due, as long as `run` runs."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, *, guard: Guard = PUBLIC) -> None:
         """Send nothing yet."""
         self._resources = resources
+        self._guard = None if resources.settings.allow_private_addresses else guard
         self._signers = resources.settings.webhook_signers
         self._sending: dict[tuple[UUID, int], Delivery] = {}
         self._due = asyncio.Event()
@@ -83,28 +82,28 @@ class Deliverer:
     async def run(self) -> None:
         """Deliver until stopped."""
         loop = asyncio.get_running_loop()
-        async with self._session() as session:
+        async with self._client() as client:
             try:
                 async with asyncio.timeout(None) as grace, asyncio.TaskGroup() as group:
                     while not self._stopping:
-                        await self._look(session, group)
+                        await self._look(client, group)
                         await self._pause()
                     grace.reschedule(loop.time() + STOP_GRACE_S)
             except TimeoutError:
                 logger.info("webhooks left to others", deliveries=len(self._sending))
         await self._give_back()
 
-    async def _look(self, session: aiohttp.ClientSession, group: asyncio.TaskGroup) -> None:
+    async def _look(self, client: Client, group: asyncio.TaskGroup) -> None:
         """Begin to send what is due, as far as there is room."""
         try:
             await self._forget()
             claimed = await self._claim() if self._signers else await self._explain()
-        except DatabaseError as error:
+        except (DatabaseError, InternalError) as error:
             logger.warning("webhooks put off", code=error.code, reason=error.message)
             return
         for delivery in claimed:
             self._sending[delivery.id, delivery.attempts] = delivery
-            group.create_task(self._deliver(session, delivery))
+            group.create_task(self._deliver(client, delivery))
         if claimed:
             self._due.set()  # there may be more
 
@@ -136,7 +135,7 @@ class Deliverer:
                 await self._due.wait()
         self._due.clear()
 
-    async def _deliver(self, session: aiohttp.ClientSession, delivery: Delivery) -> None:
+    async def _deliver(self, client: Client, delivery: Delivery) -> None:
         traceparent = delivery.snapshot.get("traceparent")
         tracing = self._resources.tracing
         told = {"jobId": str(delivery.job_id), "webhookId": str(delivery.id)}
@@ -145,15 +144,13 @@ class Deliverer:
             tracing.within(traceparent if isinstance(traceparent, str) else None),
             tracing.span("vidgen.deliver", job_id=delivery.job_id) as spot,
         ):
-            outcome = _judged(
-                delivery, await self._try(session, delivery), self._resources.jitter()
-            )
+            outcome = _judged(delivery, await self._try(client, delivery), self._resources.jitter())
             spot.tell(outcome=outcome.state, attempt=delivery.attempts)
             await self._settle(delivery, outcome)
         self._sending.pop((delivery.id, delivery.attempts), None)
         self._due.set()
 
-    async def _try(self, session: aiohttp.ClientSession, delivery: Delivery) -> "_Answer":
+    async def _try(self, client: Client, delivery: Delivery) -> "_Answer":
         """Send it once; what came back, or why nothing was sent, or none came."""
         if delivery.attempts > MAX_CLAIMS:
             return _Answer(error="Each worker that sent it died before its note.", for_good=True)
@@ -172,8 +169,12 @@ class Deliverer:
         begun = loop.time()
         try:
             # The status says it all: a body may be endless, and is not read.
-            async with session.post(
-                URL(delivery.url, encoded=True), data=body, headers=headers, allow_redirects=False
+            async with await client.request(
+                "POST",
+                URL(delivery.url, encoded=True),
+                headers=headers,
+                data=body,
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S, connect=CONNECT_S),
             ) as response:
                 metrics.WEBHOOK_DELIVERY_SECONDS.observe(loop.time() - begun)
                 return _Answer(status=response.status, headers=response.headers)
@@ -221,30 +222,12 @@ class Deliverer:
                 await deliveries.forget_old(connection, KEPT, FORGET_BATCH)
         self._forget_at = now + FORGET_EVERY_S
 
-    def _session(self) -> aiohttp.ClientSession:
-        allow_private = self._resources.settings.allow_private_addresses
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=MAX_SENDING, resolver=None if allow_private else _Resolver()
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"vidgen/{version('vidgen')}"},
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-            trust_env=False,  # a proxy would connect for us, to wherever
+    def _client(self) -> Client:
+        return Client(
+            guard=self._guard,
+            max_connections=MAX_SENDING,
+            user_agent=f"vidgen/{version('vidgen')}",
         )
-
-
-class _Resolver(PublicResolver):
-    """Leaves out what only passes for public, too. A subclass because aiohttp asks for one."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: AddressFamily = AF_INET
-    ) -> list[ResolveResult]:
-        found = await super().resolve(host, port, family)
-        public = [address for address in found if webhook.is_public(address["host"])]
-        if found and not public:
-            raise ForbiddenAddressError(host)
-        return public
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,8 +300,7 @@ def _tell(delivery: Delivery, outcome: Outcome) -> None:
 
 
 def _told(error: Exception) -> str:
-    cause = getattr(error, "os_error", error)
-    if isinstance(cause, ForbiddenAddressError):
+    if is_forbidden(error):
         return (
             "The address leads to a private one; VIDGEN_ALLOW_PRIVATE_ADDRESSES=true allows that."
         )

@@ -19,7 +19,13 @@ from loguru import logger
 
 from vidgen import lifecycle, live, metrics
 from vidgen.dispatch import Dispatch
-from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
+from vidgen.errors import (
+    DatabaseError,
+    DispatchError,
+    InternalError,
+    LeaseLostError,
+    StorageError,
+)
 from vidgen.job import VideoJob
 from vidgen.lifecycle import Hold, Transition
 from vidgen.resources import Resources
@@ -229,10 +235,10 @@ class Leases:
         """Renew until cancelled, and tell watchers what happens to our jobs."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew())
+            group.create_task(self._stop_in_time())
             group.create_task(self.teller.run())
 
     async def _renew(self) -> None:
-        """When that fails for too long, stop our own work in time."""
         beats = 0
         while True:
             await self._next_beat()
@@ -242,12 +248,25 @@ class Leases:
                     await self._beat()
                     if beats % RECONCILE_BEATS == 0:
                         await self._reconcile()
-            except (DatabaseError, TimeoutError) as error:
+            except (DatabaseError, InternalError, TimeoutError) as error:
                 logger.warning("heartbeat failed", reason=str(error) or "no answer in time")
             metrics.held(held.job.stage for held in self._held.values())
-            if not self.trusted and self._held:
+
+    async def _stop_in_time(self) -> None:
+        """
+        Stop our own work at the moment at which our leases can no longer be trusted.
+
+        Heartbeats have no part in it but to put that moment off: one that is slow would be late.
+        """
+        while True:
+            left_s = self._trusted_until - asyncio.get_running_loop().time()
+            if left_s > 0:
+                await asyncio.sleep(left_s)
+                continue
+            if self._held:
                 logger.error("leases can no longer be trusted, stopping own work", jobs=self.count)
                 self._interrupt_all(Interruption.LEASE_LOST, urgent=True)
+            await asyncio.sleep(self._ttl_s / BEATS_PER_TTL)  # then what was claimed meanwhile
 
     async def _next_beat(self) -> None:
         """Wait until it is time, or until somebody wants a job cancelled: a beat brings that in."""
@@ -483,8 +502,13 @@ class Leases:
                 if job.id not in self._held and job.id not in self._claiming
             ]
         for job in forgotten:
-            with suppress(LeaseLostError):
+            try:
                 await self.announce(await self.persist(job, lifecycle.released(job, "forgotten")))
+            except LeaseLostError:
+                pass
+            except InternalError as error:  # the others are given back all the same
+                if self._resources.complaints.is_new(f"forgotten {job.id}"):
+                    logger.error("job not given back", jobId=str(job.id), reason=error.message)
 
     def _interrupt_all(self, why: Interruption, *, urgent: bool) -> None:
         for held in list(self._held.values()):

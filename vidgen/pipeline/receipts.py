@@ -16,15 +16,18 @@ from loguru import logger
 from vidgen import lifecycle, metrics
 from vidgen.errors import (
     DatabaseError,
+    InternalError,
     InvalidRequestError,
     LeaseLostError,
     OperationTakenError,
+    StorageDeniedError,
     StorageError,
 )
 from vidgen.job import Operation
 from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
 from vidgen.store import events, jobs
+from vidgen.store.rows import operation_of
 
 PREFIX = "receipts/"
 MAX_BYTES = 64 * 1024
@@ -64,28 +67,52 @@ async def find(resources: Resources, job_id: UUID, attempt: int) -> Operation | 
     """
     try:
         kept = await resources.storage.read(_key(job_id, attempt), MAX_BYTES)
-        return Operation(**orjson.loads(kept)["operation"])
-    except (InvalidRequestError, ValueError, TypeError, KeyError):
+        _, _, operation = _receipt(kept)
+    except (InvalidRequestError, ValueError):
         return None  # there is none, or `collect` says that it cannot be read
+    return operation
 
 
 async def collect(resources: Resources, leases: Leases) -> None:
     """
     Store every receipt that waits in the bucket, and let its job go on.
 
+    What we cannot read, or PostgreSQL does not take, stays for a person or a newer release.
+
     Raises:
         StorageError, DatabaseError: The next sweep does it.
     """
-    for key in await resources.storage.keys(PREFIX, BATCH):
-        try:
-            receipt = orjson.loads(await resources.storage.read(key, MAX_BYTES))
-            job_id, attempt = UUID(receipt["job_id"]), int(receipt["attempt"])
-            operation = Operation(**receipt["operation"])
-        except (InvalidRequestError, ValueError, TypeError, KeyError) as error:
-            logger.error("receipt cannot be read", key=key, reason=type(error).__name__)
-            continue
-        if await _store(resources, leases, job_id, attempt, operation):
-            await resources.storage.delete(key)
+    keys = await resources.storage.keys(PREFIX, BATCH)
+    while keys:
+        for key in keys:
+            await _bring_home(resources, leases, key)
+        keys = await resources.storage.keys(PREFIX, BATCH, after=keys[-1])
+
+
+async def _bring_home(resources: Resources, leases: Leases, key: str) -> None:
+    try:
+        receipt = _receipt(await resources.storage.read(key, MAX_BYTES))
+        if not await _store(resources, leases, *receipt):
+            return
+    except (InvalidRequestError, StorageDeniedError, InternalError, ValueError) as error:
+        if resources.complaints.is_new(key):
+            logger.error("receipt cannot be stored", key=key, reason=str(error))
+        return
+    await resources.storage.delete(key)
+
+
+def _receipt(text: bytes) -> tuple[UUID, int, Operation]:
+    """
+    Whose receipt it is, of which attempt, and what it is for.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match orjson.loads(text):
+        case {"job_id": str(job_id), "attempt": int(attempt), "operation": operation}:
+            return UUID(job_id), attempt, operation_of(operation)
+        case _:
+            raise ValueError("a receipt has job_id, attempt and operation")
 
 
 async def clear(resources: Resources, job_id: UUID, attempt: int) -> None:

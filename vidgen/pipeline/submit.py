@@ -21,7 +21,6 @@ from vidgen.breaker import Passage
 from vidgen.errors import (
     AuthError,
     DispatchError,
-    GenerationTimeoutError,
     InvalidRequestError,
     LeaseLostError,
     OperationTakenError,
@@ -67,8 +66,8 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     """
     job, now = held.job, resources.clock.now()
     if job.deadline_at is not None and now >= job.deadline_at:
-        late = GenerationTimeoutError(f"no attempt came to an end within its {job.deadline_s} s")
-        await held.apply(lifecycle.failed(job, late))
+        job = await held.apply(lifecycle.expired(job))
+        logger.info("job failed", stage=job.stage, code=job.error_code, attempt=job.attempt)
         return Running()
     credential = await credentials.resolve(resources, job)
     request = request_of(prompts.opened(resources.vault, job))

@@ -3,18 +3,26 @@ What keeps the promise when something died: every few seconds one worker looks f
 carries on.
 
 Each duty may run twice, at once or late: the guards in PostgreSQL let only one of two writes
-through.
+through. None keeps another from being done, and no row another row.
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Coroutine
+from dataclasses import asdict
 from datetime import timedelta
 
 from loguru import logger
 
 from vidgen import lifecycle, metrics
 from vidgen.dispatch import Dispatch
-from vidgen.errors import DatabaseError, DispatchError, LeaseLostError, StorageError
+from vidgen.errors import (
+    DatabaseError,
+    DispatchError,
+    InternalError,
+    LeaseLostError,
+    StorageError,
+)
+from vidgen.job import VideoJob
 from vidgen.pipeline import discards, receipts
 from vidgen.pipeline.leases import Leases
 from vidgen.pipeline.recall import recall
@@ -47,29 +55,41 @@ async def run(resources: Resources, leases: Leases) -> None:
     interval_s = min(settings.sweep_interval_s, settings.lease_ttl_s * LONGEST_INTERVAL)
     while True:
         await asyncio.sleep(interval_s * (0.9 + resources.jitter() / 5))
-        try:
-            async with resources.database.connection() as connection:
-                turn = await upkeep.take_turn(connection, "sweep", interval_s * 0.8)
-            if turn:
-                await sweep(resources, leases)
-                await _collect_receipts(resources, leases)
-                await _learn(resources)
-                await _forget_keys(resources)
-                await cleanup(resources, every_s=CLEANUP_OVERDUE_S)
-            await resources.rate_limit.remind()
-        except (DatabaseError, DispatchError) as error:
-            logger.warning("sweep put off", code=error.code, reason=error.message)
+        await _perform(resources, "sweep", _sweep_if_our_turn(resources, leases, interval_s * 0.8))
+        await _perform(resources, "remind", resources.rate_limit.remind())
+
+
+async def _sweep_if_our_turn(resources: Resources, leases: Leases, every_s: float) -> None:
+    async with resources.database.connection() as connection:
+        if not await upkeep.take_turn(connection, "sweep", every_s):
+            return
+    await sweep(resources, leases)
+    await _perform(resources, "receipts", _collect_receipts(resources, leases))
+    await _perform(resources, "discards", discards.collect(resources))
+    await _perform(resources, "learn", _learn(resources))
+    await _perform(resources, "forget keys", _forget_keys(resources))
+    await _perform(resources, "cleanup", cleanup(resources, every_s=CLEANUP_OVERDUE_S))
+
+
+async def _perform(resources: Resources, duty: str, work: Coroutine[None, None, None]) -> None:
+    """Do one duty as far as it goes; the next one is done in any case, and so is the next sweep."""
+    try:
+        await work
+    except (DatabaseError, DispatchError, StorageError) as error:
+        logger.warning("duty put off", duty=duty, code=error.code, reason=error.message)
+    # Beside the stage's and the request's the third and last such boundary. A row or an answer that
+    # a defect of ours stumbles over is found again by every sweep: without it, it would end every
+    # worker, one after the other and again, and with them all that is well.
+    except Exception as error:  # noqa: BLE001  the upkeep boundary
+        if resources.complaints.is_new(f"{duty} {type(error).__name__} {error}"):
+            logger.exception("duty ended with a defect", duty=duty)
 
 
 async def _collect_receipts(resources: Resources, leases: Leases) -> None:
     async with resources.database.connection() as connection:
         if not await upkeep.take_turn(connection, "receipts", RECEIPTS_EVERY_S):
             return
-    try:
-        await receipts.collect(resources, leases)
-        await discards.collect(resources)
-    except StorageError as error:
-        logger.warning("bucket not looked through", code=error.code, reason=error.message)
+    await receipts.collect(resources, leases)
 
 
 async def _learn(resources: Resources) -> None:
@@ -94,41 +114,52 @@ async def sweep(resources: Resources, leases: Leases) -> None:
     Free the jobs of dead workers, dispatch what is due and has no dispatch, and call those who wait
     for a turn that can be had now.
 
-    Raises:
-        DatabaseError, DispatchError: PostgreSQL or Redis is away; the next sweep does it.
+    While PostgreSQL or Redis is away nothing is done, or a part; the next sweep does it.
     """
-    await _free_orphans(resources, leases)
+    await _perform(resources, "free orphans", _free_orphans(resources, leases))
+    await _perform(resources, "dispatch due", _look_through(resources))
+    await _perform(resources, "recall", recall(resources))
+
+
+async def _free_orphans(resources: Resources, leases: Leases) -> None:
+    ttl_s, after = resources.settings.lease_ttl_s, None
+    while True:
+        async with resources.database.connection() as connection:
+            orphans = await jobs.orphaned(connection, ttl_s, BATCH, after)
+        for job in orphans:
+            try:
+                await _free(resources, leases, job)
+            except LeaseLostError:
+                pass  # its worker, or another sweep, was faster
+            except InternalError as error:
+                if resources.complaints.is_new(f"orphan {job.id}"):
+                    logger.error("job not freed", jobId=str(job.id), reason=error.message)
+        if len(orphans) < BATCH:
+            return
+        after = orphans[-1].id
+
+
+async def _free(resources: Resources, leases: Leases, job: VideoJob) -> None:
+    change = lifecycle.released(job, "worker_lost")
+    async with resources.database.connection() as connection:
+        freed = await jobs.apply(connection, job.id, change, lease=job.lease, worker_id=leases.id)
+    metrics.written(job, change, freed)
+    logger.warning("job freed from a lost worker", jobId=str(job.id), stage=job.stage)
+    await leases.announce(freed)
+
+
+async def _look_through(resources: Resources) -> None:
     async with resources.database.connection() as connection:
         thorough = await upkeep.take_turn(connection, "look_through", LOOK_THROUGH_EVERY_S)
+        unknown = await jobs.unknown(connection) if thorough else []
     if thorough:
         await _drop_stale(resources)
     # Workers do it themselves, those of the previous release and those without a free place not.
     await resources.dispatcher.promote(resources.clock.now())
+    for state in unknown:
+        if resources.complaints.is_new(f"state {state.status} {state.stage}"):
+            logger.warning("jobs of a newer release are left alone", **asdict(state))
     await _dispatch_due(resources, thorough=thorough)
-    await recall(resources)
-
-
-async def _free_orphans(resources: Resources, leases: Leases) -> None:
-    ttl_s = resources.settings.lease_ttl_s
-    while True:
-        async with resources.database.connection() as connection:
-            orphans = await jobs.orphaned(connection, ttl_s, BATCH)
-        for job in orphans:
-            change = lifecycle.released(job, "worker_lost")
-            with suppress(LeaseLostError):  # its worker, or another sweep, was faster
-                async with resources.database.connection() as connection:
-                    freed = await jobs.apply(
-                        connection,
-                        job.id,
-                        change,
-                        lease=job.lease,
-                        worker_id=leases.id,
-                    )
-                metrics.written(job, change, freed)
-                logger.warning("job freed from a lost worker", jobId=str(job.id), stage=job.stage)
-                await leases.announce(freed)
-        if len(orphans) < BATCH:
-            return
 
 
 async def _dispatch_due(resources: Resources, *, thorough: bool) -> None:
@@ -214,10 +245,16 @@ async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> 
     Raises:
         DatabaseError: PostgreSQL is away.
     """
-    keep = timedelta(hours=resources.settings.retention_hours)
     async with resources.database.connection() as connection:
         if not await upkeep.take_turn(connection, "cleanup", every_s):
             return
+    await _perform(resources, "archive", _archive(resources))
+    await _perform(resources, "forget", _forget(resources))
+    await _perform(resources, "abort uploads", _abort_orphans(resources))
+
+
+async def _archive(resources: Resources) -> None:
+    keep = timedelta(hours=resources.settings.retention_hours)
     archived = 0
     while True:
         async with resources.database.connection() as connection:
@@ -225,23 +262,23 @@ async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> 
         archived += batch
         if batch < BATCH:
             break
+    logger.info("old jobs archived", archived=archived)
+
+
+async def _forget(resources: Resources) -> None:
     async with resources.database.connection() as connection:
         await inputs.delete_of_ended(connection)
         await workers.forget_dead(connection, DEAD_WORKER_KEPT_S)
         await steering.forget_entries(connection, AUDIT_KEPT)
-    logger.info("cleaned up", archived=archived, uploads_aborted=await _abort_orphans(resources))
 
 
-async def _abort_orphans(resources: Resources) -> int:
-    try:
-        return await resources.storage.abort_uploads_older_than(
-            RESULT_PREFIX,
-            ORPHANED_UPLOAD_AGE + timedelta(seconds=resources.settings.deadline_s),
-            resources.clock.now(),
-        )
-    except StorageError as error:
-        logger.warning("unfinished uploads not looked for", code=error.code, reason=error.message)
-        return 0
+async def _abort_orphans(resources: Resources) -> None:
+    aborted = await resources.storage.abort_uploads_older_than(
+        RESULT_PREFIX,
+        ORPHANED_UPLOAD_AGE + timedelta(seconds=resources.settings.deadline_s),
+        resources.clock.now(),
+    )
+    logger.info("unfinished uploads aborted", uploads=aborted)
 
 
 def _dispatch(job: DueJob) -> Dispatch:

@@ -28,7 +28,7 @@ from vidgen.mp4 import Mp4Inspector
 from vidgen.pipeline import credentials, discards
 from vidgen.pipeline.leases import Held
 from vidgen.pipeline.lookout import look
-from vidgen.providers.protocol import Asset, Failed, Running, Succeeded
+from vidgen.providers.protocol import Asset, Failed, ResultStream, Running, Succeeded
 from vidgen.resources import Resources
 from vidgen.storage import Stored
 
@@ -36,6 +36,8 @@ from vidgen.storage import Stored
 MIN_TRY_S = 300.0
 PICTURE_TIMEOUT_S = 30.0
 MAX_PICTURE_BYTES = 32 * 1024 * 1024
+# Hours of 4K. Whoever sends more is filling the bucket, and has the whole deadline for it.
+MAX_VIDEO_BYTES = 16 * 1024**3
 _PICTURES = {"image/webp": "webp", "image/jpeg": "jpg", "image/png": "png"}
 
 
@@ -117,7 +119,7 @@ async def _store_video(
         async with provider.open_result(job.operation, asset, credential) as stream:
             stored = await resources.storage.upload(
                 f"{_folder(job)}.mp4",
-                stream.chunks,
+                _capped(stream, "video", MAX_VIDEO_BYTES),
                 content_type=content_type,
                 size_bytes=stream.size_bytes,
                 metadata=_marks(job),
@@ -144,7 +146,7 @@ async def _store_picture(resources: Resources, job: VideoJob, asset: Asset) -> s
                 return None
             stored = await resources.storage.upload(
                 f"{_folder(job)}-{asset.variant}.{_PICTURES[content_type]}",
-                _capped(stream.chunks, MAX_PICTURE_BYTES),
+                _capped(stream, "picture", MAX_PICTURE_BYTES),
                 content_type=content_type,
                 size_bytes=stream.size_bytes,
                 metadata=_marks(job),
@@ -155,12 +157,15 @@ async def _store_picture(resources: Resources, job: VideoJob, asset: Asset) -> s
     return stored.key
 
 
-async def _capped(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[bytes]:
+async def _capped(stream: ResultStream, what: str, max_bytes: int) -> AsyncIterator[bytes]:
+    too_long = ResultInvalidError(f"the {what} has more than {max_bytes} bytes")
+    if (stream.size_bytes or 0) > max_bytes:
+        raise too_long
     seen = 0
-    async for chunk in chunks:
+    async for chunk in stream.chunks:
         seen += len(chunk)
         if seen > max_bytes:
-            raise ResultInvalidError(f"a picture has more than {max_bytes} bytes")
+            raise too_long
         yield chunk
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import google.auth
 import google.auth.exceptions
 import orjson
+import requests
 from google.auth.credentials import TokenState
 from google.auth.transport.requests import Request
 from google.oauth2.credentials import Credentials as UserCredentials
@@ -148,7 +149,9 @@ async def _fresh(held: _Refreshable, secret: str, rejected: str | None) -> _Refr
 
 def _refreshed(secret: str) -> _Refreshable:
     credentials = _load(secret)
-    credentials.refresh(Request())
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy would see the assertion; .netrc would add a password
+        credentials.refresh(Request(session))
     return _holding(credentials.token, credentials.expiry)
 
 

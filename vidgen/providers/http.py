@@ -16,7 +16,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from io import BytesIO
-from typing import Literal
 from urllib.parse import urljoin
 
 import aiohttp
@@ -24,7 +23,6 @@ from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from vidgen.addresses import ForbiddenAddressError, PublicResolver, is_private
 from vidgen.errors import (
     InputRejectedError,
     ProtocolError,
@@ -33,6 +31,7 @@ from vidgen.errors import (
     SubmitUnknownError,
     TransientError,
 )
+from vidgen.outgoing import CONNECT_S, PUBLIC, Client, Guard, is_forbidden
 from vidgen.providers.answer import TRANSIENT_STATUSES, Answer, Deed, cleaned
 from vidgen.providers.protocol import ResultStream
 
@@ -41,15 +40,13 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_HOPS = 5
 MAX_CONNECTIONS = 256
 FETCH_TIMEOUT_S = 60.0
-READ_BUFFER_BYTES = 128 * 1024
 MAX_RESUMES = 3  # in a row without a new byte
 FIRST_RESUME_S = 0.5
 
 _Origin = tuple[str, str | None, int | None]
-_CONNECT_S = 10.0
-_ASK = aiohttp.ClientTimeout(total=60, connect=_CONNECT_S, sock_read=30)
+_ASK = aiohttp.ClientTimeout(total=60, connect=CONNECT_S, sock_read=30)
 # As long as it takes, but never a minute of silence.
-_DOWNLOAD = aiohttp.ClientTimeout(total=None, connect=_CONNECT_S, sock_read=60)
+_DOWNLOAD = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=60)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -57,24 +54,29 @@ class ProviderHttp:
     """
     Connections to providers, opened when first needed.
 
-    Three pools: kept-alive ones to configured origins; a fresh connection for each submit, since a
-    kept one that the peer is just closing would make a paid call ambiguous; and a guarded one to
-    foreign origins, which connects to public addresses only.
+    Three clients: one keeps connections to configured origins; one takes a fresh one for each
+    submit, since a kept one that the peer is just closing would make a paid call ambiguous; and a
+    guarded one goes to foreign origins, at public addresses only.
     """
 
     def __init__(
-        self, *, allow_private_addresses: bool = False, submit_timeout_s: float = 120
+        self,
+        *,
+        allow_private_addresses: bool = False,
+        submit_timeout_s: float = 120,
+        guard: Guard = PUBLIC,
     ) -> None:
         """Open nothing yet; *submit_timeout_s* is for the whole of a paid call."""
-        self._allow_private = allow_private_addresses
-        self._submit = aiohttp.ClientTimeout(total=submit_timeout_s, connect=_CONNECT_S)
-        self._sessions: dict[Literal["kept", "fresh", "guarded"], aiohttp.ClientSession] = {}
+        self._submit = aiohttp.ClientTimeout(total=submit_timeout_s, connect=CONNECT_S)
+        self._kept = Client(guard=None, max_connections=MAX_CONNECTIONS)
+        self._fresh = Client(guard=None, max_connections=MAX_CONNECTIONS, fresh=True)
+        foreign = None if allow_private_addresses else guard
+        self._foreign = Client(guard=foreign, max_connections=MAX_CONNECTIONS)
 
     async def aclose(self) -> None:
         """Close every connection."""
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
-            await session.close()
+        for client in (self._kept, self._fresh, self._foreign):
+            await client.aclose()
 
     async def exchange(
         self,
@@ -103,12 +105,12 @@ class ProviderHttp:
         sent = {**headers, "Content-Type": "application/json"} if json is not None else headers
         body = _body(json, form, not_after)
         with _transport(deed, _host(url)):
-            async with self._session("fresh" if deed == "submit" else "kept").request(
+            client = self._fresh if deed == "submit" else self._kept
+            async with await client.request(
                 method,
                 URL(url, encoded=True),
                 headers=sent,
                 data=body,
-                allow_redirects=False,
                 timeout=self._submit if deed == "submit" else _ASK,
             ) as response:
                 answer = await _read(response)
@@ -189,12 +191,15 @@ class ProviderHttp:
                     url, home="https://none.invalid", credential={}, refusal=refusal
                 ) as stream,
             ):
+                too_big = InputRejectedError(
+                    f"The input image at {_host(url)} has more than {max_bytes} bytes."
+                )
+                if (stream.size_bytes or 0) > max_bytes:
+                    raise too_big
                 async for chunk in stream.chunks:
                     data += chunk
                     if len(data) > max_bytes:
-                        raise InputRejectedError(
-                            f"The input image at {_host(url)} has more than {max_bytes} bytes."
-                        )
+                        raise too_big
         except TimeoutError as error:
             raise TransientError(f"{_host(url)} took too long with an input image.") from error
         except ProtocolError as error:
@@ -232,38 +237,19 @@ class ProviderHttp:
     async def _open(
         self, url: URL, sent: Mapping[str, str], post: bytes | None, *, at_home: bool
     ) -> aiohttp.ClientResponse:
-        guarded = not at_home and not self._allow_private
+        client = self._kept if at_home else self._foreign
         # A compressed body would not have the length that was announced for the video.
         headers = {"Accept-Encoding": "identity", **sent}
         if post is not None:
             headers["Content-Type"] = "application/json"
         with _transport("download", url.host or ""):
-            if guarded and is_private(url.host):
-                raise ForbiddenAddressError(url.host)
-            return await self._session("guarded" if guarded else "kept").request(
+            return await client.request(
                 "GET" if post is None else "POST",
                 url,
                 headers=headers,
                 data=post,
-                allow_redirects=False,
                 timeout=_DOWNLOAD,
             )
-
-    def _session(self, kind: Literal["kept", "fresh", "guarded"]) -> aiohttp.ClientSession:
-        session = self._sessions.get(kind)
-        if session is None:
-            connector = aiohttp.TCPConnector(
-                limit=MAX_CONNECTIONS,
-                force_close=kind == "fresh",
-                resolver=PublicResolver() if kind == "guarded" else None,
-            )
-            session = self._sessions[kind] = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": "vidgen"},
-                read_bufsize=READ_BUFFER_BYTES,
-            )
-        return session
 
 
 def same_origin(one: str, other: str) -> bool:
@@ -370,10 +356,8 @@ def _transport(deed: Deed, host: str) -> Iterator[None]:
     """Map what aiohttp raises to our errors, by whether the request may have arrived."""
     try:
         yield
-    except ForbiddenAddressError as error:
-        raise _forbidden(host) from error
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        if isinstance(getattr(error, "os_error", None), ForbiddenAddressError):
+        if is_forbidden(error):
             raise _forbidden(host) from error
         raise TransientError(f"{host} could not be reached ({type(error).__name__}).") from error
     except aiohttp.InvalidURL as error:
@@ -490,7 +474,12 @@ def _version(response: aiohttp.ClientResponse) -> str | None:
 def _parse(url: str, base: URL | None = None) -> URL:
     try:
         parsed = URL(url) if base is None else base.join(URL(url))
-        usable = parsed.scheme in {"http", "https"} and bool(parsed.host) and not parsed.user
+        # Not `user`: a password alone is one, too.
+        usable = (
+            parsed.scheme in {"http", "https"}
+            and bool(parsed.host)
+            and "@" not in parsed.raw_authority
+        )
     except ValueError as error:
         raise ProtocolError("The provider names an address nobody can read.") from error
     if not usable:

@@ -33,7 +33,7 @@ Likeness = Literal["ours", "doubtful", "other"]
 
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[x×*:]\s*(\d{1,6})\s*", re.IGNORECASE)
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
-_CUT = re.compile(r"[\s.…]+$")
+_CUT = " .…"  # of a normal prompt, which has no other spaces
 # Servers may tell what came out (8.04 s of frames) in place of what was asked for.
 _SECONDS_TOLERANCE = 0.5
 
@@ -190,7 +190,7 @@ def _may_be_cut(told: str, wanted: str) -> bool:
     """Whether *told* may be *wanted*, shortened, starred out, or with something put around it."""
     if not any(char.isalnum() for char in told):
         return True
-    return wanted.startswith(_CUT.sub("", told)) or wanted in told
+    return wanted.startswith(told.rstrip(_CUT)) or wanted in told
 
 
 def _created_at(video: Mapping[str, Any]) -> datetime | None:

@@ -274,9 +274,13 @@ class VeoProvider:
     async def _fetched(
         self, operation: Operation, credential: Credential
     ) -> AsyncIterator[ResultStream]:
-        """The answer of fetchPredictOperation as it arrives."""
+        """The answer about *operation* as it arrives; on Vertex AI fetchPredictOperation's."""
         found = _VERTEX_NAME.fullmatch(operation.id)
-        assert found is not None  # checked with the endpoint
+        if found is None:  # a server that speaks the Gemini API, and sends the video inside
+            url = f"{operation.endpoint}/{operation.id}"
+            async with self._opened(url, operation.endpoint, "gemini", credential) as stream:
+                yield stream
+            return
         url = f"{operation.endpoint}/{found[1]}:fetchPredictOperation"
         post = orjson.dumps({"operationName": operation.id})
         async with self._opened(url, operation.endpoint, "vertex", credential, post=post) as stream:
@@ -426,9 +430,9 @@ def _assets(result: Mapping[str, Any]) -> tuple[Asset, ...]:
         nested = item.get("video")
         video = nested if isinstance(nested, dict) else item
         content_type = media_type(video.get("mimeType"), "video/mp4")
-        uri = video.get("uri") or video.get("gcsUri")
-        if isinstance(uri, str) and uri:
-            return (Asset(variant="video", uri=cleaned(uri), content_type=content_type),)
+        uri = cleaned(video.get("uri") or video.get("gcsUri"))
+        if uri and not uri.startswith(INLINE):  # that word is ours
+            return (Asset(variant="video", uri=uri, content_type=content_type),)
         if video.get("bytesBase64Encoded"):
             uri = f"{INLINE}{inline_count}"
             return (Asset(variant="video", uri=uri, content_type=content_type),)

@@ -13,6 +13,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ from aiohttp import web
 from loguru import logger
 from yarl import URL
 
+from vidgen import metrics
+from vidgen.server.address import address_of, subscriber
 from vidgen.server.problem import problem
+from vidgen.server.quota import Quota
 from vidgen.settings import AdminToken, Role, Settings, tokens_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -63,6 +67,8 @@ class Access:
         if settings.admin_tokens is not None:
             self._tokens += tokens_of(settings.admin_tokens.get_secret_value())
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._by_name = Quota(settings.http_requests_per_min)
+        self._by_address = Quota(settings.http_requests_per_min_per_address)
 
     @property
     def is_open(self) -> bool:
@@ -101,9 +107,16 @@ class Access:
             if known.name == name
         )
 
+    def busy_s(self, visitor: Visitor | None, address: str) -> float:
+        """Count a request; how long *visitor*, or else *address*, has to wait for the next one."""
+        now = asyncio.get_running_loop().time()
+        if visitor is not None:
+            return self._by_name.wait_s(visitor.name, now)
+        return self._by_address.wait_s(subscriber(address), now)
+
     def note_failure(self, address: str) -> None:
         """Remember a wrong token from *address*."""
-        now = asyncio.get_running_loop().time()
+        now, address = asyncio.get_running_loop().time(), subscriber(address)
         count, until = self._failures.pop(address, (0, 0.0))
         count = count + 1 if now < until else 1
         self._failures[address] = (count, now + FAILURES_FORGOTTEN_AFTER_S)
@@ -112,7 +125,7 @@ class Access:
 
     def wait_s(self, address: str) -> float:
         """How long *address* has to wait before it may try another token."""
-        count, until = self._failures.get(address, (0, 0.0))
+        count, until = self._failures.get(subscriber(address), (0, 0.0))
         left_s = until - asyncio.get_running_loop().time()
         return max(left_s, 0.0) if count >= MAX_FAILURES else 0.0
 
@@ -140,6 +153,10 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     if (refused := _foreign(request, access)) is not None:
         return refused
     visitor, by_cookie = _visitor(request, access)
+    if request.path not in PROBES:
+        wait_s = access.busy_s(visitor, address_of(request))
+        if wait_s:
+            return _too_busy(request, visitor, wait_s)
     if visitor is not None:
         request[VISITOR] = visitor
         if by_cookie and (refused := _forged(request)) is not None:
@@ -157,11 +174,6 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
 def visitor_of(request: web.Request) -> Visitor | None:
     """Who asks; None on open paths without a token."""
     return request.get(VISITOR)
-
-
-def address_of(request: web.Request) -> str:
-    """Where the connection comes from."""
-    return request.remote or ""
 
 
 def _visitor(request: web.Request, access: Access) -> tuple[Visitor | None, bool]:
@@ -184,6 +196,23 @@ def _visitor(request: web.Request, access: Access) -> tuple[Visitor | None, bool
 def _token(request: web.Request) -> str | None:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _too_busy(request: web.Request, visitor: Visitor | None, wait_s: float) -> web.Response:
+    metrics.HTTP_REFUSALS.labels("rate").inc()
+    logger.info(
+        "too many requests",
+        who=visitor.name if visitor is not None else None,
+        path=request.path,
+        address=address_of(request),
+    )
+    whose = "with this token" if visitor is not None else "from this address without a token"
+    return problem(
+        429,
+        "too_many_requests",
+        f"more requests came {whose} than are allowed in a minute",
+        Retry_After=str(math.ceil(wait_s)),
+    )
 
 
 def _unknown(request: web.Request, access: Access) -> web.Response:
@@ -226,10 +255,17 @@ def _forged(request: web.Request) -> web.Response | None:
     origin = request.headers.get("Origin")
     if site in {"same-origin", "none"}:
         return None
-    if site is None and (origin is None or URL(origin).authority == request.host):
+    if site is None and (origin is None or _authority(origin) == request.host):
         return None
     logger.warning("request from another site", path=request.path, site=site)
     return problem(403, "cross_site", "this request was made by a page of another site")
+
+
+def _authority(origin: str) -> str:
+    try:
+        return URL(origin).authority
+    except ValueError:
+        return ""
 
 
 def _host(request: web.Request) -> str:

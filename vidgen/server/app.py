@@ -1,12 +1,10 @@
 """The aiohttp application, its one error boundary, and who may call what."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 from loguru import logger
 
 from vidgen.errors import (
@@ -28,6 +26,8 @@ from vidgen.queue import VideoQueue
 from vidgen.resources import Resources
 from vidgen.server import (
     admin,
+    body,
+    connection,
     deliveries,
     health,
     jobs,
@@ -41,16 +41,19 @@ from vidgen.server import (
     webhooks,
 )
 from vidgen.server.access import ACCESS, WEBHOOKS, Access, guarded, visitor_of
+from vidgen.server.address import PROXIES
 from vidgen.server.hub import Hub
 from vidgen.server.keys import HUB, QUEUE, RESOURCES
 from vidgen.server.operation import Operation, answer
 from vidgen.server.problem import problem
+from vidgen.settings import Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LOOPBACK = "127.0.0.1"
 SHUTDOWN_TIMEOUT_S = 2.0
 MAX_LOGGED_CHARS = 200
+_KEPT = ("Allow", "Retry-After")  # of what aiohttp's own refusals tell
 _STATUS: dict[type[VidgenError], int] = {
     JobNotFoundError: 404,
     DeliveryNotFoundError: 404,
@@ -64,25 +67,6 @@ _STATUS: dict[type[VidgenError], int] = {
     DispatchError: 503,
     RequestError: 400,
 }
-
-
-class _Unreadable(logging.Filter):
-    """
-    Tells of bytes that are no HTTP in one line, without them: a token may be among them.
-
-    aiohttp logs them as a defect of ours, with a traceback and the header that it stumbled over.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError):
-            record.levelno, record.levelname = logging.WARNING, "WARNING"
-            record.msg, record.exc_info = "request from %s is no HTTP", None
-        return True
-
-
-HTTP_LOG = logging.getLogger("vidgen.server.http")
-HTTP_LOG.addFilter(_Unreadable())
 
 
 def operations() -> list[Operation]:
@@ -100,14 +84,20 @@ def operations() -> list[Operation]:
 def build(resources: Resources) -> web.Application:
     """The application over open *resources*."""
     traced = [_traced] if resources.tracing.is_on else []
-    app = web.Application(middlewares=[_sealed, _errors, guarded, *traced])
+    app = web.Application(
+        middlewares=[connection.watched, _sealed, _errors, guarded, body.counted, *traced],
+        client_max_size=body.SMALL_BYTES,  # of what is not read by `body`, if there ever is any
+    )
     app[RESOURCES] = resources
     app[QUEUE] = VideoQueue.sharing(resources.settings, resources.database, resources.redis)
     app[HUB] = Hub(resources)
     app[ACCESS] = Access(resources.settings)
+    app[PROXIES] = resources.settings.trusted_networks
+    app[body.BODIES] = body.Bodies()
     app[metrics.ASKED] = metrics.Asked(resources)
     app.cleanup_ctx.append(_hub)
     app.on_shutdown.append(_end_streams)
+    app.on_response_prepare.append(_name)
     for routes in (health.routes, admin.routes, metrics.routes, webhooks.routes, page.routes):
         app.add_routes(routes)
     app.add_routes([web.route(one.method, one.path, one.handler) for one in operations()])
@@ -124,6 +114,10 @@ async def _hub(app: web.Application) -> AsyncIterator[None]:
 
 async def _end_streams(app: web.Application) -> None:
     app[HUB].end()  # before the connections are closed, so that each says a proper end
+
+
+async def _name(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = connection.NAME  # aiohttp tells versions, of Python as well
 
 
 async def _openapi(_: web.Request) -> web.Response:
@@ -146,24 +140,24 @@ async def serving(resources: Resources) -> AsyncIterator[None]:
     if settings.admin_token is None and settings.admin_tokens is None and host != LOOPBACK:
         logger.warning("no ADMIN_TOKEN is set: serving on loopback only", host=LOOPBACK)
         host = LOOPBACK
-    runner = web.AppRunner(
-        build(resources),
-        access_log=None,
-        logger=HTTP_LOG,
-        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
-    )
+    runner = web.AppRunner(build(resources), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
     await runner.setup()
     try:
-        await _listen(runner, host, settings.http_port)
-        logger.info("server listening", host=host, port=settings.http_port)
-        yield
+        listening = await _listen(runner, settings, host)
+        try:
+            logger.info("server listening", host=host, port=settings.http_port)
+            yield
+        finally:
+            listening.close()
     finally:
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+async def _listen(runner: web.AppRunner, settings: Settings, host: str) -> asyncio.Server:
+    server, port = runner.server, settings.http_port
+    assert server is not None  # it was set up
     try:
-        await web.TCPSite(runner, host, port).start()
+        return await connection.listen(server, settings, host, port)
     except OSError as error:
         raise SettingsError(
             f"VIDGEN_HTTP_PORT: {host}:{port} cannot be listened on ({error.strerror}); "
@@ -191,10 +185,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except web.HTTPException as error:
         _note(request, error.status, "http_error")
-        allow = error.headers.get("Allow")
-        return problem(
-            error.status, "http_error", error.reason, **({"Allow": allow} if allow else {})
-        )
+        told = {name: error.headers[name] for name in _KEPT if name in error.headers}
+        return problem(error.status, "http_error", error.reason, **told)
     except VidgenError as error:
         status = _status(error)
         _note(request, status, error.code)

@@ -11,7 +11,8 @@ from loguru import logger
 
 from vidgen.errors import DatabaseError, RequestError
 from vidgen.job import JsonValue
-from vidgen.server.access import LOCAL, address_of, visitor_of
+from vidgen.server.access import LOCAL, visitor_of
+from vidgen.server.address import address_of
 from vidgen.server.keys import RESOURCES
 from vidgen.store import steering
 

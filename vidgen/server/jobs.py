@@ -15,7 +15,7 @@ from vidgen.errors import InvalidRequestError, NoResultError
 from vidgen.forecast import Eta
 from vidgen.job import ImageRole, InputImage, JobEvent, JobStatus, VideoJob, VideoRequest
 from vidgen.queue import RetryPlan, VideoQueue, retry_plan
-from vidgen.server import audit, deliveries, stream
+from vidgen.server import audit, body, deliveries, stream
 from vidgen.server.keys import HUB, QUEUE, RESOURCES
 from vidgen.server.operation import (
     Answer,
@@ -36,9 +36,6 @@ from vidgen.server.operation import (
 )
 
 LISTED_PROMPT_CHARS = 160
-# Three images of 20 MiB as base64, and the rest.
-MAX_BODY_BYTES = 88 * 1024 * 1024
-BODY_TIMEOUT_S = 300.0
 
 operations = Operations("jobs")
 
@@ -160,21 +157,8 @@ class ResultQuery(Query):
 )
 async def create(request: web.Request) -> web.Response:
     """Ask for a video."""
-    wish = await read_body(request, NewVideo, max_bytes=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)
-    video = VideoRequest(
-        provider=wish.provider,
-        prompt=wish.prompt,
-        model=wish.model,
-        seconds=wish.seconds,
-        size=wish.size,
-        aspect_ratio=wish.aspect_ratio,
-        resolution=wish.resolution,
-        negative_prompt=wish.negative_prompt,
-        seed=wish.seed,
-        audio=wish.audio,
-        images=tuple(_image(number, image) for number, image in enumerate(wish.images)),
-        extra=wish.extra,
-    )
+    wish = await read_body(request, NewVideo, body.LARGE_BYTES)
+    video = wanted(wish)
     key = wish.idempotency_key
     if key is None:  # an empty one is refused like any other that is none
         key = request.headers.get("Idempotency-Key")
@@ -191,6 +175,29 @@ async def create(request: web.Request) -> web.Response:
             deadline_s=wish.deadline_s,
         )
     return answer(job_document(job), status=201, Location=f"/api/jobs/{job.id}")
+
+
+def wanted(wish: NewVideo) -> VideoRequest:
+    """
+    The video that *wish* asks for.
+
+    Raises:
+        InvalidRequestError: An image is no base64.
+    """
+    return VideoRequest(
+        provider=wish.provider,
+        prompt=wish.prompt,
+        model=wish.model,
+        seconds=wish.seconds,
+        size=wish.size,
+        aspect_ratio=wish.aspect_ratio,
+        resolution=wish.resolution,
+        negative_prompt=wish.negative_prompt,
+        seed=wish.seed,
+        audio=wish.audio,
+        images=tuple(_image(number, image) for number, image in enumerate(wish.images)),
+        extra=wish.extra,
+    )
 
 
 @operations.add(

@@ -21,10 +21,10 @@ _SENTENCES = {
     403: "The role is too low, or a page of another site asked.",
     404: "There is no such thing.",
     409: "Not possible as it stands.",
-    408: "The body did not come in time.",
+    408: "The body came too slowly.",
     413: "The body is too large.",
-    415: "The body is no JSON by its `Content-Type`.",
-    429: "Too many wrong tokens.",
+    415: "The body is compressed, or no JSON by its `Content-Type`.",
+    429: "Too many requests, or wrong tokens; `Retry-After` says when to come again.",
     500: "A defect of vidgen.",
     503: "PostgreSQL or Redis is away; try again.",
 }

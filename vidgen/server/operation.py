@@ -3,7 +3,6 @@ What the API offers, said once: each operation declares what it takes and answer
 `/openapi.json` are made from that.
 """
 
-import asyncio
 import dataclasses
 import types
 import typing
@@ -21,6 +20,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from vidgen.document import json_value
 from vidgen.errors import InvalidRequestError
 from vidgen.job import JsonValue
+from vidgen.server import body
 
 M = TypeVar("M", bound=BaseModel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -28,8 +28,6 @@ Schema = dict[str, Any]
 
 JSON = "application/json"
 MAX_PROBLEMS = 5
-MAX_BODY_BYTES = 64 * 1024  # of a wish in words; whoever takes pictures says how much more
-BODY_TIMEOUT_S = 60.0
 
 
 def _written(value: object) -> object:
@@ -153,52 +151,21 @@ def read_query(request: web.Request, model: type[M]) -> M:
     return _checked(model, dict(request.query), "query")
 
 
-async def read_body(
-    request: web.Request,
-    model: type[M],
-    *,
-    max_bytes: int = MAX_BODY_BYTES,
-    timeout_s: float | None = None,
-) -> M:
+async def read_body(request: web.Request, model: type[M], max_bytes: int = body.SMALL_BYTES) -> M:
     """
     The JSON body, checked; an empty one is `{}`.
 
     Raises:
         InvalidRequestError: With what is wrong, at most the first few.
-        HTTPException: It is too large, comes too slowly, or is said to be something else.
+        web.HTTPException: It is too long, comes too slowly, or is no JSON by what is said of it;
+            see `body.read`.
     """
-    data = await whole_body(request, max_bytes=max_bytes, timeout_s=timeout_s or BODY_TIMEOUT_S)
-    if data and request.headers.get("Content-Type") and request.content_type != JSON:
-        raise web.HTTPUnsupportedMediaType(reason=f"the body must be sent as {JSON}")
+    data = await body.read(request, max_bytes, content_type=JSON)
     try:
         document = orjson.loads(data) if data else {}
     except orjson.JSONDecodeError as error:
         raise InvalidRequestError(f"the body is no JSON: {error}") from error
     return _checked(model, document, "body")
-
-
-async def whole_body(request: web.Request, *, max_bytes: int, timeout_s: float) -> bytes:
-    """
-    The body, read no further than it may be long.
-
-    Raises:
-        HTTPException: It is too large, or is not here after *timeout_s* seconds.
-    """
-    too_large = web.HTTPRequestEntityTooLarge(
-        max_size=max_bytes, actual_size=request.content_length or max_bytes + 1
-    )
-    if (request.content_length or 0) > max_bytes:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(timeout_s):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise too_large
-    except TimeoutError as error:
-        raise web.HTTPRequestTimeout from error
-    return bytes(body)
 
 
 def read_id(request: web.Request) -> UUID:

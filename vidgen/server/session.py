@@ -12,9 +12,9 @@ from vidgen.server.access import (
     LOCAL,
     SESSION_KEPT,
     Visitor,
-    address_of,
     visitor_of,
 )
+from vidgen.server.address import address_of
 from vidgen.server.operation import (
     Answer,
     Body,

@@ -11,6 +11,7 @@ from pydantic import Field
 from vidgen.document import event_document, json_value
 from vidgen.errors import InvalidRequestError
 from vidgen.job import EventType, JobEvent
+from vidgen.server import connection
 from vidgen.server.hub import Happened, Progressed, Watcher
 from vidgen.server.operation import Query, Schema, object_of, read_query
 
@@ -54,7 +55,17 @@ def since(request: web.Request) -> int | None:
     text = request.headers.get("Last-Event-ID")
     if text is None:
         return read_query(request, Since).after
-    # Its length first: Python itself refuses to read thousands of digits.
+    return number_of(text)
+
+
+def number_of(text: str) -> int:
+    """
+    The number that Last-Event-ID says.
+
+    Raises:
+        InvalidRequestError: It is none of ours.
+    """
+    # Of more digits Python makes no number at all.
     if not (re.fullmatch(r"[0-9]{1,19}", text) and int(text) <= MAX_SEQ):
         raise InvalidRequestError(f"Last-Event-ID is the number of an event, not {text[:50]!r}")
     return int(text)
@@ -70,6 +81,7 @@ async def send(request: web.Request, watcher: Watcher) -> web.StreamResponse:
         }
     )
     await response.prepare(request)
+    connection.streams(request)
     with suppress(ConnectionError, TimeoutError):
         await _write(response, f"retry: {RETRY_MS}\n\n".encode())
         while (happened := await watcher.take(HEARTBEAT_S)) is not None:

@@ -30,13 +30,11 @@ from vidgen import catalog, live, webhook
 from vidgen.dispatch import redis_errors
 from vidgen.errors import DispatchError, InvalidStateError, VidgenError, WebhookInvalidError
 from vidgen.resources import Resources
+from vidgen.server.body import read
 from vidgen.server.keys import RESOURCES
-from vidgen.server.operation import whole_body
 from vidgen.settings import Settings
 from vidgen.store import operations
 
-MAX_BODY_BYTES = 64 * 1024
-BODY_TIMEOUT_S = 10.0
 # A copy is fresh from five minutes before its time until five minutes after.
 REMEMBERED_S = 2 * round(webhook.TOLERANCE.total_seconds()) + 60
 MAX_OPERATION_CHARS = 500
@@ -115,7 +113,7 @@ async def _receive(request: web.Request, caller: _Caller, secret: SecretStr | No
 async def _take(
     resources: Resources, request: web.Request, caller: _Caller, secret: SecretStr
 ) -> None:
-    body = await whole_body(request, max_bytes=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)
+    body = await read(request)
     headers = request.headers
     webhook_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     webhook.verify(

@@ -14,8 +14,8 @@ from asyncpg import Record, UniqueViolationError
 from uuid_utils.compat import uuid7
 
 from vidgen.errors import LeaseLostError, OperationTakenError
-from vidgen.job import JobStatus, JsonValue, Lease, VideoJob
-from vidgen.lifecycle import Transition
+from vidgen.job import JobStatus, JsonValue, Lease, Stage, VideoJob
+from vidgen.lifecycle import ACTIVE, Transition
 from vidgen.store.pool import Connection
 from vidgen.store.rows import job_of, json_of
 
@@ -241,13 +241,19 @@ async def _apply(
                     WHEN 'retried' THEN NULL
                     ELSE job.cancel_requested_at
                 END,
-                -- The deadline covers all stages and starts with the first of them. Waiting for a
-                -- turn is no stage; a retry by hand of a later stage gets a fresh one at its claim.
-                -- A job that waits for a key to open does not get older by it.
+                -- The deadline covers all stages and starts with the first of them, or with the
+                -- first trouble before it. Waiting for a turn is no stage and puts it off: until
+                -- the job is due, and then until somebody takes it. A retry by hand of a later
+                -- stage gets a fresh one at its claim. A job that waits for a key to open does not
+                -- get older by it either.
                 deadline_at = CASE
                     WHEN $1 = 'retried' THEN NULL
-                    WHEN $1 = 'parked' THEN job.deadline_at + make_interval(secs => $11)
-                    WHEN $1 = 'submitting' OR ($1 = 'claimed' AND job.stage <> 'queued')
+                    WHEN $1 IN ('postponed', 'parked')
+                    THEN job.deadline_at + make_interval(secs => $11)
+                    WHEN $1 = 'claimed' AND job.stage = 'queued'
+                    THEN job.deadline_at + greatest(now() - job.due_at, interval '0')
+                    WHEN $1 IN ('submitting', 'claimed')
+                         OR ($1 IN ('errored', 'released') AND job.stage = 'queued')
                     THEN coalesce(job.deadline_at, now() + make_interval(secs => job.deadline_s))
                     ELSE job.deadline_at
                 END,
@@ -398,7 +404,7 @@ async def failed(
     rows = await connection.fetch(
         """
         SELECT * FROM video_jobs
-        WHERE status = 'failed' AND archived_at IS NULL
+        WHERE status = 'failed' AND archived_at IS NULL AND stage = ANY($6::text[])
           AND ($1::text IS NULL OR provider = $1)
           AND ($2::text IS NULL OR error_code = $2)
           AND ($3::text IS NULL OR user_id = $3)
@@ -411,6 +417,7 @@ async def failed(
         user_id,
         scene_id,
         limit,
+        list(Stage),
     )
     return [job_of(row) for row in rows]
 
@@ -498,29 +505,71 @@ async def write_progress(
     )
 
 
-async def orphaned(connection: Connection, ttl_s: float, limit: int) -> list[VideoJob]:
-    """Jobs whose worker gave no heartbeat for *ttl_s* seconds, or is not there at all."""
+async def orphaned(
+    connection: Connection, ttl_s: float, limit: int, after: UUID | None = None
+) -> list[VideoJob]:
+    """
+    The next *limit* jobs behind *after* whose worker gave no heartbeat for *ttl_s* seconds, or is
+    not there at all.
+    """
     rows = await connection.fetch(
         """
         SELECT job.* FROM video_jobs AS job
-        WHERE job.worker_id IS NOT NULL
+        WHERE job.worker_id IS NOT NULL AND ($3::uuid IS NULL OR job.id > $3)
+          AND job.status = ANY($4::text[]) AND job.stage = ANY($5::text[])
           AND NOT EXISTS (
               SELECT FROM workers
               WHERE workers.id = job.worker_id
                 AND workers.heartbeat_at > now() - make_interval(secs => $1)
           )
+        ORDER BY job.id
         LIMIT $2
         """,
         ttl_s,
         limit,
+        after,
+        list(ACTIVE),
+        list(Stage),
     )
     return [job_of(row) for row in rows]
 
 
 async def held_by(connection: Connection, worker_id: UUID) -> list[VideoJob]:
     """Every job that *worker_id* holds by the books."""
-    rows = await connection.fetch("SELECT * FROM video_jobs WHERE worker_id = $1", worker_id)
+    rows = await connection.fetch(
+        """
+        SELECT * FROM video_jobs
+        WHERE worker_id = $1 AND status = ANY($2::text[]) AND stage = ANY($3::text[])
+        """,
+        worker_id,
+        list(ACTIVE),
+        list(Stage),
+    )
     return [job_of(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """A state of a newer release, and how many jobs are in it that somebody should work on."""
+
+    status: str
+    stage: str
+    jobs: int
+
+
+async def unknown(connection: Connection) -> list[Unknown]:
+    """States that this release does not know and leaves alone."""
+    rows = await connection.fetch(
+        """
+        SELECT status, stage, count(*) AS jobs FROM video_jobs
+        WHERE (due_at IS NOT NULL OR worker_id IS NOT NULL)
+          AND NOT (status = ANY($1::text[]) AND stage = ANY($2::text[]))
+        GROUP BY status, stage
+        """,
+        list(ACTIVE),
+        list(Stage),
+    )
+    return [Unknown(**row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -545,6 +594,7 @@ async def due(
         SELECT id, lease_epoch, priority, due_at FROM video_jobs AS job
         WHERE due_at <= now() - make_interval(secs => $1)
           AND ($2::timestamptz IS NULL OR (due_at, id) > ($2, $3::uuid))
+          AND status = ANY($5::text[]) AND stage = ANY($6::text[])
           AND (stage <> 'queued' OR NOT EXISTS (
               SELECT FROM pauses WHERE pauses.provider IN (job.provider, '*')
           ))
@@ -555,6 +605,8 @@ async def due(
         after.due_at if after else None,
         after.id if after else None,
         limit,
+        list(ACTIVE),
+        list(Stage),
     )
     return [DueJob(**row) for row in rows]
 
@@ -565,8 +617,11 @@ async def due_now(connection: Connection, job_ids: Sequence[UUID]) -> list[DueJo
         """
         SELECT id, lease_epoch, priority, due_at FROM video_jobs
         WHERE id = ANY($1::uuid[]) AND due_at <= now()
+          AND status = ANY($2::text[]) AND stage = ANY($3::text[])
         """,
         job_ids,
+        list(ACTIVE),
+        list(Stage),
     )
     return [DueJob(**row) for row in rows]
 
@@ -675,7 +730,9 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
     it were.
 
     Prompt, parameters, metadata, events, images and webhooks go; reason, cost, ids and times stay,
-    and webhooks that are still on their way: their schedule may be longer than jobs are kept.
+    and webhooks that are still on their way: their schedule may be longer than jobs are kept. So do
+    the receipts: an operation belongs to its job for good, or one that looks for its own among
+    equal ones could adopt it.
     """
     archived: int = await connection.fetchval(
         """
@@ -694,7 +751,8 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
             FROM old WHERE job.id = old.id
             RETURNING job.id
         ), events AS (
-            DELETE FROM job_events USING archived WHERE job_events.job_id = archived.id
+            DELETE FROM job_events USING archived
+            WHERE job_events.job_id = archived.id AND job_events.type <> 'submitted'
         ), inputs AS (
             DELETE FROM job_inputs USING archived WHERE job_inputs.job_id = archived.id
         ), deliveries AS (

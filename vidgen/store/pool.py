@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -41,6 +41,15 @@ _AWAY = (
     asyncpg.InvalidCachedStatementError,
     asyncpg.OutdatedSchemaCacheError,
 )
+# What says that this server is not, or not much longer, the one to talk to: after a fail-over the
+# same address leads to another one, but only new connections get there.
+_WRONG_SERVER = (
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.PostgresConnectionError,
+)
 # What will not go away by waiting.
 _UNMIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 _UNPREPARED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
@@ -58,7 +67,8 @@ class Database:
     A bounded pool of connections.
 
     Args:
-        dsn: `postgresql://…`; `sslmode` and friends in the query are honoured.
+        dsn: `postgresql://…`; `sslmode` and friends in the query are honoured, so are several
+            hosts with `target_session_attrs=read-write`.
         size: Most connections at once.
         prepared_statements: Off behind a transaction pooler: each use is then one transaction, so
             that the pooler keeps its statements on one server connection.
@@ -138,10 +148,19 @@ class Database:
         except (asyncio.CancelledError, TimeoutError):
             # asyncpg would ask the server to stop and wait for its answer, for ten seconds and
             # more if it hangs: a worker must know sooner that its lease has run out.
-            connection.terminate()
+            _terminate(connection)
+            raise
+        except _WRONG_SERVER:
+            _terminate(connection)
+            await pool.expire_connections()  # the idle ones lead there, too
             raise
         finally:
             await pool.release(connection)
+
+
+def _terminate(connection: Connection) -> None:
+    with suppress(asyncpg.InterfaceError):  # it has gone by itself, and out of the pool
+        connection.terminate()
 
 
 async def _as_it_is(_: Connection) -> None:

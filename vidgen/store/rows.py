@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 import orjson
 
+from vidgen.errors import InvalidRequestError
 from vidgen.job import (
     EventType,
     InputImage,
@@ -20,16 +21,23 @@ from vidgen.job import (
 )
 
 _COLUMNS = frozenset(field.name for field in fields(VideoJob))
+_OPERATION = frozenset(field.name for field in fields(Operation))
 
 
 def job_of(row: asyncpg.Record) -> VideoJob:
-    """The job in a row of `video_jobs`; columns that `VideoJob` does not have are left out."""
+    """
+    The job in a row of `video_jobs`, whoever wrote it: columns and fields of a newer release are
+    left out, its states stay as they are, and an operation that nobody can read is None.
+
+    One bad row must not keep the others of a list from being seen to. It fails by itself, in the
+    stage that needs the operation; the column keeps what it has.
+    """
     values = {name: value for name, value in row.items() if name in _COLUMNS}
     operation = values["operation"]
     values |= {
-        "status": JobStatus(values["status"]),
-        "stage": Stage(values["stage"]),
-        "operation": None if operation is None else Operation(**orjson.loads(operation)),
+        "status": JobStatus.read(values["status"]),
+        "stage": Stage.read(values["stage"]),
+        "operation": None if operation is None else _operation_or_none(operation),
         "parameters": orjson.loads(values["parameters"]),
         "metadata": orjson.loads(values["metadata"]),
     }
@@ -43,14 +51,39 @@ def event_of(row: asyncpg.Record) -> JobEvent:
         seq=row["seq"],
         type=EventType(row["type"]),
         at=row["at"],
-        status=JobStatus(row["status"]),
-        stage=Stage(row["stage"]),
+        status=JobStatus.read(row["status"]),
+        stage=Stage.read(row["stage"]),
         attempt=row["attempt"],
         progress=row["progress"],
         detail=orjson.loads(row["detail"]),
         worker_id=row["worker_id"],
         by=row["by"],
     )
+
+
+def operation_of(value: object) -> Operation:
+    """
+    The operation in *value*, JSON that somebody wrote; fields that we do not know are left out.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("an operation is an object")  # noqa: TRY004  one kind of error for readers
+    known = {name: found for name, found in value.items() if name in _OPERATION}
+    extra = known.pop("extra", {})
+    if not isinstance(extra, dict) or not all(isinstance(text, str) for text in known.values()):
+        raise ValueError("an operation has texts, and an object of more")
+    if missing := _OPERATION - {"extra"} - known.keys():
+        raise ValueError(f"an operation has {', '.join(sorted(missing))}")
+    return Operation(**known, extra=extra)
+
+
+def _operation_or_none(text: str) -> Operation | None:
+    try:
+        return operation_of(orjson.loads(text))
+    except ValueError:
+        return None
 
 
 def json_of(value: Mapping[str, JsonValue]) -> str:
@@ -79,9 +112,31 @@ def parameters_of(request: VideoRequest) -> dict[str, JsonValue]:
 
 
 def request_of(job: VideoJob) -> VideoRequest:
-    """The request of a job, its images by reference; bytes are in `job_inputs`, by position."""
+    """
+    The request of a job, its images by reference; bytes are in `job_inputs`, by position.
+
+    Raises:
+        InvalidRequestError: It asks for something that only a newer release knows.
+    """
     values: dict[str, Any] = dict(job.parameters)
-    images = tuple(InputImage(**image) for image in values.pop("images", ()))
+    images = tuple(InputImage(**_known(InputImage, image)) for image in values.pop("images", ()))
     return VideoRequest(
-        provider=job.provider, model=job.model, prompt=job.prompt, images=images, **values
+        provider=job.provider,
+        model=job.model,
+        prompt=job.prompt,
+        images=images,
+        **_known(VideoRequest, values),
     )
+
+
+def _known(kind: type[InputImage | VideoRequest], values: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    What *kind* has of *values*. A newer release writes its own fields with every request, mostly
+    empty; one that is not empty must not be left out of what is paid for.
+    """
+    ours = {field.name for field in fields(kind)}
+    if more := [name for name, value in values.items() if name not in ours and value]:
+        raise InvalidRequestError(
+            f"This worker is too old for {', '.join(sorted(more))}; retry once all are replaced."
+        )
+    return {name: value for name, value in values.items() if name in ours}
