@@ -313,6 +313,7 @@ def settings(
         rate_limit_per_min=100_000,
         backoff_s=0.05,
         poll_interval_s=0.05,
+        poll_max_attempts=1000,  # a round is longer than any test
         lease_ttl_s=3,
         submit_timeout_s=3,
         shutdown_grace_s=2,
