@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from tests.conftest import environment_of
+from vidgen.job import Stage
 from vidgen.queue import VideoQueue
 from vidgen.settings import Settings
 
@@ -101,6 +102,16 @@ class WorkerProcess:
 
 
 StartWorker = Callable[..., Any]
+
+
+async def all_generating(queue: VideoQueue, count: int) -> None:
+    """Wait until the newest *count* jobs have their receipts, and none is done."""
+    async with asyncio.timeout(20):
+        while True:
+            stages = [job.stage for job in await queue.recent(limit=count)]
+            if stages == [Stage.GENERATING] * count:
+                return
+            await asyncio.sleep(0.02)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.conftest import environment_of
-from tests.journeys.conftest import StartWorker
+from tests.journeys.conftest import StartWorker, all_generating
 from tests.journeys.test_crashes import until
 from tests.journeys.test_outages import all_paid_once, trams
 from vidgen import VideoJob, VideoRequest
@@ -111,8 +111,7 @@ async def test_a_peer_with_a_wrong_clock_takes_over_within_a_lease(
     simulator.sora.generation_s = 20  # still under way once the peer is there, however slow it is
     victim = await start_worker(settings, **off(killed))
     jobs = await queue.enqueue_many(trams(10))
-    async with asyncio.timeout(END_TIMEOUT_S):
-        await simulator.sora.arrived("poll", len(jobs))
+    await all_generating(queue, len(jobs))
     peer = await start_worker(settings, **off(left))
     at = Clock().now()
 

@@ -336,7 +336,8 @@ async def test_the_late_receipt_of_a_frozen_worker_revives_its_job(
     settings: Settings, queue: VideoQueue, start_worker: StartWorker, simulator: SimulatorServer
 ) -> None:
     simulator.veo.script(Rule(deed="submit", outcome="late", argument="1s", times=1))
-    frozen = await start_worker(settings)
+    # It is frozen for less than it would wait for the answer.
+    frozen = await start_worker(settings.model_copy(update={"submit_timeout_s": 60}))
     job = await queue.enqueue(VideoRequest(provider="veo", prompt="a tram in the sun"))
     async with asyncio.timeout(REACH_TIMEOUT_S):
         await simulator.veo.arrived("submit")

@@ -264,7 +264,7 @@ async def _busy(queue: VideoQueue, settings: Settings) -> list[VideoJob]:
         async with connection.transaction():
             broken = await queue.enqueue(tram(), user_id="alice", connection=connection)
             await connection.execute(
-                """UPDATE video_jobs SET parameters = '{"nonsense": 1}' WHERE id = $1""", broken.id
+                """UPDATE video_jobs SET parameters = '{"images": 7}' WHERE id = $1""", broken.id
             )
     finally:
         await connection.close()

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from tests.journeys.conftest import StartWorker
+from tests.journeys.conftest import StartWorker, all_generating
 from vidgen import JobStatus, VideoRequest
 from vidgen.dev.servers import ValkeyServer
 from vidgen.job import EventType, Stage
@@ -56,11 +56,10 @@ async def test_a_terminated_worker_hands_its_polls_over_at_once(
 async def test_a_killed_worker_s_videos_go_on_without_a_second_submit(
     settings: Settings, queue: VideoQueue, start_worker: StartWorker, simulator: SimulatorServer
 ) -> None:
-    simulator.sora.generation_s = 2
+    simulator.sora.generation_s = 4
     first = await start_worker(settings)
     await queue.enqueue_many([SORA] * 20)
-    async with asyncio.timeout(20):
-        await simulator.sora.arrived("poll", 20)
+    await all_generating(queue, 20)
     await start_worker(settings)
 
     await first.stop(signal.SIGKILL)
@@ -123,8 +122,7 @@ async def test_a_worker_ends_in_good_order_while_redis_is_mute(
         worker = await start_worker(settings)
         async with VideoQueue(settings) as queue:
             jobs = await queue.enqueue_many([SORA] * 40)
-            async with asyncio.timeout(20):
-                await simulator.sora.arrived("poll", 40)
+            await all_generating(queue, 40)
             server = psutil.Process(int((redis.folder / "valkey.pid").read_text()))
             server.suspend()
             try:

@@ -11,11 +11,8 @@ import aiohttp
 import psutil
 import pytest
 
-from tests.by_hand import Hand
 from tests.server.conftest import TOKEN, Client
-from vidgen import VideoRequest
 from vidgen.errors import SettingsError
-from vidgen.queue import VideoQueue
 from vidgen.resources import Resources
 from vidgen.server.app import serving
 from vidgen.settings import Settings
@@ -131,12 +128,8 @@ async def test_a_wrong_method_is_told_the_right_one(admin: Client) -> None:
     assert "GET" in response.headers["Allow"]
 
 
-async def test_a_defect_of_ours_shows_no_traceback(
-    admin: Client, queue: VideoQueue, hand: Hand, resources: Resources
-) -> None:
-    await hand.fail(await queue.enqueue(VideoRequest(provider="sora", prompt="a tram")))
-    async with resources.database.connection() as connection:
-        await connection.execute("""UPDATE video_jobs SET operation = '{"nobody": "reads this"}'""")
+async def test_a_defect_of_ours_shows_no_traceback(admin: Client, resources: Resources) -> None:
+    object.__setattr__(resources, "database", None)
 
     async with admin.get("/api/admin/queue") as response:
         text = await response.text()
@@ -145,7 +138,7 @@ async def test_a_defect_of_ours_shows_no_traceback(
     body = await response.json()
     assert (body["code"], body["success"]) == ("internal_error", False)
     assert "Traceback" not in text
-    assert "TypeError" not in text
+    assert "NoneType" not in text
 
 
 @pytest.mark.parametrize(

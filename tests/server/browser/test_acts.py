@@ -142,7 +142,7 @@ async def test_a_job_in_line_is_cancelled_for_free(open_page: OpenPage, world: W
     await confirm(page, "Cancel the job")
 
     await expect(page.locator(".pill")).to_have_text("cancelled")
-    await expect(page.locator(".banner")).to_contain_text("it cost nothing")
+    await expect(page.locator(".banner")).to_contain_text("It cost nothing")
     assert (await world.queue.get(job.id)).status is JobStatus.CANCELLED
 
 
