@@ -15,10 +15,12 @@ from tests.conftest import environment_of
 from vidgen.job import Stage
 from vidgen.queue import VideoQueue
 from vidgen.settings import Settings
+from vidgen.simulator.server import SimulatorServer
 
 ARQ = Path(sys.executable).with_name("arq")
 READY_TIMEOUT_S = 40
 STOP_TIMEOUT_S = 20
+FAR_S = 600.0  # no video is done before `finish_all` says so
 
 
 class WorkerProcess:
@@ -102,6 +104,12 @@ class WorkerProcess:
 
 
 StartWorker = Callable[..., Any]
+
+
+def finish_all(simulator: SimulatorServer) -> None:
+    """Let every video that is being generated be ready."""
+    for generation in simulator.sora.generations.values():
+        generation.ready_at = generation.created_at
 
 
 async def all_generating(queue: VideoQueue, count: int) -> None:

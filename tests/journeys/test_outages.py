@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from redis.asyncio import Redis
 
-from tests.journeys.conftest import StartWorker
+from tests.journeys.conftest import FAR_S, StartWorker, finish_all
 from tests.journeys.test_crashes import has_said, until
 from tests.proxy import Proxy, proxy_of
 from vidgen import JobStatus, VideoJob, VideoRequest
@@ -36,7 +36,6 @@ END_TIMEOUT_S = 50
 HAND_OVER_S = 5.0
 AWAY_S = 4.0  # longer than a lease
 WAYS = ["database_url", "redis_url", "s3_endpoint_url", "openai_base_url"]
-FAR_S = 600.0  # no video is done before we say so
 FEW_LINES = 300  # a worker that spins writes thousands
 
 
@@ -93,12 +92,6 @@ async def test_a_worker_that_is_terminated_under_load_hands_everything_over_with
     record_property("hand_over_max_s", waits[-1])
     assert waits[-1] < HAND_OVER_S
     await all_paid_once(queue, simulator, jobs)
-
-
-def finish_all(simulator: SimulatorServer) -> None:
-    """Let every video that is being generated be ready."""
-    for generation in simulator.sora.generations.values():
-        generation.ready_at = generation.created_at
 
 
 async def claimed_after(queue: VideoQueue, job: VideoJob, at: datetime) -> datetime:

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from tests.journeys.conftest import StartWorker, all_generating
+from tests.journeys.conftest import FAR_S, StartWorker, all_generating, finish_all
 from vidgen import JobStatus, VideoRequest
 from vidgen.dev.servers import ValkeyServer
 from vidgen.job import EventType, Stage
@@ -36,15 +36,15 @@ async def all_completed(queue: VideoQueue, count: int) -> None:
 async def test_a_terminated_worker_hands_its_polls_over_at_once(
     settings: Settings, queue: VideoQueue, start_worker: StartWorker, simulator: SimulatorServer
 ) -> None:
-    simulator.sora.generation_s = 3
+    simulator.sora.generation_s = FAR_S
     first = await start_worker(settings)
     job = await queue.enqueue(SORA)
-    async with asyncio.timeout(10):
-        await simulator.sora.arrived("poll")
+    await all_generating(queue, 1)
     await start_worker(settings)
 
     code = await first.stop()
 
+    finish_all(simulator)
     done = await queue.wait(job.id, timeout=20)
     assert code == 0
     assert (done.status, done.attempt) == (JobStatus.COMPLETED, 1)
@@ -56,7 +56,7 @@ async def test_a_terminated_worker_hands_its_polls_over_at_once(
 async def test_a_killed_worker_s_videos_go_on_without_a_second_submit(
     settings: Settings, queue: VideoQueue, start_worker: StartWorker, simulator: SimulatorServer
 ) -> None:
-    simulator.sora.generation_s = 4
+    simulator.sora.generation_s = FAR_S
     first = await start_worker(settings)
     await queue.enqueue_many([SORA] * 20)
     await all_generating(queue, 20)
@@ -64,6 +64,7 @@ async def test_a_killed_worker_s_videos_go_on_without_a_second_submit(
 
     await first.stop(signal.SIGKILL)
 
+    finish_all(simulator)
     await all_completed(queue, 20)
     assert len(simulator.sora.bill) == 20
 
@@ -75,10 +76,10 @@ async def test_a_job_goes_on_while_redis_is_emptied(
     await start_worker(settings.model_copy(update={"concurrency": 5}))
     await queue.enqueue_many([SORA] * 15)
 
-    async with Redis.from_url(settings.redis_url) as redis:
-        for _ in range(5):
-            await simulator.sora.arrived("poll", len(simulator.sora.of("poll")) + 1)
+    async with Redis.from_url(settings.redis_url) as redis, asyncio.timeout(40):
+        while (await queue.stats()).completed < 15:
             await redis.flushall()
+            await asyncio.sleep(0.5)
 
     await all_completed(queue, 15)
     assert len(simulator.sora.bill) == 15
