@@ -354,3 +354,20 @@ async def turns_of(redis: Redis, clock: Clock, number: int) -> dict[bytes, float
     }
     assert len(mine) == 1
     return mine
+
+
+async def test_turns_of_several_accounts_are_put_back_while_others_are_asked_for(
+    redis: Redis,
+) -> None:
+    limit = RateLimit(redis, limit_per_min=10)
+    for number in range(5):
+        await limit.reserve("sora", f"known-{number}", UUID(int=number), ahead=False)
+    await redis.flushall()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(10):
+            name = f"new-{number}" if number % 2 else f"known-{number // 2}"
+            group.create_task(limit.reserve("sora", name, UUID(int=100 + number), ahead=False))
+
+    used = [await limit.used("sora", f"known-{number}") for number in range(5)]
+    assert used == [2] * 5

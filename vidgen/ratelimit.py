@@ -220,7 +220,7 @@ class RateLimit:
 
     async def _put_back(self, mark: str) -> None:
         """Remind Redis of our turns of all accounts; from then on it is the one with *mark*."""
-        for key, turns in self._granted.items():
+        for key, turns in list(self._granted.items()):  # another account may be asked for meanwhile
             await self._restore(keys=[key], args=[self._window_ms, self._horizon_ms, *_flat(turns)])
         self._mark = mark
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import SORA
-from vidgen.pipeline.leases import InterruptedStageError, Interruption
+from vidgen.pipeline.leases import Held, InterruptedStageError, Interruption
 from vidgen.store.pool import Connection
 
 
@@ -37,5 +37,26 @@ async def test_work_is_stopped_in_time_while_a_heartbeat_hangs(carrier: Carrier)
         finally:
             object.__setattr__(database, "connection", lend)
             answers.set()
+
+    assert interrupted.value.why is Interruption.LEASE_LOST
+
+
+async def test_a_lease_may_be_lost_while_its_work_is_being_left_for_another_reason(
+    carrier: Carrier,
+) -> None:
+    job = await carrier.enqueue(SORA)
+
+    async def work(held: Held) -> None:
+        async with held.interruptible():
+            held.interrupt(Interruption.HAND_OVER, urgent=False)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                held.interrupt(Interruption.LEASE_LOST, urgent=True)
+
+    async with carrier.leases.claim(job.id) as held:
+        assert held is not None
+        with pytest.raises(InterruptedStageError) as interrupted:
+            await work(held)
 
     assert interrupted.value.why is Interruption.LEASE_LOST

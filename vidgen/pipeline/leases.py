@@ -156,7 +156,8 @@ class Held:
             self._cut(scope, only_if_urgent=only_if_urgent)
 
     def _cut(self, scope: asyncio.Timeout, *, only_if_urgent: bool) -> None:
-        if self._why is not None and (self._urgent or not only_if_urgent):
+        # One that is being left already cannot be left once more.
+        if self._why is not None and (self._urgent or not only_if_urgent) and not scope.expired():
             scope.reschedule(asyncio.get_running_loop().time())
 
 
