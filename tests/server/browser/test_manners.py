@@ -183,6 +183,21 @@ async def test_a_lost_connection_is_said_and_mended(open_page: OpenPage, world: 
         await page.close()
 
 
+async def test_a_question_asked_once_does_not_keep_the_connection_lost(
+    open_page: OpenPage, world: World
+) -> None:
+    page = await open_page("#/workers", allow="net::ERR")
+    await page.route("**/api/providers", lambda route: route.abort(), times=1)
+
+    async with page.expect_response("**/api/providers"):
+        async with page.expect_event("requestfailed"):
+            await page.evaluate("location.hash = '#/jobs'")
+        await expect(page.locator("main")).to_contain_text("No jobs yet")
+        await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+    await expect(page.get_by_text("Connection lost, trying again …")).to_be_hidden()
+
+
 async def test_a_server_that_starts_again_is_found_again(open_page: OpenPage, world: World) -> None:
     port = free_port()
     bar = "Connection lost, trying again …"

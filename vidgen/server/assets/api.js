@@ -33,7 +33,11 @@ function note(method, path, problem) {
   if (method !== "GET") return; // what was done by hand is told where it was done
   const before = unanswered.size;
   const now = Date.now();
-  for (const [other, { at }] of unanswered) if (now - at > REMEMBERED_MS) unanswered.delete(other);
+  const reached = problem?.status !== 0;
+  for (const [other, { problem: old, at }] of unanswered) {
+    // An answer to any question ends what a lost connection left: some questions are asked once.
+    if (now - at > REMEMBERED_MS || (reached && old.status === 0)) unanswered.delete(other);
+  }
   if (problem && AWAY.has(problem.status)) unanswered.set(path, { problem, at: now });
   else unanswered.delete(path);
   if (unanswered.size !== before) onAway(unanswered.values().next().value?.problem ?? null);

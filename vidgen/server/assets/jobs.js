@@ -22,6 +22,7 @@ export function mount(root, context) {
   let asked = null;
   let timer = null;
   let gone = false;
+  let named = false;
 
   const head = rows.head();
   const list = h("ol.rows", { aria: { label: "Jobs, newest first" } });
@@ -41,12 +42,19 @@ export function mount(root, context) {
   );
   fill();
   look();
-  get("/api/providers").then(({ providers }) => {
-    for (const provider of providers) {
-      if (![...filters.provider.input.options].some((option) => option.value === provider.name)) filters.provider.input.append(h("option", { value: provider.name }, provider.name));
-    }
-    fill();
-  }, () => {});
+  askNames();
+
+  // Until it was answered once: with each refresh again.
+  function askNames() {
+    if (named) return;
+    get("/api/providers").then(({ providers }) => {
+      named = true;
+      for (const provider of providers) {
+        if (![...filters.provider.input.options].some((option) => option.value === provider.name)) filters.provider.input.append(h("option", { value: provider.name }, provider.name));
+      }
+      fill();
+    }, () => {});
+  }
 
   function fields() {
     const typed = (key, words, props = {}) => {
@@ -153,7 +161,10 @@ export function mount(root, context) {
   }
 
   return {
-    refresh: soon,
+    refresh() {
+      askNames();
+      soon();
+    },
     tick: () => rows.draw(list, shown),
     event(event) {
       const job = shown.find((one) => one.id === event.job_id);
