@@ -9,6 +9,7 @@ import pytest
 
 from vidgen import VideoJob, VideoRequest
 from vidgen.dispatch import Dispatch
+from vidgen.live import Wakes
 from vidgen.pipeline import sweep
 from vidgen.pipeline.carry import carry
 from vidgen.pipeline.leases import Leases
@@ -24,10 +25,11 @@ LONGEST_NAP_S = 0.02
 class Carrier:
     """Carries jobs as the worker's coroutine does."""
 
-    def __init__(self, resources: Resources, leases: Leases, lookout: Lookout) -> None:
+    def __init__(self, resources: Resources, leases: Leases, wakes: Wakes) -> None:
         self.resources = resources
         self.leases = leases
-        self.lookout = lookout
+        self.lookout = Lookout(resources, leases, wakes)
+        self._wakes = wakes
         self.queue = VideoQueue.sharing(resources.settings, resources.database, resources.redis)
 
     async def enqueue(self, request: VideoRequest) -> VideoJob:
@@ -36,7 +38,8 @@ class Carrier:
     async def carry(self, job: VideoJob) -> VideoJob:
         """Take *job* as far as it goes in one go."""
         dispatch = Dispatch(job_id=job.id, epoch=job.lease_epoch)
-        await carry(self.resources, self.leases, self.lookout, dispatch)
+        with self._wakes.expected(job.id):
+            await carry(self.resources, self.leases, self.lookout, dispatch)
         return await self.queue.get(job.id)
 
     async def finish(self, job: VideoJob) -> VideoJob:
@@ -77,9 +80,9 @@ async def carrying(resources: Resources) -> AsyncIterator[Carrier]:
         async with asyncio.TaskGroup() as group:
             leases = Leases(resources, group)
             await leases.join()
-            lookout = Lookout(resources, leases)
-            loops = [group.create_task(leases.run()), group.create_task(lookout.run())]
-            ready.set_result(Carrier(resources, leases, lookout))
+            carrier = Carrier(resources, leases, Wakes())
+            loops = [group.create_task(leases.run()), group.create_task(carrier.lookout.run())]
+            ready.set_result(carrier)
             await stop.wait()
             for loop in loops:
                 loop.cancel()

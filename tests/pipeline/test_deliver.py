@@ -314,6 +314,29 @@ async def test_a_receiver_that_is_not_there_is_tried_again(
     assert (refused.state, refused.last_status) == ("pending", None)
 
 
+async def test_one_that_cannot_be_made_ends_no_other(
+    resources: Resources, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, broken), (_, sound) = (
+        await ended(resources, receiver.url),
+        await ended(resources, receiver.url),
+    )
+    make = deliver.body_of
+
+    def make_all_but_one(delivery: Delivery) -> bytes:
+        if delivery.id == broken.id:
+            raise KeyError(delivery.type)
+        return make(delivery)
+
+    monkeypatch.setattr(deliver, "body_of", make_all_but_one)
+    async with delivering(signing(resources)):
+        delivered = await when_over(resources, sound)
+        refused = await when(resources, broken, lambda found: found.last_error is not None)
+
+    assert delivered.state is DeliveryState.DELIVERED
+    assert refused.last_error == "It could not be made; the worker's log says why."
+
+
 # --- rude receivers ---
 
 

@@ -1,7 +1,7 @@
 """Many videos are looked at with one list; what a list cannot say is asked one by one."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from tests.pipeline.conftest import Carrier, carrying
 from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
-from vidgen import JobStatus, VideoJob, VideoRequest
+from vidgen import JobStatus, VideoJob, VideoRequest, forecast
 from vidgen.pipeline import lookout
 from vidgen.resources import open_resources
 from vidgen.settings import Settings
@@ -21,6 +21,7 @@ __all__ = ["quick"]
 
 MANY = 30
 GENERATION_S = 1.5
+PATIENCE_S = 15
 
 
 @pytest.fixture
@@ -119,14 +120,11 @@ async def test_what_a_list_calls_failed_is_looked_at_before_it_is_believed(
 
 
 @asynccontextmanager
-async def stale_gateway(origin: str) -> AsyncIterator[str]:
-    """The address of a gateway before *origin* that answers with the first full list for ever."""
-    kept: list[bytes] = []
+async def gateway(origin: str, lists: Callable[[bytes], bytes]) -> AsyncIterator[str]:
+    """The address of a gateway before *origin* that answers with what *lists* makes of a list."""
 
     async def pass_on(request: web.Request) -> web.Response:
         is_list = request.method == "GET" and request.path == "/v1/videos"
-        if is_list and kept:
-            return web.Response(body=kept[0], content_type="application/json")
         async with session.request(
             request.method,
             f"{origin}{request.path_qs}",
@@ -135,7 +133,7 @@ async def stale_gateway(origin: str) -> AsyncIterator[str]:
         ) as answer:
             body = await answer.read()
         if is_list:
-            kept.append(body)
+            body = lists(body)
         return web.Response(status=answer.status, body=body, content_type=answer.content_type)
 
     app = web.Application(client_max_size=2**24)
@@ -148,8 +146,14 @@ async def test_a_list_that_stands_still_hides_no_finished_video(
     settings: Settings, simulator: SimulatorServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lookout, "OWN_LOOK_EVERY_S", 0.5)
+    kept: list[bytes] = []
+
+    def as_at_first(listed: bytes) -> bytes:
+        kept.append(listed)
+        return kept[0]
+
     async with (
-        stale_gateway(simulator.sora.url.removesuffix("/v1")) as url,
+        gateway(simulator.sora.url.removesuffix("/v1"), as_at_first) as url,
         open_resources(settings.model_copy(update={"openai_base_url": url})) as resources,
         carrying(resources) as carrier,
     ):
@@ -157,3 +161,34 @@ async def test_a_list_that_stands_still_hides_no_finished_video(
 
     assert {job.status for job in jobs} == {JobStatus.COMPLETED}
     assert simulator.sora.counts["list"] >= 1
+
+
+async def test_a_list_that_keeps_calling_a_running_video_failed_is_doubted_once(
+    settings: Settings, simulator: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookout, "SHORTEST_PACE_S", 0.01)
+    monkeypatch.setattr(forecast, "look_in_s", lambda *_: 2.0)
+    simulator.sora.generation_s = 60.0
+    videos, enough, lists = 40, asyncio.Event(), 0
+
+    def gloomy(listed: bytes) -> bytes:
+        nonlocal lists
+        lists += 1
+        if lists == 12:
+            enough.set()
+        return listed.replace(b'"in_progress"', b'"failed"').replace(b'"queued"', b'"failed"')
+
+    async with (
+        gateway(simulator.sora.url.removesuffix("/v1"), gloomy) as url,
+        open_resources(
+            settings.model_copy(update={"openai_base_url": url, "poll_interval_s": 2.0})
+        ) as resources,
+        carrying(resources) as carrier,
+        asyncio.TaskGroup() as group,
+    ):
+        carried = group.create_task(made(carrier, SORA, count=videos))
+        async with asyncio.timeout(PATIENCE_S):
+            await enough.wait()
+        carried.cancel()
+
+    assert videos < simulator.sora.counts["poll"] < videos * lists / 2

@@ -13,8 +13,8 @@ from tests.pipeline.test_failures import SORA, a_rule, quick
 from tests.spans import ENDPOINT, Spans, parent_id, recording, span_id, trace_id
 from vidgen import JobStatus
 from vidgen.job import EventType, Stage, VideoJob
+from vidgen.live import Wakes
 from vidgen.pipeline.leases import Leases
-from vidgen.pipeline.lookout import Lookout
 from vidgen.resources import Resources
 from vidgen.settings import Settings
 from vidgen.simulator.server import SimulatorServer
@@ -151,7 +151,7 @@ async def a_worker(resources: Resources) -> AsyncIterator[Carrier]:
         await leases.join()
         loop = group.create_task(leases.run())
         try:
-            yield Carrier(resources, leases, Lookout(resources, leases))
+            yield Carrier(resources, leases, Wakes())
         finally:
             loop.cancel()
 

@@ -144,7 +144,12 @@ class Deliverer:
             tracing.within(traceparent if isinstance(traceparent, str) else None),
             tracing.span("vidgen.deliver", job_id=delivery.job_id) as spot,
         ):
-            outcome = _judged(delivery, await self._try(client, delivery), self._resources.jitter())
+            try:
+                answer = await self._try(client, delivery)
+            except Exception as error:  # noqa: BLE001  a defect in one must not end all others
+                logger.opt(exception=error).error("webhook not sent")
+                answer = _Answer(error="It could not be made; the worker's log says why.")
+            outcome = _judged(delivery, answer, self._resources.jitter())
             spot.tell(outcome=outcome.state, attempt=delivery.attempts)
             await self._settle(delivery, outcome)
         self._sending.pop((delivery.id, delivery.attempts), None)
@@ -190,7 +195,7 @@ class Deliverer:
                 async with self._resources.database.connection() as connection:
                     latest = await deliveries.settle(connection, delivery, outcome)
                 break
-            except DatabaseError as error:
+            except (DatabaseError, InternalError) as error:
                 if wait_s is None:
                     logger.warning("webhook will be sent again", reason=error.message)
                     return

@@ -22,6 +22,7 @@ from vidgen import forecast, live, metrics
 from vidgen.errors import (
     AuthError,
     DatabaseError,
+    InternalError,
     KeyUnreadableError,
     ProviderError,
     QuotaExhaustedError,
@@ -63,6 +64,7 @@ class Follower:
         listed: What a list last told of it.
         good_until: For how long that will do in place of a look.
         was_called: The provider itself has news of it.
+        disbelieved: A list said that it failed, and its own look did not.
     """
 
     job: VideoJob
@@ -71,6 +73,7 @@ class Follower:
     listed: Progress | None = None
     good_until: float = 0.0
     was_called: bool = False
+    disbelieved: bool = False
 
 
 @dataclass(slots=True)
@@ -155,9 +158,11 @@ class Lookout:
                 return listed
             case Running() as listed if will_do and not is_called:
                 return listed
-            case Running() | Failed() | None:
+            case Running() | Failed() | None as listed:
                 follower.looked_at, follower.listed = now, None
-                return await look(self._resources, follower.job)
+                progress = await look(self._resources, follower.job)
+                follower.disbelieved = isinstance(listed, Failed) and isinstance(progress, Running)
+                return progress
 
     def wait_s(self, follower: Follower, wish_s: float | None) -> float:
         """How long to wait before the next look: as the server wishes, else as such videos take."""
@@ -184,7 +189,7 @@ class Lookout:
             try:
                 async with self._resources.database.connection() as connection:
                     self._learnt = await history.durations(connection)
-            except DatabaseError as error:
+            except (DatabaseError, InternalError) as error:
                 logger.debug("nothing learnt", reason=error.message)
             await asyncio.sleep(LEARN_EVERY_S)
 
@@ -253,8 +258,12 @@ class Lookout:
             case Running(percent=percent):
                 if percent is not None:
                     self.board.note(follower.job, percent)
-            case Succeeded() | Failed():
+            case Succeeded():
                 self._wakes.wake(follower.job.id)
+            case Failed():
+                # A list that keeps saying so must not have it looked at with every page.
+                if not follower.disbelieved:
+                    self._wakes.wake(follower.job.id)
 
     def _give_up(self, shelf: _Shelf, *, reason: str) -> None:
         shelf.useless_until = asyncio.get_running_loop().time() + USELESS_FOR_S
