@@ -27,6 +27,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.rows import ROWS
 from tests.bench.watchers import verdict
 from tests.bench.world import Crew, World, open_world
 from tests.conftest import environment_of
@@ -41,49 +42,7 @@ END_TIMEOUT_S = 300.0
 SAMPLE_S = 0.1
 MIB = 1024 * 1024
 ASKED = 20  # times, each path
-# As a year of work would leave them: most are completed, some of them failed long ago and are
-# archived, a few thousand wait or can be retried. What is rare is what a list looks for longest.
-ROWS = """
-INSERT INTO video_jobs (
-    id, status, stage, provider, model, prompt, parameters, fingerprint, scene_id, user_id, due_at,
-    attempt, max_attempts, operation, progress, error_code, error_message, storage_key, size_bytes,
-    sha256, actual_cost_micros, created_at, started_at, intent_at, submitted_at, generated_at,
-    completed_at, deadline_s, archived_at, metadata
-)
-SELECT
-    (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7'
-        || lpad(to_hex(n % 4096), 3, '0') || '8' || lpad(to_hex(n), 15, '0'))::uuid,
-    status, CASE status WHEN 'completed' THEN 'transferring' ELSE 'queued' END,
-    CASE WHEN n % 10 < 7 THEN 'sora' ELSE 'veo' END,
-    CASE WHEN n % 10 >= 7 THEN 'veo-3.1-generate-001' WHEN n % 50000 = 5 THEN 'sora-2-pro'
-         ELSE 'sora-2' END,
-    'a tram in the rain, number ' || n, '{"seconds": 8, "size": "1280x720", "images": []}',
-    'f', 'scene-' || n % 100000, 'user-' || n % 1000,
-    CASE status WHEN 'pending' THEN at END,
-    (status <> 'pending')::integer, 3,
-    CASE status WHEN 'completed'
-        THEN jsonb_build_object('provider', 'sora', 'id', 'v' || n, 'endpoint', 'https://x/v1',
-                                'model', 'sora-2', 'credential_id', 'server') END,
-    CASE status WHEN 'completed' THEN 100 ELSE 0 END,
-    CASE WHEN status <> 'failed' THEN NULL WHEN n % 1000 = 7 THEN 'quota_exhausted'
-         ELSE 'content_blocked' END,
-    CASE status WHEN 'failed' THEN 'The provider refused it.' END,
-    CASE status WHEN 'completed' THEN 'videos/' || n || '.mp4' END,
-    CASE status WHEN 'completed' THEN 2000000 END,
-    CASE status WHEN 'completed' THEN repeat('ab', 32) END,
-    CASE status WHEN 'pending' THEN NULL ELSE 800000 END,
-    at, at, at, CASE status WHEN 'completed' THEN at END, CASE status WHEN 'completed' THEN at END,
-    CASE status WHEN 'pending' THEN NULL ELSE at + interval '90 seconds' END,
-    1800,
-    CASE WHEN status IN ('failed', 'cancelled') AND at < now() - interval '1 day' THEN now() END,
-    '{"order": 4711}'
-FROM (
-    SELECT n, now() - (interval '60 days') * (1 - n / $1::float8) - interval '2 minutes' AS at,
-           CASE WHEN n > $1 - 2000 THEN 'pending' WHEN n % 25 = 7 THEN 'failed'
-                WHEN n % 100 = 11 THEN 'cancelled' ELSE 'completed' END AS status
-    FROM generate_series(1, $1::bigint) AS n
-) AS made
-"""
+WAITING = 2000  # of all rows
 PATHS = [
     "/api/queue",
     "/api/admin/queue",
@@ -284,7 +243,7 @@ async def _judged(world: World, told: list[dict[str, Any]], first: int) -> Count
 async def _ask(world: World, rows: int) -> dict[str, Any]:
     """p50 and p95 of each path in milliseconds, over so many *rows*."""
     async with connect(world.settings.database_url) as connection:
-        await connection.execute(ROWS, rows, timeout=1800)
+        await connection.execute(ROWS, 0, rows, WAITING, timeout=1800)
         await connection.execute("VACUUM ANALYZE", timeout=1800)
     loop = asyncio.get_running_loop()
     figures: dict[str, Any] = {"rows": rows}
