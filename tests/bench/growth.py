@@ -14,6 +14,7 @@ import random
 import statistics
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -162,10 +163,14 @@ async def _postmaster(world: World) -> psutil.Process:
 
 
 def _family_s(postmaster: psutil.Process) -> float:
-    """Of all that there are, and of those that have ended."""
-    ended = postmaster.cpu_times()
-    gone_s = ended.children_user + ended.children_system
-    return gone_s + _cpu_s([postmaster, *postmaster.children()])
+    """Of all that there are, and of those that have ended; none may end while we count."""
+    while True:
+        with suppress(psutil.NoSuchProcess):
+            children = postmaster.children()
+            alive_s = _cpu_s([postmaster, *children])
+            ended = postmaster.cpu_times()
+            if postmaster.children() == children:
+                return alive_s + ended.children_user + ended.children_system
 
 
 def _cpu_s(processes: list[psutil.Process]) -> float:
