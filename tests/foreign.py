@@ -54,7 +54,7 @@ from vidgen.providers.http import MAX_ANSWER_BYTES, MAX_ERROR_BYTES, ProviderHtt
 from vidgen.providers.protocol import Asset, Credential, Provider, ResultStream, Succeeded
 from vidgen.providers.registry import FindsRecent, Providers, ProvidersConfig
 from vidgen.providers.sora import SoraProvider
-from vidgen.providers.veo import VeoProvider
+from vidgen.providers.veo import VeoProvider, endpoints_of
 from vidgen.queue import VideoQueue, _check_wish, _Wish
 from vidgen.server import stream
 from vidgen.server.app import operations
@@ -183,18 +183,18 @@ async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
 def provider_of(name: str, data: bytes) -> tuple[Provider, Hostile]:
     http = Canned(data)
     home = "https://h.example"
-    config = ProvidersConfig(
-        gemini_base_url=f"{home}/v1",
-        vertex_project="p",
-        vertex_base_url=f"{home}/v1",
-        gcs_base_url=home,
+    config = ProvidersConfig.of(
+        GEMINI_BASE_URL=f"{home}/v1",
+        GOOGLE_CLOUD_PROJECT_ID="p",
+        VERTEX_BASE_URL=f"{home}/v1",
+        GCS_BASE_URL=home,
     )
     hostile = Hostile(
         name=name, providers=Providers(config=config, http=http, by_name={}), url=home
     )
     if name == "sora":
         return SoraProvider(f"{home}/v1", "bearer", http), hostile
-    return VeoProvider(config.veo_endpoints, http, Tokens()), hostile
+    return VeoProvider(endpoints_of(config.endpoints), http, Tokens()), hostile
 
 
 CREDENTIAL = Credential(id="server", secret=KEY)

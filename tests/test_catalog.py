@@ -1,6 +1,5 @@
 """The catalog refuses what would fail after it was paid, and says what is allowed instead."""
 
-from dataclasses import replace
 from datetime import date
 from io import BytesIO
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vidgen.catalog import Endpoints, Quote, find, models, quote, veo_api
+from vidgen.catalog import Endpoints, Quote, find, models, quote, vendor, vendors
 from vidgen.errors import (
     InvalidRequestError,
     ModelRetiredError,
@@ -17,12 +16,14 @@ from vidgen.errors import (
     VidgenError,
 )
 from vidgen.job import ImageRole, InputImage, VideoRequest
+from vidgen.settings import Settings, describe
 
 TODAY = date(2026, 11, 23)
-COMPATIBLE = Endpoints(
-    sora_is_vendor=False, gemini_is_vendor=False, gemini_configured=True, vertex_configured=True
+KEYS = {"OPENAI_API_KEY": "k", "GEMINI_API_KEY": "k", "GOOGLE_CLOUD_PROJECT_ID": "p"}
+VENDORS = Endpoints.of(KEYS)
+COMPATIBLE = VENDORS.over(
+    {"OPENAI_BASE_URL": "http://gateway/v1", "GEMINI_BASE_URL": "http://gateway/v1beta"}
 )
-VENDORS = replace(COMPATIBLE, sora_is_vendor=True, gemini_is_vendor=True)
 
 
 def asked(
@@ -64,7 +65,7 @@ def test_veo_s_defaults_are_filled_in() -> None:
 
 
 def test_without_vertex_the_default_is_the_gemini_model() -> None:
-    found = asked(endpoints=replace(COMPATIBLE, vertex_configured=False))
+    found = asked(endpoints=COMPATIBLE.over({"GOOGLE_CLOUD_PROJECT_ID": ""}))
 
     assert found.request.model == "veo-3.1-generate-preview"
 
@@ -179,8 +180,8 @@ def test_sora_s_first_frame_must_have_the_size_of_the_video() -> None:
 
 
 def test_unknown_names_are_answered_by_the_known_ones() -> None:
-    with pytest.raises(UnknownProviderError, match="'runway'; known are sora, veo"):
-        asked("runway")
+    with pytest.raises(UnknownProviderError, match="'acme'; known are sora, veo"):
+        asked("acme")
     with pytest.raises(UnknownModelError, match="known are sora-2, "):
         asked("sora", model="sora-3")
 
@@ -232,31 +233,60 @@ def test_veo_on_vertex_has_no_last_day() -> None:
     assert asked(model="veo-3.1-generate-001", endpoints=VENDORS).model is not None
 
 
-def test_endpoints_are_read_off_the_addresses() -> None:
+def test_whether_a_vendor_is_asked_is_read_off_the_address() -> None:
+    (openai,), (vertex, gemini) = vendor("sora").interfaces, vendor("veo").interfaces
     found = Endpoints.of(
-        openai_base_url="https://API.openai.com:443/v1/",
-        gemini_base_url="http://localhost:9/v1beta",
-        gemini_configured=False,
-        vertex_configured=True,
+        {
+            "OPENAI_BASE_URL": "https://API.openai.com:443/v1/",
+            "GEMINI_BASE_URL": "http://localhost:9/v1beta",
+        }
     )
 
-    assert found.sora_is_vendor
-    assert not found.gemini_is_vendor
+    assert openai.is_vendor(found)
+    assert not gemini.is_vendor(found)
+    assert vertex.is_vendor(found)
+    assert [each.is_offered(found) for each in (openai, gemini, vertex)] == [False, True, False]
 
 
 def test_every_model_accepts_its_own_defaults_and_prices_them() -> None:
     for model in models():
-        found = asked(model.provider, model=model.name)
+        needed = tuple(
+            InputImage(role=role, key=f"in/{role}.png")
+            for role, (least, _) in model.images.items()
+            for _ in range(least)
+        )
+        found = asked(model.provider, model=model.name, images=needed, today=date(2026, 1, 1))
 
         assert found.model is find(model.provider, model.name)
-        assert found.cost_micros
+        assert found.cost_micros or not (model.prices or model.cost)
+
+
+def test_every_provider_is_declared_whole() -> None:
+    names = {setting.name for setting in describe()}
+    settings = Settings()
+    interfaces = [each for one in vendors() for each in one.interfaces]
+    for one in vendors():
+        assert set(one.variables) <= names
+        assert all(one.model(name) is not None for name in one.default_models)
+        for model in one.models:
+            assert model.provider == one.name
+            assert model.api in {each.name for each in one.interfaces}
+            assert model.default_seconds is None or model.default_seconds in model.seconds
+        for interface in one.interfaces:
+            default = settings.variable(interface.base_url_variable)
+            assert default == (interface.base_url or "")
+            assert set(interface.owners) <= set(interface.variables)
+    for word in ("account", "key_name"):
+        assert len({getattr(each, word) for each in interfaces}) == len(interfaces)
 
 
 def test_the_interface_of_a_veo_model_follows_from_its_name() -> None:
-    assert veo_api("veo-3.1-generate-preview", vertex_configured=True) == "gemini"
-    assert veo_api("veo-3.1-generate-001", vertex_configured=False) == "vertex"
-    assert veo_api("veo-4", vertex_configured=True) == "vertex"
-    assert veo_api("veo-4", vertex_configured=False) == "gemini"
+    veo, without = vendor("veo"), VENDORS.over({"GOOGLE_CLOUD_PROJECT_ID": ""})
+
+    assert veo.interface_of("veo-3.1-generate-preview", VENDORS).name == "gemini"
+    assert veo.interface_of("veo-3.1-generate-001", without).name == "vertex"
+    assert veo.interface_of("veo-4", VENDORS).name == "vertex"
+    assert veo.interface_of("veo-4", without).name == "gemini"
 
 
 def test_a_refusal_shows_at_most_a_little_of_what_came() -> None:

@@ -225,7 +225,7 @@ def test_every_name_has_a_unit_or_counts_things() -> None:
     ],
 )
 def test_what_alerts_watch_begins_at_zero(name: str, labels: dict[str, str]) -> None:
-    for provider in catalog.PROVIDERS:
+    for provider in catalog.names():
         if labels.get("model", "").startswith(("", provider)):
             found = metrics.REGISTRY.get_sample_value(name, {"provider": "sora", **labels})
 

@@ -88,12 +88,12 @@ class VideoRequest:
     is spent.
 
     Attributes:
-        provider: `sora` or `veo`.
+        provider: e.g. `sora`, `veo`, `fal`; the catalog has them all.
         model: e.g. `sora-2`, `veo-3.1-generate-001`.
         seconds: Length of the clip.
-        size: `WIDTHxHEIGHT` in pixels, for models that are told pixels (Sora).
-        aspect_ratio: `16:9` or `9:16`, for models that are told a ratio (Veo).
-        resolution: `720p`, `1080p` or `4k`, beside *aspect_ratio*.
+        size: `WIDTHxHEIGHT` in pixels, for models that are told pixels (as Sora's).
+        aspect_ratio: e.g. `16:9`, for models that are told a ratio (as Veo's).
+        resolution: e.g. `720p`, beside *aspect_ratio*.
         audio: Whether the clip has sound, where the model leaves the choice.
         images: First frame, last frame, references.
         extra: Fields of the provider's own wire format, sent as they are.

@@ -15,12 +15,10 @@ import orjson
 from uuid_utils.compat import uuid7
 
 from vidgen import catalog
-from vidgen.catalog import Api
 from vidgen.errors import (
     InvalidRequestError,
     KeyNotFoundError,
     KeyUnreadableError,
-    UnknownProviderError,
 )
 from vidgen.store import keys
 from vidgen.store.keys import ListedKey, SealedUnder, StoredKey
@@ -33,6 +31,13 @@ HINT_CHARS, HINT_FROM_CHARS = 4, 12
 BATCH = 200  # sealed anew with one statement
 
 _API_KEY = re.compile(r"[!-~]{1,4096}", re.ASCII)  # what may stand in a header
+_PAIR = re.compile(r"[!-9;-~]{1,2000}:[!-9;-~]{1,2000}", re.ASCII)
+_FORMS = {"text": _API_KEY, "pair": _PAIR}
+_WANTED = {
+    "text": "an API key",
+    "pair": "an access key and its secret as ACCESS:SECRET",
+    "service_account": "the JSON of a service account",
+}
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{1,126}", re.ASCII)
 _GOOGLE_TOKENS = "https://oauth2.googleapis.com/token"
 # What is kept of a service account; the rest of the file is addresses that nobody should follow.
@@ -47,7 +52,7 @@ class GivenKey:
     """A key as its user brought it, checked."""
 
     provider: str
-    api: Api
+    api: str
     secret: str = field(repr=False)
     hint: str
 
@@ -104,7 +109,8 @@ class Resealed:
 
 def check(provider: str, text: str, *, vertex_base_url: str | None = None) -> GivenKey:
     """
-    The key in *text*: an API key, or for `veo` the JSON of a service account, which is Vertex AI.
+    The key in *text*, in the form that *provider* wants it: an API key, `access:secret`, or the
+    JSON of a service account.
 
     Args:
         vertex_base_url: Where Vertex AI is spoken, if not at Google; it may give tokens, too.
@@ -112,20 +118,20 @@ def check(provider: str, text: str, *, vertex_base_url: str | None = None) -> Gi
     Raises:
         UnknownProviderError, InvalidRequestError: The sentence says what is wanted, not what came.
     """
-    if provider not in catalog.PROVIDERS:
-        known = ", ".join(catalog.PROVIDERS)
-        raise UnknownProviderError(f"There is no provider {provider!r:.60}; known are {known}.")
     secret = text.strip()
-    if provider == "veo" and secret.startswith("{"):
-        return _account(secret, vertex_base_url)
-    if not _API_KEY.fullmatch(secret):
-        wanted = "an API key" + (" or the JSON of a service account" if provider == "veo" else "")
-        raise InvalidRequestError(
-            f"What came is no key for {provider}; wanted {wanted}: 1 to 4096 visible ASCII"
-            " characters."
-        )
-    api: Api = "openai" if provider == "sora" else "gemini"
-    return GivenKey(provider=provider, api=api, secret=secret, hint=_hint(secret))
+    forms = {each.key_form: each for each in catalog.vendor(provider).interfaces}
+    is_account = secret.startswith("{") and "service_account" in forms
+    if is_account:
+        return _account(provider, forms["service_account"].name, secret, vertex_base_url)
+    for form, interface in forms.items():
+        if form != "service_account" and _FORMS[form].fullmatch(secret):
+            return GivenKey(
+                provider=provider, api=interface.name, secret=secret, hint=_hint(secret)
+            )
+    wanted = " or ".join(_WANTED[form] for form in sorted(forms, key=list(_WANTED).index))
+    raise InvalidRequestError(
+        f"What came is no key for {provider}; wanted {wanted}: 1 to 4096 visible ASCII characters."
+    )
 
 
 async def add(connection: Connection, vault: Vault, user_id: str, given: GivenKey) -> AddedKey:
@@ -271,7 +277,7 @@ def check_user(user_id: str) -> None:
         )
 
 
-def _account(text: str, vertex_base_url: str | None) -> GivenKey:
+def _account(provider: str, api: str, text: str, vertex_base_url: str | None) -> GivenKey:
     try:
         facts = orjson.loads(text) if len(text) <= MAX_KEY_CHARS else None
     except orjson.JSONDecodeError:
@@ -295,8 +301,8 @@ def _account(text: str, vertex_base_url: str | None) -> GivenKey:
             f"The service account's token_uri is not Google's ({_GOOGLE_TOKENS})."
         )
     return GivenKey(
-        provider="veo",
-        api="vertex",
+        provider=provider,
+        api=api,
         secret=orjson.dumps(kept).decode(),
         hint=_hint(str(kept["private_key_id"])),
     )

@@ -224,7 +224,7 @@ SCRAPE_ERROR = Gauge(
 
 def provider_of(job: VideoJob) -> str:
     """The provider as a label."""
-    return job.provider if job.provider in catalog.PROVIDERS else OTHER
+    return job.provider if catalog.is_provider(job.provider) else OTHER
 
 
 def model_of(job: VideoJob) -> str:
@@ -345,7 +345,7 @@ def _begin_at_zero() -> None:
         SPEND_DOLLARS.labels(model.provider, model.name)
         for outcome in SUBMIT_OUTCOMES:
             SUBMITS.labels(model.provider, model.name, outcome)
-    for provider in catalog.PROVIDERS:
+    for provider in catalog.names():
         ERRORS.labels(SubmitUnknownError.code, Stage.SUBMITTING, provider)
         for event in set(EventType) - _NEVER_WRITTEN_HERE:
             TRANSITIONS.labels(event, provider)

@@ -36,7 +36,6 @@ from vidgen.errors import (
     InvalidStateError,
     JobNotFoundError,
     LeaseLostError,
-    UnknownProviderError,
     VidgenError,
 )
 from vidgen.forecast import Capacity, Outlook, eta, kind_of
@@ -778,9 +777,8 @@ def _existing(found: Delivery | None, delivery_id: UUID) -> Delivery:
 
 
 def _check_provider(name: str | None) -> None:
-    if name is not None and name not in catalog.PROVIDERS:
-        known = ", ".join(catalog.PROVIDERS)
-        raise UnknownProviderError(f"There is no provider {name!r:.60}; known are {known}.")
+    if name is not None:
+        catalog.vendor(name)
 
 
 def retry_plan(job: VideoJob, *, anew: bool = False) -> RetryPlan:
@@ -795,13 +793,8 @@ def retry_plan(job: VideoJob, *, anew: bool = False) -> RetryPlan:
 
 
 def endpoints_of(settings: Settings) -> Endpoints:
-    """What the catalog must know of where requests go, without secrets."""
-    return Endpoints.of(
-        openai_base_url=settings.openai_base_url,
-        gemini_base_url=settings.gemini_base_url,
-        gemini_configured=settings.gemini_api_key is not None,
-        vertex_configured=bool(settings.google_cloud_project_id),
-    )
+    """What the catalog must know of where requests go."""
+    return Endpoints(settings.variable)
 
 
 def _hashed(wish: _Wish) -> dict[str, JsonValue]:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from redis.asyncio import Redis
 
 from vidgen.breaker import Breakers
+from vidgen.catalog import Endpoints
 from vidgen.dispatch import Dispatcher, open_redis
 from vidgen.gate import Gate
 from vidgen.providers.registry import Providers, ProvidersConfig, build
@@ -147,20 +148,8 @@ def bucket_of(settings: Settings) -> Bucket:
 
 def providers_config(settings: Settings) -> ProvidersConfig:
     """What the settings say of providers."""
-    openai, gemini = settings.openai_api_key, settings.gemini_api_key
-    google = settings.google_application_credentials
     return ProvidersConfig(
-        openai_base_url=settings.openai_base_url,
-        openai_auth_style=settings.openai_auth_style,
-        openai_api_key=openai.get_secret_value() if openai else None,
-        gemini_base_url=settings.gemini_base_url,
-        gemini_api_key=gemini.get_secret_value() if gemini else None,
-        vertex_project=settings.google_cloud_project_id or None,
-        vertex_location=settings.google_cloud_location,
-        vertex_base_url=settings.vertex_base_url,
-        vertex_credentials=google.get_secret_value() if google else None,
-        vertex_storage_uri=settings.veo_storage_uri or None,
-        gcs_base_url=settings.gcs_base_url,
+        endpoints=Endpoints(settings.variable),
         allow_private_addresses=settings.allow_private_addresses,
         submit_timeout_s=settings.submit_timeout_s,
     )

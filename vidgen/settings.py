@@ -11,7 +11,7 @@ import difflib
 import ipaddress
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -60,6 +60,10 @@ _REDIS_WANTED = (
 )
 _ENV_FILE = Path(".env")
 
+_PAIRS = (
+    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    ("KLING_ACCESS_KEY", "KLING_SECRET_KEY"),
+)
 _SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 # Said by other clients (Prisma, libpq, Neon, Supabase); asyncpg would send them to the server as
 # settings, and the server refuses the connection.
@@ -259,6 +263,89 @@ class Settings(BaseSettings):
         "",
         validation_alias="VIDGEN_VEO_STORAGE_URI",
         description="gs://bucket/prefix Vertex AI writes to; empty: it answers inline.",
+    )
+    fal_key: SecretStr | None = Field(
+        None, validation_alias="FAL_KEY", description="Key for the provider fal."
+    )
+    fal_base_url: HttpUrl = Field(
+        "https://queue.fal.run",
+        validation_alias="FAL_BASE_URL",
+        description="Where the queue of fal is.",
+    )
+    runwayml_api_secret: SecretStr | None = Field(
+        None, validation_alias="RUNWAYML_API_SECRET", description="Key for the provider runway."
+    )
+    runwayml_base_url: HttpUrl = Field(
+        "https://api.dev.runwayml.com/v1",
+        validation_alias="RUNWAYML_BASE_URL",
+        description="Where the Runway API is spoken.",
+    )
+    replicate_api_token: SecretStr | None = Field(
+        None,
+        validation_alias="REPLICATE_API_TOKEN",
+        description="Token for the provider replicate.",
+    )
+    replicate_base_url: HttpUrl = Field(
+        "https://api.replicate.com/v1",
+        validation_alias="REPLICATE_BASE_URL",
+        description="Where the Replicate API is spoken.",
+    )
+    lumaai_api_key: SecretStr | None = Field(
+        None, validation_alias="LUMAAI_API_KEY", description="Key for the provider luma."
+    )
+    lumaai_base_url: HttpUrl = Field(
+        "https://api.lumalabs.ai/dream-machine/v1",
+        validation_alias="LUMAAI_BASE_URL",
+        description="Where the Luma API is spoken.",
+    )
+    kling_access_key: SecretStr | None = Field(
+        None,
+        validation_alias="KLING_ACCESS_KEY",
+        description="Access key for the provider kling; signs with its secret.",
+    )
+    kling_secret_key: SecretStr | None = Field(
+        None, validation_alias="KLING_SECRET_KEY", description="The secret of that access key."
+    )
+    kling_base_url: HttpUrl = Field(
+        "https://api-singapore.klingai.com/v1",
+        validation_alias="KLING_BASE_URL",
+        description="Where the Kling API is spoken.",
+    )
+    minimax_api_key: SecretStr | None = Field(
+        None, validation_alias="MINIMAX_API_KEY", description="Key for the provider minimax."
+    )
+    minimax_base_url: HttpUrl = Field(
+        "https://api.minimax.io",
+        validation_alias="MINIMAX_BASE_URL",
+        description="Where the MiniMax API is spoken, before its version.",
+    )
+    ark_api_key: SecretStr | None = Field(
+        None,
+        validation_alias="ARK_API_KEY",
+        description="Key for the provider seedance; of one region.",
+    )
+    ark_base_url: HttpUrl = Field(
+        "https://ark.ap-southeast.bytepluses.com/api/v3",
+        validation_alias="ARK_BASE_URL",
+        description="Where ModelArk is spoken, in the region of the key.",
+    )
+    xai_api_key: SecretStr | None = Field(
+        None, validation_alias="XAI_API_KEY", description="Key for the provider xai."
+    )
+    xai_base_url: HttpUrl = Field(
+        "https://api.x.ai/v1",
+        validation_alias="XAI_BASE_URL",
+        description="Where the xAI API is spoken.",
+    )
+    dashscope_api_key: SecretStr | None = Field(
+        None,
+        validation_alias="DASHSCOPE_API_KEY",
+        description="Key for the provider wan; of one region.",
+    )
+    dashscope_base_url: HttpUrl = Field(
+        "https://dashscope-intl.aliyuncs.com/api/v1",
+        validation_alias="DASHSCOPE_BASE_URL",
+        description="Where DashScope is spoken, in the region of the key.",
     )
 
     allow_server_keys: bool = Field(
@@ -551,6 +638,23 @@ class Settings(BaseSettings):
             sys.stderr.write(f"{error.message}\n")
             raise SystemExit(2) from None
 
+    def variable(self, name: str) -> str:
+        """
+        What *name* is set to, in the spelling of the environment, or its default; empty if neither.
+
+        Secrets come as they are: what asks must not show them.
+        """
+        attribute = _ATTRIBUTES.get(name)
+        value = None if attribute is None else getattr(self, attribute)
+        if value is None:
+            return ""
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+    @staticmethod
+    def of_variables(variables: Collection[str]) -> tuple[str, ...]:
+        """The fields that have *variables* as their names in the environment."""
+        return tuple(field for name, field in _ATTRIBUTES.items() if name in variables)
+
     @property
     def prepared_statements(self) -> bool:
         """Whether a connection keeps its prepared statements: not behind a transaction pooler."""
@@ -829,12 +933,12 @@ def _expectation(detail: ErrorDetails, field: FieldInfo) -> str:
 def _disagreements(given: Mapping[str, str]) -> list[str]:
     """Settings that are right one by one, but not together."""
     problems = []
-    pair = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    missing = [name for name in pair if name not in given]
-    if len(missing) == 1:
-        problems.append(
-            f"{missing[0]}: nothing came; wanted: both {pair[0]} and {pair[1]}, or none"
-        )
+    for pair in _PAIRS:
+        missing = [name for name in pair if name not in given]
+        if len(missing) == 1:
+            problems.append(
+                f"{missing[0]}: nothing came; wanted: both {pair[0]} and {pair[1]}, or none"
+            )
     if "ENCRYPTION_KEY" in given and "ENCRYPTION_KEYS" in given:
         problems.append("ENCRYPTION_KEY: came beside ENCRYPTION_KEYS; wanted: one of the two")
     if "VIDGEN_VEO_STORAGE_URI" in given and "GOOGLE_CLOUD_PROJECT_ID" not in given:
@@ -905,6 +1009,9 @@ def _key(text: str) -> bytes:
     return key
 
 
+_ATTRIBUTES: dict[str, str] = {
+    str(field.validation_alias): name for name, field in Settings.model_fields.items()
+}
 _FIELDS: dict[str, FieldInfo] = {
     str(field.validation_alias): field for field in Settings.model_fields.values()
 }

@@ -32,7 +32,7 @@ async def test_a_healthy_world_is_well_and_stays_as_it_was(
 
     assert {finding.name: finding for finding in found.values() if finding.remedy} == {}
     assert {finding.state for finding in found.values()} == {State.OK}
-    assert list(found) == [checkup.SETTINGS, *checkup.CHECKS]
+    assert list(found) == [checkup.SETTINGS, *checkup.checks()]
     assert simulator.sora.bill == simulator.veo.bill == []
     async with (
         Storage.open(bucket_of(well)) as storage,

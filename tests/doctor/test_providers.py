@@ -7,9 +7,13 @@ import pytest
 from pydantic import SecretStr
 
 from tests.doctor.conftest import NOBODY, changed
-from vidgen.catalog import GEMINI_ORIGIN, OPENAI_ORIGIN, SORA_OFF_ON, VEO_GEMINI_OFF_ON
+from vidgen import catalog
+from vidgen.catalog.sora import OFF_ON as SORA_OFF_ON
+from vidgen.catalog.sora import ORIGIN as OPENAI_ORIGIN
+from vidgen.catalog.veo import GEMINI_OFF_ON as VEO_GEMINI_OFF_ON
+from vidgen.catalog.veo import GEMINI_ORIGIN
 from vidgen.doctor import providers
-from vidgen.doctor.finding import State
+from vidgen.doctor.finding import Finding, State
 from vidgen.settings import Settings
 from vidgen.simulator import Rule
 from vidgen.simulator.cloud import service_account_file
@@ -17,6 +21,23 @@ from vidgen.simulator.server import SimulatorServer
 
 DAY = timedelta(days=1)
 WRONG = SecretStr("wrong-key")
+
+
+async def look(settings: Settings, provider: str, api: str) -> Finding:
+    vendor = catalog.vendor(provider)
+    return await providers.key(settings, vendor, vendor.interface(api))
+
+
+async def sora(settings: Settings) -> Finding:
+    return await look(settings, "sora", "openai")
+
+
+async def gemini(settings: Settings) -> Finding:
+    return await look(settings, "veo", "gemini")
+
+
+async def vertex(settings: Settings) -> Finding:
+    return await look(settings, "veo", "vertex")
 
 
 @pytest.fixture
@@ -30,18 +51,18 @@ def at_vendors(well: Settings) -> Settings:
 async def test_right_keys_are_accepted_and_nothing_is_paid(
     well: Settings, simulator: SimulatorServer
 ) -> None:
-    sora, gemini = await providers.sora(well), await providers.gemini(well)
+    at_openai, at_gemini = await sora(well), await gemini(well)
 
-    assert (sora.state, sora.sentence) == (State.OK, "accepted")
-    assert (gemini.state, gemini.sentence) == (State.OK, "accepted")
+    assert (at_openai.state, at_openai.sentence) == (State.OK, "accepted")
+    assert (at_gemini.state, at_gemini.sentence) == (State.OK, "accepted")
     assert simulator.sora.bill == simulator.veo.bill == []
 
 
 async def test_wrong_keys_are_problems(well: Settings) -> None:
-    sora = await providers.sora(changed(well, openai_api_key=WRONG))
-    gemini = await providers.gemini(changed(well, gemini_api_key=WRONG))
+    at_openai = await sora(changed(well, openai_api_key=WRONG))
+    at_gemini = await gemini(changed(well, gemini_api_key=WRONG))
 
-    for finding, variable in ((sora, "OPENAI_API_KEY"), (gemini, "GEMINI_API_KEY")):
+    for finding, variable in ((at_openai, "OPENAI_API_KEY"), (at_gemini, "GEMINI_API_KEY")):
         assert finding.state is State.PROBLEM
         assert finding.sentence.startswith("it is refused: ")
         assert finding.remedy == f"correct {variable}"
@@ -53,14 +74,14 @@ async def test_a_key_of_a_server_that_lists_nothing_is_taken_on_trust(
 ) -> None:
     simulator.sora.script(Rule(deed="list", outcome="404"))
 
-    finding = await providers.sora(well)
+    finding = await sora(well)
 
     assert finding.state is State.OK
     assert "offers nothing free to try it with" in finding.sentence
 
 
 async def test_a_server_that_is_away_leaves_it_open(well: Settings) -> None:
-    finding = await providers.sora(changed(well, openai_base_url=f"http://{NOBODY}/v1"))
+    finding = await sora(changed(well, openai_base_url=f"http://{NOBODY}/v1"))
 
     assert finding.state is State.WARNING
     assert "OPENAI_BASE_URL" in finding.remedy
@@ -77,7 +98,7 @@ async def test_google_gives_a_token_for_a_right_credential_only(
     def by(path: Path) -> Settings:
         return changed(on_vertex, google_application_credentials=SecretStr(str(path)))
 
-    right, wrong = await providers.vertex(by(account)), await providers.vertex(by(broken))
+    right, wrong = await vertex(by(account)), await vertex(by(broken))
 
     assert (right.state, right.sentence) == (State.OK, "accepted")
     assert wrong.state is State.PROBLEM
@@ -87,7 +108,7 @@ async def test_google_gives_a_token_for_a_right_credential_only(
 async def test_what_is_not_set_is_no_problem_and_nobody_is_asked(at_vendors: Settings) -> None:
     without = changed(at_vendors, openai_api_key=None, gemini_api_key=None)
 
-    for check in (providers.sora, providers.gemini, providers.vertex):
+    for check in (sora, gemini, vertex):
         finding = await check(without)
 
         assert finding.state is State.OK

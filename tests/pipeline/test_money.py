@@ -14,8 +14,8 @@ __all__ = ["quick"]
 
 def without_keys(resources: Resources) -> None:
     config = resources.providers.config
-    object.__setattr__(config, "openai_api_key", None)
-    object.__setattr__(config, "openai_base_url", "https://api.openai.com/v1")
+    nothing = {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": "https://api.openai.com/v1"}
+    object.__setattr__(config, "endpoints", config.endpoints.over(nothing))
 
 
 async def test_a_key_that_is_gone_says_nothing_about_a_submit_that_may_have_arrived(
@@ -24,14 +24,13 @@ async def test_a_key_that_is_gone_says_nothing_about_a_submit_that_may_have_arri
     simulator.sora.script(a_rule("submit accept-then-disconnect", times=1))
     job = await carrier.carry(await carrier.enqueue(SORA))
     config = carrier.resources.providers.config
-    before = (config.openai_api_key, config.openai_base_url)
+    before = config.endpoints
     without_keys(carrier.resources)
 
     job = await carrier.carry(job)
 
     assert (job.stage, job.attempt, job.status) == (Stage.SUBMITTING, 1, JobStatus.PROCESSING)
-    for name, value in zip(("openai_api_key", "openai_base_url"), before, strict=True):
-        object.__setattr__(config, name, value)
+    object.__setattr__(config, "endpoints", before)
     done = await carrier.finish(job)
     assert (done.status, done.attempt, len(simulator.sora.bill)) == (JobStatus.COMPLETED, 1, 1)
 

@@ -7,7 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.providers.wires import CLIP, KEY, NAMES, Wire, opened
+from tests.providers.formats.all import FORMATS
+from tests.providers.wires import CLIP, KEY, Wire, opened
+from vidgen import catalog
 from vidgen.providers.registry import ProvidersConfig
 from vidgen.simulator.cloud import service_account_file
 from vidgen.simulator.server import SimulatorServer
@@ -24,28 +26,28 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture
 async def simulators() -> AsyncIterator[SimulatorServer]:
     async with SimulatorServer(generation_s=0) as server:
-        server.sora.clip = server.veo.clip = CLIP
+        for simulator in server.simulators.values():
+            simulator.clip = CLIP
         yield server
 
 
 @pytest.fixture
 def config(simulators: SimulatorServer, account: dict[str, Any]) -> ProvidersConfig:
-    return ProvidersConfig(
-        openai_base_url=simulators.sora.url,
-        openai_api_key=KEY,
-        gemini_base_url=simulators.veo.gemini_url,
-        gemini_api_key=KEY,
-        vertex_project="studio",
-        vertex_base_url=simulators.veo.vertex_url,
-        vertex_credentials=orjson.dumps(account | {"token_uri": simulators.veo.token_url}).decode(),
-        gcs_base_url=simulators.veo.gcs_url,
+    addresses = simulators.addresses()
+    return ProvidersConfig.of(
+        **addresses,
+        **dict.fromkeys(catalog.key_variables(addresses), KEY),
+        GOOGLE_CLOUD_PROJECT_ID="studio",
+        GOOGLE_APPLICATION_CREDENTIALS=orjson.dumps(
+            account | {"token_uri": simulators.veo.token_url}
+        ).decode(),
     )
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=FORMATS)
 async def wire(
     request: pytest.FixtureRequest, simulators: SimulatorServer, config: ProvidersConfig
 ) -> AsyncIterator[Wire]:
     """One wire format after the other."""
-    async with opened(request.param, simulators, config) as found:
+    async with opened(FORMATS[request.param], simulators, config) as found:
         yield found

@@ -1,8 +1,6 @@
 """The sentences that hold for every provider, on every wire format it speaks."""
 
 import asyncio
-import base64
-import hashlib
 import socket
 import tracemalloc
 from dataclasses import replace
@@ -10,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.providers.wires import CLIP, KEY, PROMPT, Wire, an_image, finished_asset, opened
+from tests.providers.wires import CLIP, HINTS, KEY, PROMPT, Wire, an_image, finished_asset, opened
+from vidgen import catalog
 from vidgen.errors import (
     AuthError,
     ContentBlockedError,
@@ -34,7 +33,6 @@ from vidgen.simulator.control import Rule
 from vidgen.simulator.faults import Deed
 from vidgen.simulator.server import SimulatorServer
 
-MONEY = ("insufficient-quota", "credit-balance-exhausted", "project-spend-limit-exceeded")
 SUBMIT_REFUSALS: dict[str, type[ProviderError]] = {
     "400": InputRejectedError,
     "400-image": InputRejectedError,
@@ -90,7 +88,7 @@ async def failure(wire: Wire, verdict: str) -> Failed:
 
 def deliver(wire: Wire, outcome: str, argument: str | None = None) -> None:
     """Script the download; the inline wire answers a look alike, so there it is the second."""
-    nth = 2 if wire.name == "veo-vertex-inline" else None
+    nth = 2 if wire.format.inline else None
     wire.script(Rule(deed="content", outcome=outcome, argument=argument, nth=nth))
 
 
@@ -103,29 +101,16 @@ def submitted_body(wire: Wire) -> dict[str, Any]:
 async def test_a_submit_asks_for_exactly_what_was_wanted(wire: Wire) -> None:
     await wire.submit()
 
-    body = submitted_body(wire)
-    if wire.name == "sora":
-        assert body == {"model": "sora-2", "prompt": PROMPT, "seconds": "8", "size": "1280x720"}
-        return
-    parameters = {
-        "sampleCount": 1,
-        "durationSeconds": 8,
-        "aspectRatio": "16:9",
-        "resolution": "720p",
-    }
-    if wire.name != "veo-gemini":
-        parameters |= {"generateAudio": True}
-    if wire.name == "veo-vertex-gcs":
-        parameters |= {"storageUri": "gs://studio-bucket/videos/"}
-    assert body == {"instances": [{"prompt": PROMPT}], "parameters": parameters}
+    assert submitted_body(wire) == wire.format.body
 
 
 async def test_a_right_key_is_accepted_and_a_wrong_one_refused_for_nothing(wire: Wire) -> None:
-    secret = '{"type": "service_account"}' if wire.name.startswith("veo-vertex") else "wrong"
-    wrong = Credential(id="server", secret=secret)
+    wrong = Credential(id="server", secret=wire.format.wrong_secret)
     model = wire.request.model or ""
 
-    assert await wire.provider.accepts(model, wire.credential) is True
+    assert await wire.provider.accepts(model, wire.credential) is wire.format.tries_keys
+    if not wire.format.tries_keys:
+        return
     with pytest.raises(AuthError):
         await wire.provider.accepts(model, wrong)
     assert wire.simulator.bill == []
@@ -135,7 +120,7 @@ async def test_a_submit_is_billed_once_with_the_length_that_was_asked_for(wire: 
     operation = await wire.submit()
 
     assert [(each.operation_id, each.seconds) for each in wire.simulator.bill] == [
-        (operation.id, 8)
+        (operation.id, wire.request.seconds)
     ]
 
 
@@ -144,7 +129,7 @@ async def test_an_operation_can_be_followed_from_another_process(
 ) -> None:
     operation = await wire.submit()
 
-    async with opened(wire.name, simulators, config) as other:
+    async with opened(wire.format, simulators, config) as other:
         assert isinstance(await other.poll(operation), Succeeded)
 
 
@@ -172,30 +157,27 @@ async def test_a_video_on_its_way_is_running(wire: Wire) -> None:
 
 async def test_the_first_frame_goes_along_byte_for_byte(wire: Wire) -> None:
     image = an_image()
+    if wire.format.carries is None:
+        return
 
     await wire.submit(image)
 
-    body = submitted_body(wire)
-    if wire.name == "sora":
-        assert body["input_reference"]["sha256"] == hashlib.sha256(image.data).hexdigest()
-        assert body["input_reference"]["content_type"] == "image/png"
-    else:
-        assert body["instances"][0]["image"] == {
-            "bytesBase64Encoded": base64.b64encode(image.data).decode(),
-            "mimeType": "image/png",
-        }
+    assert wire.format.carries(submitted_body(wire), image)
 
 
 @pytest.mark.parametrize(("outcome", "kind"), SUBMIT_REFUSALS.items(), ids=str)
 async def test_each_refused_submit_has_its_class_and_costs_nothing(
     wire: Wire, outcome: str, kind: type[ProviderError]
 ) -> None:
+    wanted = wire.format.refusals.get(outcome, kind)
+    if wanted is None:
+        return
     wire.script(Rule(deed="submit", outcome=outcome))
 
     with pytest.raises(ProviderError) as caught:
         await wire.submit()
 
-    assert type(caught.value) is kind
+    assert type(caught.value) is wanted
     assert wire.simulator.bill == []
 
 
@@ -216,31 +198,21 @@ async def test_a_submit_that_never_left_may_be_made_again(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         closed = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    nowhere = replace(
-        config, openai_base_url=closed, gemini_base_url=closed, vertex_base_url=closed
-    )
+    vendor = catalog.vendor(wire.request.provider)
+    variables = {each.base_url_variable: closed for each in vendor.interfaces}
+    nowhere = config.over(**variables)
 
-    async with opened(wire.name, simulators, nowhere) as unreachable:
+    async with opened(wire.format, simulators, nowhere) as unreachable:
         with pytest.raises(TransientError):
             await unreachable.submit()
 
 
-@pytest.mark.parametrize(
-    ("outcome", "argument", "seconds"),
-    [
-        ("429-retry-after", "7", 7),
-        ("429-retry-after-ms", "2500", 2.5),
-        ("429-retry-date", "30", 30),
-        ("429-retry-info", "31", 31),
-        ("503-retry-after", "9", 9),
-    ],
-)
+@pytest.mark.parametrize("outcome", [*HINTS, "429-retry-info"])
 @pytest.mark.parametrize("deed", ["submit", "poll"])
-async def test_a_wish_to_wait_is_passed_on(
-    wire: Wire, deed: Deed, outcome: str, argument: str, seconds: float
-) -> None:
-    if outcome == "429-retry-info" and wire.name == "sora":
-        return  # Google's own hint
+async def test_a_wish_to_wait_is_passed_on(wire: Wire, deed: Deed, outcome: str) -> None:
+    if outcome not in wire.format.hints:
+        return
+    argument, seconds = wire.format.hints[outcome]
     wire.script(Rule(deed=deed, outcome=outcome, argument=argument))
 
     with pytest.raises((RateLimitedError, TransientError)) as caught:
@@ -250,9 +222,8 @@ async def test_a_wish_to_wait_is_passed_on(
 
 
 async def test_a_day_s_quota_is_not_a_minute_s(wire: Wire) -> None:
-    outcomes = MONEY if wire.name == "sora" else ("per-day",)
-    for outcome in outcomes:
-        wire.script(Rule(deed="submit", outcome=f"429-{outcome}", times=1))
+    for outcome in wire.format.money:
+        wire.script(Rule(deed="submit", outcome=outcome, times=1))
 
         with pytest.raises(QuotaExhaustedError):
             await wire.submit()
@@ -262,27 +233,36 @@ async def test_a_day_s_quota_is_not_a_minute_s(wire: Wire) -> None:
 async def test_each_refused_look_has_its_class(
     wire: Wire, outcome: str, kind: type[ProviderError]
 ) -> None:
+    wanted = wire.format.look_refusals.get(outcome, kind)
+    if wanted is None:
+        return
     operation = await wire.submit()
     wire.script(Rule(deed="poll", outcome=outcome))
 
     with pytest.raises(ProviderError) as caught:
         await wire.poll(operation)
 
-    assert type(caught.value) is kind
+    assert type(caught.value) is wanted
 
 
 @pytest.mark.parametrize("verdict", ["failed", "failed-message", "failed-silent"])
-async def test_a_failed_generation_is_a_verdict_that_nobody_charges(
+async def test_a_failed_generation_is_a_verdict_and_tells_whether_it_is_charged(
     wire: Wire, verdict: str
 ) -> None:
+    if verdict not in wire.format.failed:
+        return
+
     failed = await failure(wire, verdict)
 
     assert type(failed.error) is GenerationFailedError
-    assert not failed.charged
+    assert failed.charged is wire.format.charges_failures
 
 
 @pytest.mark.parametrize("verdict", ["moderation", "filtered", "prompt-blocked"])
 async def test_blocked_content_is_told_apart_from_a_failure(wire: Wire, verdict: str) -> None:
+    if verdict not in wire.format.blocked:
+        return
+
     failed = await failure(wire, verdict)
 
     assert type(failed.error) is ContentBlockedError
@@ -295,8 +275,7 @@ async def test_an_answer_that_is_far_too_long_is_not_kept(wire: Wire) -> None:
 
     tracemalloc.start()
     try:
-        # Vertex AI may answer with a video inside, so there a long text is read, but not kept.
-        if wire.name.startswith("veo-vertex"):
+        if wire.format.long_looks:
             assert isinstance(await wire.poll(operation), Running)
         else:
             with pytest.raises(ProtocolError):
@@ -319,7 +298,7 @@ async def test_a_download_that_breaks_off_is_no_result(wire: Wire, outcome: str)
 
 async def test_a_video_that_is_gone_is_expired(wire: Wire) -> None:
     operation, asset = await finished_asset(wire)
-    if wire.name == "veo-vertex-inline":
+    if wire.format.inline:
         wire.script(Rule(deed="poll", outcome="410"))
     deliver(wire, "410")
 
@@ -341,7 +320,7 @@ async def test_each_refused_download_has_its_class(
 ) -> None:
     operation, asset = await finished_asset(wire)
     # Inline, the download is a look.
-    deed: Deed = "poll" if wire.name == "veo-vertex-inline" else "content"
+    deed: Deed = "poll" if wire.format.inline else "content"
     wire.script(Rule(deed=deed, outcome=outcome))
 
     with pytest.raises(ProviderError) as caught:
@@ -351,7 +330,7 @@ async def test_each_refused_download_has_its_class(
 
 
 async def test_a_redirect_on_the_same_host_is_followed(wire: Wire) -> None:
-    if wire.name == "veo-vertex-inline":
+    if wire.format.inline:
         return  # nothing is fetched there by an address
     deliver(wire, "redirect")
     operation, asset = await finished_asset(wire)
@@ -362,10 +341,10 @@ async def test_a_redirect_on_the_same_host_is_followed(wire: Wire) -> None:
 async def test_a_key_never_leaves_its_origin(
     wire: Wire, simulators: SimulatorServer, config: ProvidersConfig
 ) -> None:
-    if wire.name == "veo-vertex-inline":
+    if wire.format.inline:
         return  # nothing is fetched there by an address
     config = replace(config, allow_private_addresses=True)
-    async with opened(wire.name, simulators, config) as lenient:
+    async with opened(wire.format, simulators, config) as lenient:
         deliver(lenient, "redirect-foreign")
         operation, asset = await finished_asset(lenient)
 
@@ -379,7 +358,7 @@ async def test_a_key_never_leaves_its_origin(
 
 
 async def test_a_private_address_elsewhere_is_not_visited(wire: Wire) -> None:
-    if wire.name == "veo-vertex-inline":
+    if wire.format.inline:
         return  # nothing is fetched there by an address
     deliver(wire, "redirect-foreign")
     operation, asset = await finished_asset(wire)
@@ -391,7 +370,7 @@ async def test_a_private_address_elsewhere_is_not_visited(wire: Wire) -> None:
 
 
 async def test_a_redirect_that_never_ends_is_given_up(wire: Wire) -> None:
-    if wire.name == "veo-vertex-inline":
+    if wire.format.inline:
         return  # nothing is fetched there by an address
     deliver(wire, "redirect-loop")
     operation, asset = await finished_asset(wire)
@@ -413,9 +392,10 @@ async def test_a_key_is_not_sent_to_where_an_old_operation_lives(wire: Wire) -> 
 
 
 async def test_errors_hold_neither_key_nor_prompt(wire: Wire) -> None:
-    for outcome in (*SUBMIT_REFUSALS, "429-insufficient-quota"):
-        # Vertex AI's token is replaced silently once, so it has to be refused twice.
-        twice = outcome == "401" and wire.name.startswith("veo-vertex")
+    for outcome in (*SUBMIT_REFUSALS, *wire.format.money):
+        if wire.format.refusals.get(outcome, ProviderError) is None:
+            continue
+        twice = outcome == "401" and wire.format.renews_tokens
         wire.script(Rule(deed="submit", outcome=outcome, times=2 if twice else 1))
 
         with pytest.raises(ProviderError) as caught:
@@ -465,10 +445,8 @@ async def test_a_download_left_early_leaves_nothing_behind(wire: Wire) -> None:
 
 
 async def test_a_finished_video_that_is_not_handed_out_yet_is_asked_for_again(wire: Wire) -> None:
-    if wire.name != "sora":
-        return  # Google hands out what it calls done
     operation, asset = await finished_asset(wire)
-    for status in ("404", "409", "400"):
+    for status in wire.format.not_ready:
         wire.script(Rule(deed="content", outcome="not-ready", argument=status, times=1))
 
         with pytest.raises(NotReadyError):

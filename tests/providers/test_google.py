@@ -29,8 +29,7 @@ from vidgen.simulator.server import SimulatorServer
 
 @pytest.fixture
 def credential(config: ProvidersConfig) -> Credential:
-    assert config.vertex_credentials is not None
-    return Credential(id="server", secret=config.vertex_credentials)
+    return Credential(id="server", secret=config.endpoints.get("GOOGLE_APPLICATION_CREDENTIALS"))
 
 
 def refused(status: int, message: str, *details: dict[str, Any]) -> Answer:

@@ -122,14 +122,16 @@ async def hostile(
 
     async with listening(handler) as url:
         providers = build(
-            ProvidersConfig(
-                openai_base_url=f"{url}/v1",
-                openai_api_key=KEY,
-                gemini_base_url=f"{url}/v1",
-                gemini_api_key=KEY,
-                vertex_project="p",
-                vertex_base_url=f"{url}/v1",
-                vertex_credentials=orjson.dumps(account | {"token_uri": f"{url}/token"}).decode(),
+            ProvidersConfig.of(
+                OPENAI_BASE_URL=f"{url}/v1",
+                OPENAI_API_KEY=KEY,
+                GEMINI_BASE_URL=f"{url}/v1",
+                GEMINI_API_KEY=KEY,
+                GOOGLE_CLOUD_PROJECT_ID="p",
+                VERTEX_BASE_URL=f"{url}/v1",
+                GOOGLE_APPLICATION_CREDENTIALS=orjson.dumps(
+                    account | {"token_uri": f"{url}/token"}
+                ).decode(),
             )
         )
         found = Hostile(name=request.param, providers=providers, url=url)

@@ -50,7 +50,7 @@ async def found(*pages: Any, date: str | None = None, since_s: float = 60) -> Li
 
 @asynccontextmanager
 async def finder(url: str) -> AsyncIterator[Any]:
-    providers = build(ProvidersConfig(openai_base_url=f"{url}/v1"))
+    providers = build(ProvidersConfig.of(OPENAI_BASE_URL=f"{url}/v1"))
     sora = providers.finder("sora")
     assert sora is not None
     submission = Submission(job_id=uuid4(), attempt=1, request=REQUEST)

@@ -35,7 +35,7 @@ from vidgen.providers.http import ProviderHttp
 from vidgen.providers.protocol import Asset, Credential, Provider, Succeeded
 from vidgen.providers.registry import Providers, ProvidersConfig
 from vidgen.providers.sora import SoraProvider
-from vidgen.providers.veo import VeoProvider
+from vidgen.providers.veo import VeoProvider, endpoints_of
 
 STATUSES = (301, 302, 303, 307, 308)
 FETCHING = ("sora", "veo-gemini", "veo-vertex-gcs")
@@ -149,17 +149,17 @@ async def world_of(
         private = await stack.enter_async_context(hosting(PRIVATE))
         http = ProviderHttp(allow_private_addresses=lenient, guard=ONLY_PUBLIC)
         stack.push_async_callback(http.aclose)
-        config = ProvidersConfig(
-            openai_base_url=f"{home.url}/v1",
-            gemini_base_url=f"{home.url}/v1",
-            vertex_project="p",
-            vertex_base_url=f"{home.url}/v1",
-            gcs_base_url=home.url,
+        config = ProvidersConfig.of(
+            OPENAI_BASE_URL=f"{home.url}/v1",
+            GEMINI_BASE_URL=f"{home.url}/v1",
+            GOOGLE_CLOUD_PROJECT_ID="p",
+            VERTEX_BASE_URL=f"{home.url}/v1",
+            GCS_BASE_URL=home.url,
         )
         provider: Provider = SoraProvider(f"{home.url}/v1", "bearer", http)
         secret = KEY
         if name != "sora":
-            provider = VeoProvider(config.veo_endpoints, http, GoogleTokens())
+            provider = VeoProvider(endpoints_of(config.endpoints), http, GoogleTokens())
         if name.startswith("veo-vertex"):
             # google-auth has its own transport, and knows nothing of the test's certificate.
             token_uri = f"{private.url if tls else home.url}/token"

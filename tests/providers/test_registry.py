@@ -1,7 +1,5 @@
 """What is configured, and what is missing and how to set it."""
 
-from dataclasses import replace
-
 import pytest
 
 from vidgen.errors import ProviderNotConfiguredError, UnknownProviderError
@@ -13,7 +11,7 @@ NOTHING = build(ProvidersConfig())
 
 def test_an_unknown_provider_is_answered_by_the_known_ones() -> None:
     with pytest.raises(UnknownProviderError, match="known are sora, veo"):
-        NOTHING.get("runway")
+        NOTHING.get("acme")
 
 
 @pytest.mark.parametrize(
@@ -31,8 +29,11 @@ def test_a_missing_credential_names_its_variable(provider: str, model: str, vari
 
 def test_each_model_gets_the_credential_of_its_interface() -> None:
     providers = build(
-        ProvidersConfig(
-            openai_api_key="a", gemini_api_key="b", vertex_project="p", vertex_credentials="c"
+        ProvidersConfig.of(
+            OPENAI_API_KEY="a",
+            GEMINI_API_KEY="b",
+            GOOGLE_CLOUD_PROJECT_ID="p",
+            GOOGLE_APPLICATION_CREDENTIALS="c",
         )
     )
 
@@ -42,13 +43,16 @@ def test_each_model_gets_the_credential_of_its_interface() -> None:
 
 
 def test_a_server_of_one_s_own_may_want_no_key() -> None:
-    providers = build(ProvidersConfig(openai_base_url="http://localhost:8000/v1"))
+    providers = build(ProvidersConfig.of(OPENAI_BASE_URL="http://localhost:8000/v1"))
 
     assert providers.credential("sora", "wan-2.2").secret == ""
 
 
 def test_vertex_without_a_file_uses_the_application_s_own_credentials() -> None:
-    assert build(ProvidersConfig(vertex_project="p")).credential("veo", "veo-4").secret == ""
+    assert (
+        build(ProvidersConfig.of(GOOGLE_CLOUD_PROJECT_ID="p")).credential("veo", "veo-4").secret
+        == ""
+    )
 
 
 def test_each_model_says_for_which_interface_a_key_has_to_be() -> None:
@@ -62,8 +66,11 @@ def test_only_sora_can_list_what_was_started() -> None:
 
 VEO_GEMINI, VEO_VERTEX = ("veo", "veo-3.1-generate-preview"), ("veo", "veo-3.1-generate-001")
 ACCOUNTS = (("sora", "sora-2"), VEO_GEMINI, VEO_VERTEX)
-CONFIG = ProvidersConfig(
-    openai_api_key="a", gemini_api_key="a", vertex_project="p", vertex_credentials="a"
+CONFIG = ProvidersConfig.of(
+    OPENAI_API_KEY="a",
+    GEMINI_API_KEY="a",
+    GOOGLE_CLOUD_PROJECT_ID="p",
+    GOOGLE_APPLICATION_CREDENTIALS="a",
 )
 
 
@@ -83,17 +90,17 @@ def test_an_account_is_named_by_interface_host_and_credential() -> None:
 @pytest.mark.parametrize(
     ("changes", "other"),
     [
-        ({"openai_api_key": "b"}, {"sora"}),
-        ({"openai_base_url": "http://gateway:8000/v1"}, {"sora"}),
-        ({"gemini_api_key": "b"}, {"veo-gemini"}),
-        ({"vertex_credentials": "b"}, {"veo-vertex"}),
-        ({"vertex_project": "q"}, {"veo-vertex"}),
-        ({"vertex_location": "europe-west4"}, {"veo-vertex"}),
-        ({"vertex_storage_uri": "gs://b/"}, set()),
+        ({"OPENAI_API_KEY": "b"}, {"sora"}),
+        ({"OPENAI_BASE_URL": "http://gateway:8000/v1"}, {"sora"}),
+        ({"GEMINI_API_KEY": "b"}, {"veo-gemini"}),
+        ({"GOOGLE_APPLICATION_CREDENTIALS": "b"}, {"veo-vertex"}),
+        ({"GOOGLE_CLOUD_PROJECT_ID": "q"}, {"veo-vertex"}),
+        ({"GOOGLE_CLOUD_LOCATION": "europe-west4"}, {"veo-vertex"}),
+        ({"VIDGEN_VEO_STORAGE_URI": "gs://b/"}, set()),
     ],
 )
 def test_two_accounts_never_share_a_name(changes: dict[str, str], other: set[str]) -> None:
-    before, after = accounts(CONFIG), accounts(replace(CONFIG, **changes))  # type: ignore[arg-type]
+    before, after = accounts(CONFIG), accounts(CONFIG.over(**changes))
 
     differing = {name for name, old in zip(after, before, strict=True) if name != old}
     assert {name.partition(":")[0] for name in differing} == other
@@ -116,7 +123,9 @@ def test_an_account_that_is_not_configured_is_told_like_its_credential() -> None
 
 
 def test_no_secret_is_shown() -> None:
-    config = ProvidersConfig(openai_api_key="k1", gemini_api_key="k2", vertex_credentials="k3")
+    config = ProvidersConfig.of(
+        OPENAI_API_KEY="k1", GEMINI_API_KEY="k2", GOOGLE_APPLICATION_CREDENTIALS="k3"
+    )
 
     shown = repr(build(config))
 

@@ -1,6 +1,5 @@
 """The OpenAI protocol's own ways: many dialects, lists, pictures, deletion."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -8,6 +7,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
+from tests.providers.formats.all import FORMATS
 from tests.providers.wires import CLIP, KEY, Wire, an_image, opened
 from vidgen.errors import (
     ContentBlockedError,
@@ -151,7 +151,9 @@ async def test_a_download_refused_long_after_completion_is_expired(wire: Wire) -
 async def test_the_key_goes_into_the_header_that_is_configured(
     wire: Wire, simulators: SimulatorServer, config: ProvidersConfig
 ) -> None:
-    async with opened("sora", simulators, replace(config, openai_auth_style="api-key")) as azure:
+    async with opened(
+        FORMATS["sora"], simulators, config.over(OPENAI_AUTH_STYLE="api-key")
+    ) as azure:
         await azure.submit()
 
     headers = simulators.sora.of("submit")[-1].headers

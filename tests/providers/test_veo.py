@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.providers.formats.all import FORMATS
 from tests.providers.wires import CLIP, Wire, an_image, finished_asset, opened
 from vidgen.errors import (
     ContentBlockedError,
@@ -200,7 +201,7 @@ async def test_an_operation_that_cannot_be_is_lost(
     operation = Operation(
         provider="veo",
         id=name,
-        endpoint=config.gemini_base_url,
+        endpoint=config.endpoints.get("GEMINI_BASE_URL"),
         model="veo-3.1-generate-001",
         credential_id="server",
         extra={"api": api},
@@ -215,10 +216,13 @@ async def test_an_operation_that_cannot_be_is_lost(
 async def test_a_user_s_own_project_is_billed_and_writes_to_no_bucket_of_ours(
     simulators: SimulatorServer, config: ProvidersConfig
 ) -> None:
-    assert config.vertex_credentials is not None
-    alice = Credential(id="id-1", secret=config.vertex_credentials, project="alices-studio")
+    alice = Credential(
+        id="id-1",
+        secret=config.endpoints.get("GOOGLE_APPLICATION_CREDENTIALS"),
+        project="alices-studio",
+    )
 
-    async with opened("veo-vertex-gcs", simulators, config) as wire:
+    async with opened(FORMATS["veo-vertex-gcs"], simulators, config) as wire:
         receipt = await wire.provider.submit(wire.submission(), alice)
 
     assert receipt.operation.id.startswith("projects/alices-studio/")

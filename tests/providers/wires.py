@@ -1,15 +1,20 @@
-"""Each wire format that vidgen speaks, against its simulator, for the conformance suite."""
+"""
+Each wire format that vidgen speaks, against its simulator, for the conformance suite.
 
-from collections.abc import AsyncIterator
+`formats/` declares them, one file for each provider.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
 from PIL import Image
 
-from vidgen.job import ImageRole, Operation, VideoRequest
+from vidgen.errors import ProviderError
+from vidgen.job import ImageRole, JsonValue, Operation, VideoRequest
 from vidgen.providers.protocol import (
     Asset,
     Credential,
@@ -26,24 +31,81 @@ from vidgen.simulator.server import SimulatorServer
 PROMPT = "a red kite over a grey sea, slowly turning into the evening light"
 KEY = "sk-secret-of-the-test"
 CLIP = bytes(range(256)) * 1200
+# Of the hostile servers, which speak these.
 MODELS = {
     "sora": "sora-2",
     "veo-gemini": "veo-3.1-generate-preview",
     "veo-vertex-gcs": "veo-3.1-generate-001",
     "veo-vertex-inline": "veo-3.1-generate-001",
 }
-NAMES = tuple(MODELS)
+# What each of them says: its argument, and the seconds that shall be heard.
+HINTS: Mapping[str, tuple[str, float]] = {
+    "429-retry-after": ("7", 7),
+    "429-retry-after-ms": ("2500", 2.5),
+    "429-retry-date": ("30", 30),
+    "503-retry-after": ("9", 9),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """
+    One wire format: what the sentences of the conformance suite have to know of it.
+
+    Attributes:
+        name: Of the tests.
+        request: With every default filled in, 720p and wide where it can be.
+        body: What exactly is submitted for it.
+        carries: Whether a submitted body has an image in it; None if it takes no first frame.
+        settings: Variables beside those that lead to the simulator.
+        wrong_secret: A key that is refused.
+        tries_keys: The vendor has something free to try a key with.
+        refusals: Where a refused submit has another class than with most; None: no such refusal.
+        look_refusals: The same of a refused look.
+        failed: Verdicts of the simulator that are failures, of whatever wording.
+        blocked: Those that are blocked content.
+        charges_failures: Failures may be billed.
+        money: Refusals that mean that the money is used up.
+        hints: Refusals that tell how long to wait, with their argument and the seconds.
+        inline: A download is a look; nothing is fetched by an address.
+        long_looks: An answer may have a video inside, so a long one is read, and not kept.
+        renews_tokens: A refused token is replaced once, so it has to be refused twice.
+        not_ready: Statuses that a download has for a moment after the end.
+    """
+
+    name: str
+    request: VideoRequest
+    body: Mapping[str, JsonValue]
+    carries: Callable[[dict[str, Any], ImageBytes], bool] | None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    wrong_secret: str = "wrong"
+    tries_keys: bool = True
+    refusals: Mapping[str, type[ProviderError] | None] = field(default_factory=dict)
+    look_refusals: Mapping[str, type[ProviderError] | None] = field(default_factory=dict)
+    failed: tuple[str, ...] = ("failed", "failed-message", "failed-silent")
+    blocked: tuple[str, ...] = ("moderation", "filtered", "prompt-blocked")
+    charges_failures: bool = False
+    money: tuple[str, ...] = ()
+    hints: Mapping[str, tuple[str, float]] = field(default_factory=lambda: HINTS)
+    inline: bool = False
+    long_looks: bool = False
+    renews_tokens: bool = False
+    not_ready: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
     """One provider on one wire format, with the simulator at its other end."""
 
-    name: str
+    format: Format
     simulators: SimulatorServer
     simulator: ProviderSimulator
     providers: Providers
     request: VideoRequest
+
+    @property
+    def name(self) -> str:
+        return self.format.name
 
     @property
     def provider(self) -> Provider:
@@ -90,22 +152,16 @@ async def finished_asset(wire: Wire) -> tuple[Operation, Asset]:
 
 @asynccontextmanager
 async def opened(
-    name: str, simulators: SimulatorServer, config: ProvidersConfig
+    wanted: Format, simulators: SimulatorServer, config: ProvidersConfig
 ) -> AsyncIterator[Wire]:
-    """A wire of *name* with connections of its own, closed at the end."""
-    if name == "veo-vertex-gcs":
-        config = replace(config, vertex_storage_uri="gs://studio-bucket/videos/")
-    provider = name.partition("-")[0]
-    wanted = VideoRequest(provider=provider, prompt=PROMPT, model=MODELS[name], seconds=8)
-    providers = build(config)
+    """A wire in the format *wanted* with connections of its own, closed at the end."""
+    providers = build(config.over(**wanted.settings))
     wire = Wire(
-        name=name,
+        format=wanted,
         simulators=simulators,
-        simulator=simulators.sora if provider == "sora" else simulators.veo,
+        simulator=simulators.simulators[wanted.request.provider],
         providers=providers,
-        request=replace(wanted, size="1280x720")
-        if provider == "sora"
-        else replace(wanted, aspect_ratio="16:9", resolution="720p", audio=True),
+        request=wanted.request,
     )
     try:
         yield wire

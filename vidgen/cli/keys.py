@@ -32,7 +32,9 @@ keys_app = typer.Typer(
 app.add_typer(keys_app, rich_help_panel=PANEL)
 
 UserId = Annotated[str, typer.Option(help="Whose key: the user_id of jobs.", show_default=False)]
-ProviderName = Annotated[str, typer.Option(help="sora or veo.", show_default=False)]
+ProviderName = Annotated[
+    str, typer.Option(help="sora, veo, …; vidgen providers has them all.", show_default=False)
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,7 @@ def add(user_id: UserId, provider: ProviderName, as_json: AsJson = False) -> Non
 @keys_app.command("list")
 def list_(
     user_id: Annotated[str | None, typer.Option(help="Only keys of this user.")] = None,
-    provider: Annotated[str | None, typer.Option(help="Only keys for sora or veo.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only keys for this provider.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
     before: Annotated[
         UUID | None, typer.Option(metavar="ID", help="The last key of the page before.")

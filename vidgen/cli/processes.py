@@ -8,10 +8,11 @@ from contextlib import suppress
 from datetime import UTC, date, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vidgen.cli import words
 from vidgen.cli.app import REFUSED, AsJson, app, run, until_interrupted
 from vidgen.errors import DatabaseError, DispatchError, SettingsError
 
@@ -36,7 +37,9 @@ def demo(
     prompt: Annotated[
         str | None, typer.Option(help="What every video shows.", show_default=False)
     ] = None,
-    provider: Annotated[Literal["sora", "veo", "all"], typer.Option(help="Whose videos.")] = "all",
+    provider: Annotated[
+        str, typer.Option(help="Whose videos; all: a few.", autocompletion=words.providers)
+    ] = "all",
     live: Live = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before paying.")] = False,
     generation_s: Annotated[
@@ -49,8 +52,11 @@ def demo(
 
     PostgreSQL, Redis, S3 and the providers run as child processes for as long as it takes.
     """
+    from vidgen import catalog
     from vidgen.dev import demo
 
+    if provider != "all":
+        catalog.vendor(provider)
     offer = _offer(provider, yes=yes) if live else None
     wish = demo.Demo(
         output=output, prompt=prompt, provider=provider, live=offer, generation_s=generation_s
@@ -155,7 +161,7 @@ def health(as_json: AsJson = False) -> None:
     raise typer.Exit(0 if report.get("healthy") else REFUSED)
 
 
-def _offer(provider: Literal["sora", "veo", "all"], *, yes: bool) -> "Offer":
+def _offer(provider: str, *, yes: bool) -> "Offer":
     """What --live would ask and cost, after a yes if somebody is there to say it."""
     from vidgen.dev import live, screen
 

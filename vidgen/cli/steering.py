@@ -41,7 +41,7 @@ def pause(
         str,
         typer.Argument(
             metavar="PROVIDER",
-            help="sora or veo.",
+            help="sora, veo, …; vidgen providers has them all.",
             show_default=False,
             autocompletion=words.providers,
         ),
@@ -70,7 +70,7 @@ def resume(
         str | None,
         typer.Argument(
             metavar="PROVIDER",
-            help="sora or veo; without one a drain ends.",
+            help="sora, veo, …; without one a drain ends.",
             show_default=False,
             autocompletion=words.providers,
         ),

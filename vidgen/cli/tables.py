@@ -190,7 +190,7 @@ def show_providers(providers: Sequence[dict[str, Any]], out: Console) -> None:
     for provider in providers:
         for model in provider["models"]:
             prices = [f"{micros / 1e6:.2f}" for micros in model["price_micros_per_second"].values()]
-            lowest, highest = min(prices), max(prices)
+            lowest, highest = min(prices, default=""), max(prices, default="")
             rows.append(
                 [
                     provider["name"],

@@ -49,7 +49,7 @@ def submit(
     provider: Annotated[
         str,
         typer.Option(
-            help="sora or veo.",
+            help="sora, veo, …; vidgen providers has them all.",
             rich_help_panel=_THE_VIDEO,
             show_default=False,
             autocompletion=words.providers,
@@ -239,7 +239,9 @@ def jobs_(
     ] = None,
     provider: Annotated[
         str | None,
-        typer.Option(help="sora or veo.", autocompletion=words.providers),
+        typer.Option(
+            help="sora, veo, …; vidgen providers has them all.", autocompletion=words.providers
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -355,7 +357,7 @@ def retry(
     provider: Annotated[
         str | None,
         typer.Option(
-            help="sora or veo.",
+            help="sora, veo, …; vidgen providers has them all.",
             autocompletion=words.providers,
             rich_help_panel=_OF_THE_FAILED,
         ),

@@ -22,7 +22,7 @@ def providers(begun: str) -> list[str]:
     """What a shell offers for a provider of which *begun* is typed."""
     from vidgen import catalog
 
-    return [name for name in catalog.PROVIDERS if name.startswith(begun)]
+    return [name for name in catalog.names() if name.startswith(begun)]
 
 
 def models(begun: str) -> list[str]:

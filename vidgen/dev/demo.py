@@ -21,7 +21,7 @@ from rich.text import Text
 
 from vidgen.dev import clip, screen
 from vidgen.dev.clip import Clip
-from vidgen.dev.live import Choice, Offer
+from vidgen.dev.live import Offer
 from vidgen.dev.stack import Stack, Worker
 from vidgen.errors import InternalError, InvalidRequestError, VidgenError
 from vidgen.job import JobStatus, VideoJob, VideoRequest
@@ -62,6 +62,7 @@ class Demo:
 
     Attributes:
         output: Folder of the finished files; made when missing.
+        provider: Whose videos; `all` is a few wire formats, wide and tall.
         prompt: For every video instead of the demo's own ones.
         live: The real providers to ask; None simulates all of them.
         generation_s: How long a simulated provider takes for a video.
@@ -69,7 +70,7 @@ class Demo:
 
     output: Path
     prompt: str | None = None
-    provider: Choice = "all"
+    provider: str = "all"
     live: Offer | None = None
     generation_s: float = 8.0
 
@@ -136,6 +137,8 @@ async def _carry(
 
 def _wishes(demo: Demo) -> list[VideoRequest]:
     wishes = [wish for wish in WISHES if demo.provider in {"all", wish.provider}]
+    if not wishes:
+        wishes = [VideoRequest(provider=demo.provider, prompt=WISHES[0].prompt)]
     if demo.live is not None:
         wishes = [
             replace(quote.request, prompt=WISHES[number % len(WISHES)].prompt)

@@ -3,44 +3,30 @@
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Literal
 
 from vidgen import catalog
-from vidgen.errors import ModelRetiredError, SettingsError
+from vidgen.catalog import sora, veo
+from vidgen.errors import InvalidRequestError, ModelRetiredError, SettingsError
 from vidgen.job import VideoRequest
 from vidgen.queue import endpoints_of
 from vidgen.settings import Settings
 
-Choice = Literal["sora", "veo", "all"]
-
-# Taken from the environment; all else stays as the stack has it.
-_OF_PROVIDERS = (
-    "openai_api_key",
-    "openai_base_url",
-    "openai_auth_style",
-    "gemini_api_key",
-    "gemini_base_url",
-    "google_cloud_project_id",
-    "google_cloud_location",
-    "google_application_credentials",
-    "vertex_base_url",
-    "gcs_base_url",
-    "veo_storage_uri",
+# Taken from the environment beside the variables of providers; all else stays as the stack has it.
+_OF_JOBS = (
     "allow_private_addresses",
     "allow_unknown_models",
     "poll_interval_s",
     "rate_limit_per_min",
     "max_attempts",
 )
-
 _NOTHING_USABLE = f"""\
 --live found no provider it can use. Set one of these in the environment or in .env:
   Veo on Vertex AI     GOOGLE_CLOUD_PROJECT_ID, and GOOGLE_APPLICATION_CREDENTIALS outside of
                        Google Cloud
   Sora's protocol      OPENAI_BASE_URL (a gateway or compatible server) and OPENAI_API_KEY;
-                       OpenAI itself switched Sora 2 off on {catalog.SORA_OFF_ON}
+                       OpenAI itself switched Sora 2 off on {sora.OFF_ON}
   Veo on Gemini's API  GEMINI_BASE_URL (a gateway) and GEMINI_API_KEY;
-                       Google itself switched Veo 3.1 off there on {catalog.VEO_GEMINI_OFF_ON}
+                       Google itself switched Veo 3.1 off there on {veo.GEMINI_OFF_ON}
 Without --live everything runs on simulated providers and costs nothing."""
 
 
@@ -59,24 +45,18 @@ class Offer:
 
     def over(self, settings: Settings) -> Settings:
         """*settings* of a stack, with the real providers instead of the simulated ones."""
-        return settings.model_copy(
-            update={name: getattr(self.settings, name) for name in _OF_PROVIDERS}
-        )
+        variables = {name for vendor in catalog.vendors() for name in vendor.variables}
+        mine = Settings.of_variables(variables) + _OF_JOBS
+        return settings.model_copy(update={name: getattr(self.settings, name) for name in mine})
 
     def address(self, quote: catalog.Quote) -> str:
         """Where this request would go."""
-        settings = self.settings
         assert quote.model is not None  # made from the catalog
-        match quote.model.api:
-            case "openai":
-                return settings.openai_base_url
-            case "gemini":
-                return settings.gemini_base_url
-            case "vertex":
-                return settings.vertex_base_url or f"Vertex AI, {settings.google_cloud_location}"
+        interface = catalog.vendor(quote.model.provider).interface(quote.model.api)
+        return interface.address(endpoints_of(self.settings))
 
 
-def find(provider: Choice, *, today: date, env_file: Path | None = Path(".env")) -> Offer:
+def find(provider: str, *, today: date, env_file: Path | None = Path(".env")) -> Offer:
     """
     Look at what the environment opens.
 
@@ -85,24 +65,35 @@ def find(provider: Choice, *, today: date, env_file: Path | None = Path(".env"))
     """
     settings = Settings.load(needs=frozenset(), env_file=env_file)
     endpoints = endpoints_of(settings)
-    candidates = {
-        "veo-3.1-fast-generate-001": bool(settings.google_cloud_project_id),
-        "sora-2": settings.openai_api_key is not None or not endpoints.sora_is_vendor,
-        "veo-3.1-fast-generate-preview": settings.gemini_api_key is not None
-        or not endpoints.gemini_is_vendor,
-    }
     quotes, retired = [], []
-    for model, is_configured in candidates.items():
-        name = model.partition("-")[0]
-        if not is_configured or provider not in {"all", name}:
+    for model in _candidates(endpoints):
+        if provider not in {"all", model.provider}:
             continue
-        request = VideoRequest(provider=name, model=model, prompt="-", seconds=4)
+        seconds = min(model.seconds, default=None)
+        request = VideoRequest(
+            provider=model.provider, model=model.name, prompt="-", seconds=seconds
+        )
         try:
             quotes.append(
                 catalog.quote(request, today=today, endpoints=endpoints, allow_unknown_models=False)
             )
         except ModelRetiredError as error:
             retired.append(error.message)
+        except InvalidRequestError:
+            continue  # it makes no video from words alone
     if not quotes:
         raise SettingsError("\n\n".join([*retired, _NOTHING_USABLE]))
     return Offer(settings=settings, quotes=tuple(quotes))
+
+
+def _candidates(endpoints: catalog.Endpoints) -> list[catalog.Model]:
+    """One model of each interface that is offered."""
+    found = []
+    for vendor in catalog.vendors():
+        wanted = vendor.demo_models or vendor.default_models
+        for interface in vendor.interfaces:
+            mine = [vendor.model(name) for name in wanted]
+            model = next((one for one in mine if one and one.api == interface.name), None)
+            if model is not None and interface.is_offered(endpoints):
+                found.append(model)
+    return found

@@ -3,7 +3,7 @@ Everything a video needs on this machine alone, as child processes on free ports
 
     Stack
     ├── PostgreSQL, Valkey      dev/servers.py
-    ├── S3, Sora, Veo           dev/outside.py, one process
+    ├── S3, all providers       dev/outside.py, one process
     └── Worker                  arq, started by demo and dev with an environment of the stack
 
 `start` and `stop` block and start children from the calling thread: for before and after the loop.
@@ -24,6 +24,7 @@ from typing import IO, Any, Self
 import orjson
 from pydantic import SecretStr
 
+from vidgen import catalog
 from vidgen.dev import environment
 from vidgen.dev.child import Child
 from vidgen.dev.servers import PostgresServer, ValkeyServer
@@ -105,7 +106,7 @@ class Stack:
             told = _told(outside.log)
             assert told is not None  # it is ready
             self._say("S3", f"{told['s3_url']}/{BUCKET}")
-            self._say("Sora and Veo, simulated", told["origin"])
+            self._say("Providers, simulated", told["origin"])
             self.settings = _settings(database.url, redis.url, told, keys)
             asyncio.run(_prepare(self.settings))
             self._running = running.pop_all()
@@ -220,19 +221,17 @@ def _settings(
     database_url: str, redis_url: str, told: dict[str, Any], keys: dict[str, str]
 ) -> Settings:
     """All of the stack, and waits fit for watching."""
+    of_providers: dict[str, Any] = dict(told["addresses"])
+    keyed = catalog.key_variables(of_providers)
+    of_providers |= dict.fromkeys(keyed, SecretStr(keys["provider_key"]))
     return Settings(
         database_url=database_url,
         redis_url=redis_url,
         encryption_key=SecretStr(keys["encryption_key"]),
         admin_token=SecretStr(keys["admin_token"]),
-        openai_api_key=SecretStr(keys["provider_key"]),
-        openai_base_url=told["sora_url"],
-        gemini_api_key=SecretStr(keys["provider_key"]),
-        gemini_base_url=told["gemini_url"],
+        **of_providers,
         google_cloud_project_id=PROJECT,
         google_application_credentials=SecretStr(told["service_account"]),
-        vertex_base_url=told["vertex_url"],
-        gcs_base_url=told["gcs_url"],
         veo_storage_uri=f"gs://{PROJECT}/videos",
         s3_bucket=BUCKET,
         s3_endpoint_url=told["s3_url"],

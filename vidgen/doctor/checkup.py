@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Set
+from functools import partial
 
 from vidgen.doctor import bucket, clocks, providers, secrets, servers
 from vidgen.doctor.finding import Finding, State, ok, problem, warning
@@ -20,9 +21,6 @@ CHECKS: Mapping[str, Check] = {
     servers.EVICTION: servers.eviction,
     bucket.BUCKET: bucket.bucket,
     clocks.CLOCKS: clocks.clocks,
-    providers.SORA: providers.sora,
-    providers.GEMINI: providers.gemini,
-    providers.VERTEX: providers.vertex,
     providers.MODELS: providers.models,
     secrets.WEBHOOKS: secrets.webhooks,
     secrets.SEALING: secrets.sealing,
@@ -36,6 +34,19 @@ NEEDS: Mapping[str, str] = {
     servers.EVICTION: servers.REDIS,
 }
 SETTINGS = "settings"
+
+
+def checks() -> dict[str, Check]:
+    """Every check by its name, those of the providers' keys among them."""
+    found: dict[str, Check] = {}
+    for name, check in CHECKS.items():
+        if name == providers.MODELS:
+            found |= {
+                interface.key_name: partial(providers.key, vendor=vendor, interface=interface)
+                for vendor, interface in providers.interfaces()
+            }
+        found[name] = check
+    return found
 
 
 async def examine(load: Callable[[], Settings]) -> list[Finding]:
@@ -58,7 +69,7 @@ async def examine(load: Callable[[], Settings]) -> list[Finding]:
     findings = {SETTINGS: ok(SETTINGS, f"usable; {len(settings.model_fields_set)} are set")}
     async with asyncio.TaskGroup() as group:
         running = {
-            name: group.create_task(_outcome(check, settings)) for name, check in CHECKS.items()
+            name: group.create_task(_outcome(check, settings)) for name, check in checks().items()
         }
     ill: set[str] = set()
     for name, task in running.items():

@@ -5,41 +5,32 @@ from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 
 from vidgen import catalog
-from vidgen.catalog import Model
+from vidgen.catalog import Interface, Model, Vendor
 from vidgen.doctor.finding import Finding, ok, problem, warning
 from vidgen.errors import AuthError, ProviderError, ProviderNotConfiguredError
 from vidgen.providers.registry import Providers, build
 from vidgen.resources import providers_config
 from vidgen.settings import Settings
 
-SORA, GEMINI, VERTEX = "sora key", "gemini key", "vertex credential"
 MODELS = "models"
 
 MOST_NAMED = 3
 ENDS_SOON = timedelta(days=60)
 
 
-async def sora(settings: Settings) -> Finding:
-    """Whether the server of the OpenAI Videos protocol takes the key."""
-    if settings.openai_api_key is None and _endpoints(settings).sora_is_vendor:
-        return ok(SORA, "not set: sora is not offered (OPENAI_API_KEY)")
-    return await _accepted(settings, SORA, "sora", "sora-2", "OPENAI_API_KEY", "OPENAI_BASE_URL")
+def interfaces() -> tuple[tuple[Vendor, Interface], ...]:
+    """Every way in to a provider, each with a key of its own to look at."""
+    return tuple((vendor, each) for vendor in catalog.vendors() for each in vendor.interfaces)
 
 
-async def gemini(settings: Settings) -> Finding:
-    """Whether the Gemini API takes the key."""
-    if settings.gemini_api_key is None and _endpoints(settings).gemini_is_vendor:
-        return ok(GEMINI, "not set: veo is not offered on the Gemini API (GEMINI_API_KEY)")
-    model = _first("gemini")
-    return await _accepted(settings, GEMINI, "veo", model, "GEMINI_API_KEY", "GEMINI_BASE_URL")
-
-
-async def vertex(settings: Settings) -> Finding:
-    """Whether Google gives a token for the credential."""
-    if not settings.google_cloud_project_id:
-        return ok(VERTEX, "not set: veo is not offered on Vertex AI (GOOGLE_CLOUD_PROJECT_ID)")
-    variable = "GOOGLE_APPLICATION_CREDENTIALS"
-    return await _accepted(settings, VERTEX, "veo", _first("vertex"), variable, "VERTEX_BASE_URL")
+async def key(settings: Settings, vendor: Vendor, interface: Interface) -> Finding:
+    """Whether the server of *interface* takes what is set to open it."""
+    name, endpoints = interface.key_name, _endpoints(settings)
+    if not interface.is_offered(endpoints):
+        wanted = " and ".join(interface.needs or interface.keys)
+        where = "" if len(vendor.interfaces) == 1 else f" on {interface.title}"
+        return ok(name, f"not set: {vendor.name} is not offered{where} ({wanted})")
+    return await _accepted(settings, name, vendor, interface)
 
 
 async def models(settings: Settings, today: date | None = None) -> Finding:
@@ -51,7 +42,7 @@ async def models(settings: Settings, today: date | None = None) -> Finding:
         return problem(
             MODELS,
             "no provider has a key: every request will be refused",
-            "set OPENAI_API_KEY, GEMINI_API_KEY or GOOGLE_CLOUD_PROJECT_ID",
+            "set the key of one, e.g. FAL_KEY or GOOGLE_CLOUD_PROJECT_ID; the README has them all",
         )
     endpoints = _endpoints(settings)
     dead = [m for m in keyed if catalog.is_retired(m, today=today, endpoints=endpoints)]
@@ -61,8 +52,8 @@ async def models(settings: Settings, today: date | None = None) -> Finding:
         return problem(
             MODELS,
             f"none can be used: {retired}",
-            "set GOOGLE_CLOUD_PROJECT_ID for Vertex AI, or OPENAI_BASE_URL or GEMINI_BASE_URL to a"
-            " compatible server",
+            "set the key of another provider, e.g. GOOGLE_CLOUD_PROJECT_ID for Vertex AI, or"
+            " OPENAI_BASE_URL or GEMINI_BASE_URL to a compatible server",
         )
     ending = [
         model
@@ -78,13 +69,16 @@ async def models(settings: Settings, today: date | None = None) -> Finding:
     return ok(MODELS, told)
 
 
-async def _accepted(
-    settings: Settings, name: str, provider: str, model: str, variable: str, address: str
-) -> Finding:
+async def _accepted(settings: Settings, name: str, vendor: Vendor, interface: Interface) -> Finding:
+    variable, address = " and ".join(interface.keys), interface.base_url_variable
+    model = next(
+        (model.name for model in vendor.models if model.api == interface.name),
+        vendor.default_models[0],
+    )
     async with _providers(settings) as providers:
         try:
-            credential = providers.credential(provider, model)
-            told = await providers.get(provider).accepts(model, credential)
+            credential = providers.credential(vendor.name, model)
+            told = await providers.get(vendor.name).accepts(model, credential)
         except AuthError as error:
             return problem(name, f"it is refused: {error.message}", f"correct {variable}")
         except ProviderNotConfiguredError as error:
@@ -119,10 +113,6 @@ def _has_key(providers: Providers, model: Model) -> bool:
     except ProviderNotConfiguredError:
         return False
     return True
-
-
-def _first(api: catalog.Api) -> str:
-    return next(model.name for model in catalog.models() if model.api == api)
 
 
 def _by_day(found: list[Model]) -> dict[date, list[Model]]:

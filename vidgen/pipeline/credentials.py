@@ -10,6 +10,7 @@ as long as the call, and in no cache.
 
 from uuid import UUID
 
+from vidgen import catalog
 from vidgen.errors import (
     AuthError,
     ProviderError,
@@ -85,6 +86,6 @@ async def _for_a_new_attempt(resources: Resources, job: VideoJob) -> Credential:
 
 def _opened(resources: Resources, key: StoredKey) -> Credential:
     secret = resources.vault.open(key.sealed, owner_of(key))
-    return Credential(
-        id=str(key.id), secret=secret, project=project_of(secret) if key.api == "vertex" else None
-    )
+    is_account = catalog.vendor(key.provider).interface(key.api).key_form == "service_account"
+    project = project_of(secret) if is_account else None
+    return Credential(id=str(key.id), secret=secret, project=project)

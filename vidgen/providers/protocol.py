@@ -3,6 +3,25 @@ What vidgen asks of a provider: five deeds, one HTTP exchange each, no loops, no
 
 The pipeline owns time and money: it decides when to submit, look, wait and give up. A provider
 turns one wire format into these values and maps every answer to one class of `vidgen.errors`.
+
+A new provider NAME is these, and no `if` anywhere else:
+
+    vidgen/catalog/NAME.py           VENDOR: name, interfaces, models (pure); and one line in
+                                     catalog/vendors.py
+    vidgen/providers/NAME.py         build(surroundings) -> Provider, which VENDOR.wire names; uses
+                                     `http.ProviderHttp` for every exchange, maps errors by
+                                     `answer.by_status`, asks `same_origin` before a key is sent
+    vidgen/simulator/NAME.py         SIMULATED: a `wire.SimulatedWire`, which VENDOR.simulator
+                                     names; its paths are those of the vendor, as it is mounted
+                                     under /NAME
+    vidgen/settings.py               a field for each variable of its interfaces, with the vendor's
+                                     base URL as default; the same in deploy/env.example
+    tests/providers/formats/NAME.py  FORMATS: what the conformance suite has to know; and one line
+                                     in formats/all.py
+    README.md                        rows in "What works with what" and "Settings"
+
+Limits, breakers, stored keys, prices, metrics, `vidgen doctor`, `vidgen dev`, command line and API
+follow from VENDOR. What the vendor ignores in silence is refused by the model's declaration.
 """
 
 from collections.abc import AsyncIterator

@@ -1,19 +1,22 @@
-"""Which providers there are, and what opens them: built once from settings, closed at the end."""
+"""
+What the settings open: each provider built when it is first asked for, closed at the end.
+
+Which there are says the catalog; nothing here knows one by name.
+"""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol, assert_never, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from vidgen import catalog
-from vidgen.errors import ProviderNotConfiguredError, UnknownProviderError
+from vidgen.catalog import Endpoints, Interface, Vendor
+from vidgen.catalog.vendor import resolved
+from vidgen.errors import ProviderNotConfiguredError
 from vidgen.job import SERVER_CREDENTIAL, Operation
-from vidgen.providers.google import GoogleTokens
 from vidgen.providers.http import ProviderHttp, authority
 from vidgen.providers.protocol import Credential, Listing, Progress, Provider, Submission
-from vidgen.providers.sora import AuthStyle, SoraProvider
-from vidgen.providers.veo import VeoEndpoints, VeoProvider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,49 +25,38 @@ class ProvidersConfig:
     The part of the settings that providers need.
 
     Attributes:
-        vertex_project: None means that Vertex AI is not configured.
-        vertex_base_url: None means the vendor's own host of *vertex_location*.
-        vertex_credentials: Path or JSON of a service account; None for application default ones.
-        vertex_storage_uri: `gs://bucket/prefix/`; None means that videos come inside the answer.
+        endpoints: Their variables.
         allow_private_addresses: Whether what a provider points to may be in a private network.
         submit_timeout_s: How long the answer to a paid call is waited for.
     """
 
-    openai_base_url: str = f"{catalog.OPENAI_ORIGIN}/v1"
-    openai_auth_style: AuthStyle = "bearer"
-    openai_api_key: str | None = field(default=None, repr=False)
-    gemini_base_url: str = f"{catalog.GEMINI_ORIGIN}/v1beta"
-    gemini_api_key: str | None = field(default=None, repr=False)
-    vertex_project: str | None = None
-    vertex_location: str = "us-central1"
-    vertex_base_url: str | None = None
-    vertex_credentials: str | None = field(default=None, repr=False)
-    vertex_storage_uri: str | None = None
-    gcs_base_url: str = "https://storage.googleapis.com"
+    endpoints: Endpoints = field(default_factory=lambda: Endpoints.of({}))
     allow_private_addresses: bool = False
     submit_timeout_s: float = 120
 
-    @property
-    def veo_endpoints(self) -> VeoEndpoints:
-        """Where Google is."""
-        return VeoEndpoints(
-            gemini_base_url=self.gemini_base_url,
-            vertex_project=self.vertex_project,
-            vertex_location=self.vertex_location,
-            vertex_base_url=self.vertex_base_url,
-            vertex_storage_uri=self.vertex_storage_uri,
-            gcs_base_url=self.gcs_base_url,
-        )
+    @classmethod
+    def of(cls, **values: str) -> Self:
+        """With these variables of providers, and no other."""
+        return cls(endpoints=Endpoints.of(values))
 
-    @property
-    def endpoints(self) -> catalog.Endpoints:
-        """What the catalog asks about it."""
-        return catalog.Endpoints.of(
-            openai_base_url=self.openai_base_url,
-            gemini_base_url=self.gemini_base_url,
-            gemini_configured=self.gemini_api_key is not None,
-            vertex_configured=self.vertex_project is not None,
-        )
+    def over(self, **values: str) -> "ProvidersConfig":
+        """The same with other variables of providers."""
+        return replace(self, endpoints=self.endpoints.over(values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """
+    What a provider is built from. It asks *endpoints* for its addresses and manners, never for a
+    key: each call brings its own.
+    """
+
+    endpoints: Endpoints
+    http: ProviderHttp
+
+    def address(self, interface: Interface) -> str:
+        """The base URL of *interface*."""
+        return interface.address(self.endpoints)
 
 
 @runtime_checkable
@@ -106,11 +98,16 @@ class ListsVideos(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Providers:
-    """Every provider by its name, and the server's own credentials."""
+    """
+    Every provider by its name, and the server's own credentials.
+
+    Attributes:
+        by_name: Those that were used; each is built when it is first asked for.
+    """
 
     config: ProvidersConfig
     http: ProviderHttp
-    by_name: Mapping[str, Provider]
+    by_name: dict[str, Provider] = field(default_factory=dict)
 
     def get(self, name: str) -> Provider:
         """
@@ -121,8 +118,8 @@ class Providers:
         """
         found = self.by_name.get(name)
         if found is None:
-            known = ", ".join(self.by_name)
-            raise UnknownProviderError(f"There is no provider {name!r}; known are {known}.")
+            surroundings = Surroundings(endpoints=self.config.endpoints, http=self.http)
+            found = self.by_name[name] = _wire(catalog.vendor(name))(surroundings)
         return found
 
     def finder(self, name: str) -> FindsRecent | None:
@@ -138,32 +135,32 @@ class Providers:
             UnknownProviderError: The message names the known ones.
             ProviderNotConfiguredError: The message says which variable to set.
         """
-        self.get(name)
-        config = self.config
-        if name == "sora":
-            at_vendor = config.endpoints.sora_is_vendor
-            return _key(config.openai_api_key, "OPENAI_API_KEY", name, at_vendor)
-        if self.api(name, model) == "gemini":
-            at_vendor = config.endpoints.gemini_is_vendor
-            return _key(config.gemini_api_key, "GEMINI_API_KEY", name, at_vendor)
-        if config.vertex_project is None:
+        interface, endpoints = self.interface(name, model), self.config.endpoints
+        if not interface.is_offered(endpoints):
+            missing = interface.missing.format(model=model)
+            wanted = " and ".join((*interface.needs, *interface.keys))
             raise ProviderNotConfiguredError(
-                f"{model} is on Vertex AI; set GOOGLE_CLOUD_PROJECT_ID, and"
-                " GOOGLE_APPLICATION_CREDENTIALS outside of Google Cloud."
+                missing or f"The provider {name} has no key: set {wanted}."
             )
-        return Credential(id=SERVER_CREDENTIAL, secret=config.vertex_credentials or "")
+        return Credential(id=SERVER_CREDENTIAL, secret=interface.secret(endpoints))
 
-    def api(self, name: str, model: str) -> catalog.Api:
+    def interface(self, name: str, model: str) -> Interface:
         """
         Which interface serves *model*: the one a key has to be for.
 
         Raises:
             UnknownProviderError: The message names the known ones.
         """
-        self.get(name)
-        if name == "sora":
-            return "openai"
-        return catalog.veo_api(model, vertex_configured=self.config.vertex_project is not None)
+        return catalog.vendor(name).interface_of(model, self.config.endpoints)
+
+    def api(self, name: str, model: str) -> str:
+        """
+        The word for that interface.
+
+        Raises:
+            UnknownProviderError: The message names the known ones.
+        """
+        return self.interface(name, model).name
 
     def account(self, name: str, model: str, credential: Credential | None = None) -> str:
         """
@@ -179,24 +176,14 @@ class Providers:
         Raises:
             UnknownProviderError, ProviderNotConfiguredError: As `credential`.
         """
-        config, api, owner = self.config, self.api(name, model), ""
-        match api:
-            case "openai":
-                interface, url = name, config.openai_base_url
-            case "gemini":
-                interface, url = "veo-gemini", config.gemini_base_url
-            case "vertex":
-                # Google limits a project in a location, and credentials may be the machine's own.
-                url = config.veo_endpoints.vertex_home(config.vertex_location)
-                interface = "veo-vertex"
-                owner = f"{config.vertex_project}\n{config.vertex_location}\n"
-            case _:
-                assert_never(api)
+        interface, endpoints = self.interface(name, model), self.config.endpoints
+        host = authority(interface.address(endpoints))
         if credential is not None and credential.id != SERVER_CREDENTIAL:
-            return f"{interface}:{authority(url)}:{credential.id}"
+            return f"{interface.account}:{host}:{credential.id}"
         secret = self.credential(name, model).secret
+        owner = "".join(f"{endpoints.get(variable)}\n" for variable in interface.owners)
         digest = hashlib.sha256(f"{owner}{secret}".encode()).hexdigest()
-        return f"{interface}:{authority(url)}:{digest[:12]}"
+        return f"{interface.account}:{host}:{digest[:12]}"
 
     async def aclose(self) -> None:
         """Close every provider and all connections."""
@@ -206,18 +193,17 @@ class Providers:
 
 
 def build(config: ProvidersConfig) -> Providers:
-    """Make every provider; nothing is connected yet."""
-    http = ProviderHttp(
-        allow_private_addresses=config.allow_private_addresses,
-        submit_timeout_s=config.submit_timeout_s,
+    """Make ready for every provider; nothing is connected yet."""
+    return Providers(
+        config=config,
+        http=ProviderHttp(
+            allow_private_addresses=config.allow_private_addresses,
+            submit_timeout_s=config.submit_timeout_s,
+        ),
     )
-    sora = SoraProvider(config.openai_base_url, config.openai_auth_style, http)
-    veo = VeoProvider(config.veo_endpoints, http, GoogleTokens())
-    return Providers(config=config, http=http, by_name={"sora": sora, "veo": veo})
 
 
-def _key(key: str | None, variable: str, provider: str, at_vendor: bool) -> Credential:
-    # A server of one's own may want no key; the vendor always does.
-    if key is None and at_vendor:
-        raise ProviderNotConfiguredError(f"The provider {provider} has no key: set {variable}.")
-    return Credential(id=SERVER_CREDENTIAL, secret=key or "")
+def _wire(vendor: Vendor) -> Callable[[Surroundings], Provider]:
+    """What builds the provider of *vendor*; its module is imported now."""
+    wire: Callable[[Surroundings], Provider] = resolved(vendor.wire)
+    return wire

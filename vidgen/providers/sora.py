@@ -20,6 +20,7 @@ import orjson
 from aiohttp import FormData
 
 from vidgen import catalog
+from vidgen.catalog import sora
 from vidgen.errors import (
     AuthError,
     ContentBlockedError,
@@ -68,6 +69,7 @@ from vidgen.providers.protocol import (
     Succeeded,
     Variant,
 )
+from vidgen.providers.registry import Surroundings
 
 AuthStyle = Literal["bearer", "api-key"]
 
@@ -95,6 +97,17 @@ _MODERATION_WORDS = ("moderation", "content_policy", "safety", "sensitive")
 _NOT_READY_CODES = frozenset({"video_not_ready", "not_ready", "video_processing"})
 _VARIANTS: tuple[Variant, ...] = ("video", "thumbnail", "spritesheet")
 _EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+
+
+def build(surroundings: Surroundings) -> "SoraProvider":
+    """The provider as the settings want it."""
+    (interface,) = sora.VENDOR.interfaces
+    style = surroundings.endpoints.get("OPENAI_AUTH_STYLE")
+    return SoraProvider(
+        surroundings.address(interface),
+        "api-key" if style == "api-key" else "bearer",
+        surroundings.http,
+    )
 
 
 class SoraProvider:
@@ -191,7 +204,7 @@ class SoraProvider:
         reading = Reading(
             fields=build_fields(submission),
             since=since,
-            at_vendor=same_origin(self._base_url, catalog.OPENAI_ORIGIN),
+            at_vendor=same_origin(self._base_url, sora.ORIGIN),
             operation_of=lambda video: self._operation(video, submission, credential),
         )
         after: str | None = None

@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 import orjson
 
-from vidgen import catalog
+from vidgen.catalog import Endpoints, veo
 from vidgen.errors import (
     AuthError,
     GenerationFailedError,
@@ -65,6 +65,7 @@ from vidgen.providers.protocol import (
     Submitted,
     Succeeded,
 )
+from vidgen.providers.registry import Surroundings
 
 Api = Literal["gemini", "vertex"]
 
@@ -113,14 +114,24 @@ class VeoEndpoints:
         """The base URL of Vertex AI in *location*."""
         if self.vertex_base_url is not None:
             return self.vertex_base_url.rstrip("/")
-        match location:
-            case "global":
-                host = "aiplatform.googleapis.com"
-            case "us" | "eu":
-                host = f"aiplatform.{location}.rep.googleapis.com"
-            case _:
-                host = f"{location}-aiplatform.googleapis.com"
-        return f"https://{host}/v1"
+        return veo.vertex_home(location)
+
+
+def build(surroundings: Surroundings) -> "VeoProvider":
+    """The provider as the settings want it."""
+    return VeoProvider(endpoints_of(surroundings.endpoints), surroundings.http, GoogleTokens())
+
+
+def endpoints_of(endpoints: Endpoints) -> VeoEndpoints:
+    """Where Google is, by the variables."""
+    return VeoEndpoints(
+        gemini_base_url=veo.GEMINI.address(endpoints),
+        vertex_project=endpoints.get("GOOGLE_CLOUD_PROJECT_ID") or None,
+        vertex_location=veo.vertex_location(endpoints),
+        vertex_base_url=endpoints.get("VERTEX_BASE_URL") or None,
+        vertex_storage_uri=endpoints.get("VIDGEN_VEO_STORAGE_URI") or None,
+        gcs_base_url=endpoints.get("GCS_BASE_URL") or "https://storage.googleapis.com",
+    )
 
 
 class VeoProvider:
@@ -139,7 +150,7 @@ class VeoProvider:
         """Start one paid generation, once; see `Provider.submit`."""
         model = submission.request.model
         assert model is not None  # a submission has every default filled in
-        api = catalog.veo_api(model, vertex_configured=self._at.vertex_project is not None)
+        api = self._api(model)
         home, path = self._submit_address(api, model, credential)
         # A user's project has no right to our bucket: their videos come inside the answer.
         is_ours = api == "vertex" and credential.project is None
@@ -220,7 +231,7 @@ class VeoProvider:
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether Google takes *credential*; see `Provider.accepts`."""
-        api = catalog.veo_api(model, vertex_configured=self._at.vertex_project is not None)
+        api = self._api(model)
         headers = await self._headers(api, credential)
         if api == "vertex":
             # A token was given. What it opens shows with the first video: lists want other rights.
@@ -235,6 +246,12 @@ class VeoProvider:
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
+
+    def _api(self, model: str) -> Api:
+        known = veo.VENDOR.find(model)
+        if known is None:  # one that the catalog does not know goes where we can go
+            return "gemini" if self._at.vertex_project is None else "vertex"
+        return "vertex" if known.api == "vertex" else "gemini"
 
     def _submit_address(self, api: Api, model: str, credential: Credential) -> tuple[str, str]:
         named = f"models/{quote(model, safe='')}:predictLongRunning"

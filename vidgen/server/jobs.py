@@ -92,7 +92,7 @@ class NewVideo(Body):
         }
     )
 
-    provider: Text = Field(json_schema_extra={"enum": [*catalog.PROVIDERS]})
+    provider: Text = Field(json_schema_extra={"enum": [*catalog.names()]})
     prompt: str
     model: Text | None = None
     seconds: int | None = None

@@ -44,20 +44,20 @@ class Asked:
         async with self._resources.database.connection() as connection:
             found = await figures(connection, self._resources.settings.lease_ttl_s)
         _forget_queue()
-        for provider in catalog.PROVIDERS:
+        for provider in catalog.names():
             for status in ("waiting", "delayed", "active", "failed"):
                 metrics.QUEUE_JOBS.labels(status, provider)
         for (status, provider), jobs in found.jobs.items():
-            known = provider if provider in catalog.PROVIDERS else metrics.OTHER
+            known = provider if catalog.is_provider(provider) else metrics.OTHER
             metrics.QUEUE_JOBS.labels(status, known).inc(jobs)
         metrics.QUEUE_OLDEST.set(found.oldest_s)
         metrics.WORKERS_ALIVE.set(found.workers)
         metrics.WEBHOOKS_PENDING.set(found.webhooks)
-        for provider in catalog.PROVIDERS:
+        for provider in catalog.names():
             metrics.PAUSED.labels(provider).set(int(bool(found.paused & {provider, "*"})))
 
     async def _breakers(self) -> None:
-        for provider in catalog.PROVIDERS:
+        for provider in catalog.names():
             states = [
                 await self._resources.breakers.state(provider, account)
                 for account in _accounts(self._resources, provider)

@@ -36,7 +36,7 @@ from vidgen.store.steering import AuditEntry, Pause
 from vidgen.store.workers import ListedWorker
 
 BUCKETS = 48
-ONE_OR_ALL: dict[str, JsonValue] = {"enum": [*catalog.PROVIDERS, None]}
+ONE_OR_ALL: dict[str, JsonValue] = {"enum": [*catalog.names(), None]}
 
 operations = Operations("queue")
 
@@ -61,7 +61,7 @@ _MODEL = record(
     available=schema_of(bool),
     retires_on=or_null({"type": "string", "format": "date"}),
     seconds=list_of(schema_of(int)),
-    default_seconds=schema_of(int),
+    default_seconds=or_null(schema_of(int)),
     sizes=list_of(schema_of(str)),
     aspect_ratios=list_of(schema_of(str)),
     resolutions=list_of(schema_of(str)),
@@ -76,6 +76,7 @@ _BREAKER = or_null(
 )
 _PROVIDER = record(
     name=schema_of(str),
+    title=schema_of(str),
     configured=schema_of(bool),
     paused=schema_of(bool),
     limit_per_min=_COUNT,
@@ -360,11 +361,12 @@ async def provider_documents(resources: Resources) -> list[dict[str, JsonValue]]
     """Every provider, with its models, and how it stands now."""
     async with resources.database.connection() as connection:
         held = {pause.provider for pause in await steering.pauses(connection)}
-    return [await _provider(resources, name, held) for name in catalog.PROVIDERS]
+    return [await _provider(resources, name, held) for name in catalog.names()]
 
 
 async def _provider(resources: Resources, name: str, held: set[str | None]) -> dict[str, JsonValue]:
-    models = [model for model in catalog.models() if model.provider == name]
+    vendor = catalog.vendor(name)
+    models = vendor.models
     accounts: dict[str, None] = {}
     for model in models:
         try:
@@ -374,6 +376,7 @@ async def _provider(resources: Resources, name: str, held: set[str | None]) -> d
     turns, breaker = await _pressure(resources, name, list(accounts))
     return {
         "name": name,
+        "title": vendor.title,
         "configured": bool(accounts),
         "paused": bool(held & {name, None}),
         "limit_per_min": resources.settings.rate_limit_per_min,
@@ -410,6 +413,7 @@ def _model(resources: Resources, model: Model) -> dict[str, JsonValue]:
         configured = True
     except ProviderNotConfiguredError:
         configured = False
+    resolutions = {size: resolution for size, (_, resolution) in model.sizes.items()}
     return {
         "name": model.name,
         "available": configured and not retired,
@@ -418,10 +422,10 @@ def _model(resources: Resources, model: Model) -> dict[str, JsonValue]:
         "default_seconds": model.default_seconds,
         "sizes": list(model.sizes),
         "aspect_ratios": list(model.aspect_ratios),
-        "resolutions": list(model.resolutions),
+        "resolutions": list(model.resolutions or dict.fromkeys(resolutions.values())),
         "full_length_only": list(model.full_length_only),
-        "resolution_of": json_value(model.sizes),
-        "price_micros_per_second": json_value(model.prices),
+        "resolution_of": json_value(resolutions),
+        "price_micros_per_second": json_value(model.micros_per_second()),
         "image_roles": list(model.image_roles),
         "takes": [*sorted(model.takes)],
     }

@@ -52,9 +52,10 @@ class KeyWish(Body):
     """Whose key, for what, and the key."""
 
     user_id: str = Field(min_length=1, max_length=keys.MAX_USER_CHARS)
-    provider: Text = Field(description="sora or veo.")
+    provider: Text = Field(description="Its name, as GET /api/providers has it.")
     key: SecretStr = Field(
-        description="An API key; for veo on Vertex AI the JSON of a service account, as text.",
+        description="An API key; for kling ACCESS:SECRET; for Vertex AI the JSON of a service"
+        " account.",
         min_length=1,
         max_length=keys.MAX_KEY_CHARS,
     )

@@ -1,7 +1,8 @@
 """
-The simulated providers on real ports: one for Sora and Veo, one for a host foreign to both.
+The simulated providers on real ports: one for all of them, one for a host foreign to them.
 
-    /v1/videos...  /v1beta/models...  /v1/projects...  /token  /storage/v1/...
+    /v1/videos...  /v1beta/models...  /v1/projects...  /token  /storage/v1/...   Sora and Veo
+    /NAME/...                   every other provider that the catalog has a simulator for
     GET  /_simulator/bill       what was accepted and is to be paid, by simulator
     GET  /_simulator/received   the requests, by simulator
     POST /_simulator/script     {"simulator": "sora", "rules": [{...}], "generation_s": 5,
@@ -19,20 +20,22 @@ import orjson
 from aiohttp import web
 from aiohttp.web_runner import AppRunner, TCPSite
 
+from vidgen import catalog
+from vidgen.catalog.vendor import resolved
 from vidgen.job import JsonValue
-from vidgen.simulator import sora, veo
 from vidgen.simulator.control import Charge, ProviderSimulator, Received, Rule
 from vidgen.simulator.state import StateFile
-from vidgen.simulator.wire import Incoming, clip_of, json_answer, serve
+from vidgen.simulator.wire import Incoming, SimulatedWire, clip_of, json_answer, serve
 
 _BODY_LIMIT_BYTES = 64 * 1024 * 1024  # three images of 20 MiB in base64 do not fit, as with Google
 
 
 class SimulatorServer:
     """
-    Sora, Veo and a foreign host, listening while the context is open.
+    Every simulated provider and a foreign host, listening while the context is open.
 
     Attributes:
+        simulators: All of them by name, as `simulators["fal"]`; the foreign host as `foreign`.
         sora: The OpenAI Videos protocol: `sora.url`, `sora.script(...)`, `sora.bill`.
         veo: Gemini API, Vertex AI, bucket and tokens: `veo.gemini_url`, `veo.vertex_url`,
             `veo.gcs_url`, `veo.token_url`.
@@ -49,31 +52,35 @@ class SimulatorServer:
         state_file: Path | None = None,
     ) -> None:
         """Nothing listens yet. *port* 0 lets the system choose; *state_file* outlives a restart."""
-        self.sora = ProviderSimulator(name="sora", generation_s=generation_s, dialect=dialect)
-        self.veo = ProviderSimulator(name="veo", generation_s=generation_s)
-        self.foreign = ProviderSimulator(name="foreign")
+        self._wires: dict[str, SimulatedWire] = {
+            vendor.name: resolved(vendor.simulator)
+            for vendor in catalog.vendors()
+            if vendor.simulator is not None
+        }
+        self.simulators = {
+            name: ProviderSimulator(name=name, generation_s=generation_s) for name in self._wires
+        }
+        self.sora, self.veo = self.simulators["sora"], self.simulators["veo"]
+        self.sora.dialect = dialect
+        self.foreign = self.simulators["foreign"] = ProviderSimulator(name="foreign")
         self._host = host
         self._port = port
         self._state = StateFile(state_file) if state_file is not None else None
         self._runners: list[AppRunner] = []
 
-    @property
-    def simulators(self) -> dict[str, ProviderSimulator]:
-        """All three by name."""
-        return {each.name: each for each in (self.sora, self.veo, self.foreign)}
-
     async def __aenter__(self) -> Self:
         """Load what a former process left, and listen."""
         if self._state is not None:
-            for simulator in (self.sora, self.veo):
-                self._state.attach(simulator)
+            for name in self._wires:
+                self._state.attach(self.simulators[name])
         try:
             self.foreign.origin = await self._listen(self._foreign_app(), 0)
             origin = await self._listen(self._app(), self._port)
         except BaseException:
             await self._close()
             raise
-        self.sora.origin = self.veo.origin = origin
+        for name, wire in self._wires.items():
+            self.simulators[name].origin = origin if wire.at_root else f"{origin}/{name}"
         return self
 
     async def __aexit__(
@@ -95,12 +102,26 @@ class SimulatorServer:
             "gcs_url": self.veo.gcs_url,
             "token_url": self.veo.token_url,
             "foreign_url": self.foreign.origin,
+            "addresses": dict(self.addresses()),
         }
+
+    def addresses(self) -> dict[str, str]:
+        """The variables of the environment that lead to the simulated providers, and to where."""
+        found: dict[str, str] = {}
+        for name, wire in self._wires.items():
+            found |= wire.addresses(self.simulators[name])
+        return found
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=_BODY_LIMIT_BYTES)
-        app.add_routes(sora.routes(self.sora, self.foreign))
-        app.add_routes(veo.routes(self.veo, self.foreign))
+        for name, wire in self._wires.items():
+            routes = wire.routes(self.simulators[name], self.foreign)
+            if wire.at_root:
+                app.add_routes(routes)
+                continue
+            own = web.Application()
+            own.add_routes(routes)
+            app.add_subapp(f"/{name}", own)
         app.add_routes(
             [
                 web.get("/_simulator/bill", self._bill),

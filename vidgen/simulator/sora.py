@@ -26,6 +26,7 @@ from vidgen.simulator.faults import Outcome, Refusal
 from vidgen.simulator.sora_request import DIALECTS, Dialect, invalid, read_page, read_wish
 from vidgen.simulator.wire import (
     Incoming,
+    SimulatedWire,
     clip_of,
     deliver,
     json_answer,
@@ -54,6 +55,11 @@ def routes(simulator: ProviderSimulator, foreign: ProviderSimulator) -> list[web
             web.get(base + "/{id}/content", serve(simulator, "content", server.content)),
         ]
     return found
+
+
+SIMULATED = SimulatedWire(
+    routes=routes, addresses=lambda simulator: {"OPENAI_BASE_URL": simulator.url}, at_root=True
+)
 
 
 @dataclass(frozen=True, slots=True)

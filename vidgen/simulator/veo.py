@@ -43,6 +43,7 @@ from vidgen.simulator.google import (
 )
 from vidgen.simulator.wire import (
     Incoming,
+    SimulatedWire,
     base64_pieces,
     clip_of,
     json_answer,
@@ -102,6 +103,17 @@ def routes(simulator: ProviderSimulator, foreign: ProviderSimulator) -> list[web
         *bucket_routes(simulator, foreign),
         *token_routes(simulator),
     ]
+
+
+SIMULATED = SimulatedWire(
+    routes=routes,
+    addresses=lambda simulator: {
+        "GEMINI_BASE_URL": simulator.gemini_url,
+        "VERTEX_BASE_URL": simulator.vertex_url,
+        "GCS_BASE_URL": simulator.gcs_url,
+    },
+    at_root=True,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,23 @@ class Incoming:
         return named or self.request.query.get("key", "")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedWire:
+    """
+    One wire format as the server of simulators takes it in.
+
+    Attributes:
+        routes: Its handlers, for its simulator and for the host that is foreign to it.
+        addresses: The variables that lead vidgen to it, and to where, once its `origin` is known.
+        at_root: Its paths are its own among all simulators; else they begin with its name, and its
+            `origin` has that in it.
+    """
+
+    routes: Callable[[ProviderSimulator, ProviderSimulator], Iterable[web.RouteDef]]
+    addresses: Callable[[ProviderSimulator], Mapping[str, str]]
+    at_root: bool = False
+
+
 Answer = Callable[[Incoming], Awaitable[web.StreamResponse]]
 
 

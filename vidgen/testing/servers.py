@@ -17,11 +17,12 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from vidgen import catalog
 from vidgen.dev import environment
 from vidgen.dev.servers import PostgresServer, ValkeyServer
 from vidgen.dispatch import MESSAGE_PREFIX, later_name, open_redis, redis_errors
@@ -122,7 +123,7 @@ class Servers:
         opened = self._opened
         work = asyncio.run_coroutine_threadsafe(_empty(opened), opened.loop)
         work.result(EMPTY_TIMEOUT_S)
-        for provider in (opened.simulated.sora, opened.simulated.veo):
+        for provider in opened.simulated.by_name.values():
             provider.reset()
 
     @contextmanager
@@ -158,7 +159,11 @@ class Servers:
             clip = await asyncio.to_thread(
                 clips.render, "vidgen.testing", seconds=1, width=320, height=180, audio=False
             )
-            providers.sora.clip = providers.veo.clip = clip
+            for simulator in providers.simulators.values():
+                simulator.clip = clip
+            of_providers: dict[str, Any] = dict(providers.addresses())
+            keyed = catalog.key_variables(of_providers)
+            of_providers |= dict.fromkeys(keyed, SecretStr("simulated"))
             account = await asyncio.to_thread(
                 service_account_file, folder, providers.veo.token_url, project=PROJECT
             )
@@ -167,14 +172,9 @@ class Servers:
                 redis_url=redis_url,
                 # A worker that uses the same Redis must not take what is ours.
                 queue_name=f"vidgen:tests:{secrets.token_hex(8)}",
-                openai_api_key=SecretStr("simulated"),
-                openai_base_url=providers.sora.url,
-                gemini_api_key=SecretStr("simulated"),
-                gemini_base_url=providers.veo.gemini_url,
+                **of_providers,
                 google_cloud_project_id=PROJECT,
                 google_application_credentials=SecretStr(str(account)),
-                vertex_base_url=providers.veo.vertex_url,
-                gcs_base_url=providers.veo.gcs_url,
                 veo_storage_uri=f"gs://{PROJECT}/videos",
                 s3_bucket=BUCKET,
                 s3_endpoint_url=s3.url,
@@ -207,8 +207,10 @@ class Servers:
                 stop=stop,
                 settings=settings,
                 simulated=Simulated(
-                    sora=SimulatedProvider(providers.sora, loop),
-                    veo=SimulatedProvider(providers.veo, loop),
+                    by_name={
+                        name: SimulatedProvider(simulator, loop)
+                        for name, simulator in providers.simulators.items()
+                    }
                 ),
                 connection=connection,
                 redis=redis,

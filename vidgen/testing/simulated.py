@@ -9,7 +9,7 @@ The simulated providers as a test sees them; they themselves live in the loop of
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -81,12 +81,24 @@ class SimulatedProvider:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulated:
     """
-    The simulated providers.
+    The simulated providers: `vidgen_simulator["fal"]`, or `vidgen_simulator.sora` and `.veo`.
 
     Attributes:
-        sora: Speaks the OpenAI Videos protocol.
-        veo: Speaks the Gemini API and Vertex AI.
+        by_name: Every provider that has a simulator, and the host that is foreign to all.
     """
 
-    sora: SimulatedProvider
-    veo: SimulatedProvider
+    by_name: Mapping[str, SimulatedProvider]
+
+    def __getitem__(self, name: str) -> SimulatedProvider:
+        """The simulated provider *name*."""
+        return self.by_name[name]
+
+    @property
+    def sora(self) -> SimulatedProvider:
+        """Speaks the OpenAI Videos protocol."""
+        return self.by_name["sora"]
+
+    @property
+    def veo(self) -> SimulatedProvider:
+        """Speaks the Gemini API and Vertex AI."""
+        return self.by_name["veo"]

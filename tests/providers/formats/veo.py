@@ -1,0 +1,84 @@
+"""Veo on its three ways, as the conformance suite wants them told."""
+
+import base64
+from typing import Any
+
+from tests.providers.wires import HINTS, PROMPT, Format
+from vidgen.job import JsonValue, VideoRequest
+from vidgen.providers.protocol import ImageBytes
+
+ON_GEMINI = VideoRequest(
+    provider="veo",
+    prompt=PROMPT,
+    model="veo-3.1-generate-preview",
+    seconds=8,
+    aspect_ratio="16:9",
+    resolution="720p",
+    audio=True,
+)
+ON_VERTEX = VideoRequest(
+    provider="veo",
+    prompt=PROMPT,
+    model="veo-3.1-generate-001",
+    seconds=8,
+    aspect_ratio="16:9",
+    resolution="720p",
+    audio=True,
+)
+GOOGLE_HINTS = {**HINTS, "429-retry-info": ("31", 31.0)}
+
+
+def body(**more: JsonValue) -> dict[str, JsonValue]:
+    parameters: dict[str, JsonValue] = {
+        "sampleCount": 1,
+        "durationSeconds": 8,
+        "aspectRatio": "16:9",
+        "resolution": "720p",
+    }
+    return {"instances": [{"prompt": PROMPT}], "parameters": parameters | more}
+
+
+def carries(body: dict[str, Any], image: ImageBytes) -> bool:
+    return bool(
+        body["instances"][0]["image"]
+        == {
+            "bytesBase64Encoded": base64.b64encode(image.data).decode(),
+            "mimeType": image.content_type,
+        }
+    )
+
+
+FORMATS = (
+    Format(
+        name="veo-gemini",
+        request=ON_GEMINI,
+        body=body(),
+        carries=carries,
+        money=("429-per-day",),
+        hints=GOOGLE_HINTS,
+    ),
+    Format(
+        name="veo-vertex-gcs",
+        request=ON_VERTEX,
+        body=body(generateAudio=True, storageUri="gs://studio-bucket/videos/"),
+        carries=carries,
+        settings={"VIDGEN_VEO_STORAGE_URI": "gs://studio-bucket/videos/"},
+        wrong_secret='{"type": "service_account"}',
+        money=("429-per-day",),
+        hints=GOOGLE_HINTS,
+        long_looks=True,
+        renews_tokens=True,
+    ),
+    Format(
+        name="veo-vertex-inline",
+        request=ON_VERTEX,
+        body=body(generateAudio=True),
+        carries=carries,
+        wrong_secret='{"type": "service_account"}',
+        money=("429-per-day",),
+        hints=GOOGLE_HINTS,
+        inline=True,
+        long_looks=True,
+        renews_tokens=True,
+    ),
+)
