@@ -89,6 +89,7 @@ def a_new_job(**changes: Any) -> NewJob:
         "max_attempts": 3,
         "deadline_s": 1800,
         "estimated_cost_micros": 800_000,
+        "allow_unknown_price": False,
         "metadata": {},
     }
     empty = dict.fromkeys(NewJob.__dataclass_fields__)

@@ -188,10 +188,13 @@ def shared_database_url(postgres_server: PostgresServer, migrated_template: str)
 @pytest.fixture
 async def emptied_database_url(shared_database_url: str) -> str:
     """The shared database without a row."""
+    from vidgen.testing.servers import EMPTY_LEDGER
+
     connection = await asyncpg.connect(shared_database_url, timeout=10)
     try:
         for table in EMPTIED:
             await connection.execute(f"DELETE FROM {table}", timeout=30)  # noqa: S608
+        await connection.execute(EMPTY_LEDGER, timeout=30)
     finally:
         await connection.close(timeout=10)
     return shared_database_url

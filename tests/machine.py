@@ -31,6 +31,7 @@ def played(
         or job.status not in change.statuses
         or job.stage not in change.stages
         or change.attempt not in {None, job.attempt}
+        or change.settled_attempt not in {None, job.settled_attempt or 0}
         or (change.unless_cancelled and job.cancel_requested_at is not None)
     ):
         raise GuardRefusedError

@@ -51,6 +51,9 @@ POLICY = """
     NoResultError           end       unpaid      end         end
     WebhookInvalidError     end       unpaid      end         end
     TooManyWatchersError    again     end         again       again
+    BudgetNotFoundError     end       unpaid      end         end
+    BudgetExceededError     end       end         end         end
+    PriceUnknownError       end       end         end         end
     TransientError          again     refused     again       again
     RateLimitedError        again     refused     again       again
     ProtocolError           again     end         again       again

@@ -13,6 +13,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     │   ├── IdempotencyConflictError  idempotency_conflict
     │   ├── JobNotFoundError        job_not_found
     │   ├── DeliveryNotFoundError   delivery_not_found
+    │   ├── BudgetNotFoundError     budget_not_found
     │   ├── WebhookInvalidError     webhook_invalid     what came in is not from a provider
     │   └── InvalidStateError       invalid_state       e.g. retry of a job that still runs
     ├── ProviderError                                   what a provider answered, or failed to
@@ -31,6 +32,9 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     │   ├── ResultInvalidError      result_invalid          retryable: what came is no whole video
     │   ├── OperationLostError      operation_lost
     │   └── SubmitUnknownError      submit_unknown          may have been accepted and billed
+    ├── BudgetError                                     money: nothing was spent, nor will be
+    │   ├── BudgetExceededError     budget_exceeded
+    │   └── PriceUnknownError       price_unknown       no budget can hold what nobody can price
     ├── StorageError                                    the bucket
     │   ├── StorageUnavailableError storage_unavailable     retryable
     │   ├── StorageDeniedError      storage_denied
@@ -44,6 +48,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     └── LeaseLostError          lease_lost              another worker owns the job now: stop
 """
 
+from datetime import datetime
 from typing import ClassVar
 
 
@@ -259,6 +264,61 @@ class SubmitUnknownError(ProviderError):
     """The request may have arrived: nobody knows whether a video was started and billed."""
 
     code = "submit_unknown"
+
+
+class BudgetError(VidgenError):
+    """
+    The money for an attempt may not be spent. No `RequestError`: while a submit is in doubt those
+    prove that it was refused, and this says nothing about it.
+    """
+
+
+class BudgetExceededError(BudgetError):
+    """
+    A budget cannot bear the price of the attempt.
+
+    Attributes:
+        scope: `all`, `provider:NAME` or `user`: theirs, or the one that each user has.
+        period: `day`, `month` or `total`.
+        spent_micros, reserved_micros: What counts against the limit without this attempt.
+        frees_at: When the next period begins; None if none does.
+    """
+
+    code = "budget_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        scope: str = "all",
+        period: str = "total",
+        limit_micros: int = 0,
+        spent_micros: int = 0,
+        reserved_micros: int = 0,
+        wanted_micros: int = 0,
+        frees_at: datetime | None = None,
+    ) -> None:
+        """Keep which budget it is and how it stands."""
+        super().__init__(message)
+        self.scope = scope
+        self.period = period
+        self.limit_micros = limit_micros
+        self.spent_micros = spent_micros
+        self.reserved_micros = reserved_micros
+        self.wanted_micros = wanted_micros
+        self.frees_at = frees_at
+
+
+class PriceUnknownError(BudgetError):
+    """A budget is in force, and nobody knows what the attempt will cost."""
+
+    code = "price_unknown"
+
+
+class BudgetNotFoundError(RequestError):
+    """There is no budget of this scope and period."""
+
+    code = "budget_not_found"
 
 
 class StorageError(VidgenError):

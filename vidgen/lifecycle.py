@@ -11,7 +11,8 @@ What may happen to a job, decided purely; `store.jobs.apply` writes it in one gu
     any held ──parked──> the same stage, later: its key or prompt does not open
 
 Money adds up over all attempts: `actual_cost_micros` grows once it is known what the current one
-cost, and an attempt is given up as unknown when only the provider can tell.
+cost, and an attempt is given up as unknown when only the provider can tell. The ledger follows from
+the columns of money, whoever writes them (`store/migrations/0011_money.sql`).
 
 Two counters, never mixed: `attempt` counts paid submits, `failures` errors in a row of one stage.
 """
@@ -104,11 +105,14 @@ class Transition:
     One allowed change of a job.
 
     Attributes:
-        statuses, stages, holder, attempt, only_due, unless_cancelled, needs_key: The guard; if the
-            row differs, or that stored key was removed, nothing is written.
+        statuses, stages, holder, attempt, settled_attempt, only_due, unless_cancelled, needs_key:
+            The guard; if the row differs, or that stored key was removed, nothing is written.
+            0 is no settled attempt.
         status, stage: Where the job is afterwards; None leaves the stage as it is.
         due_in_s: When nobody holds the job afterwards: seconds from now (of the database)
             until it is due.
+        reserves: Money for another attempt is reserved by it if that has none, within the budgets
+            or not at all.
         changes: Other columns and their new values, as JSON.
         detail: What the event tells beside status, stage, attempt and progress.
     """
@@ -121,10 +125,12 @@ class Transition:
     status: JobStatus | None = None
     stage: Stage | None = None
     attempt: int | None = None
+    settled_attempt: int | None = None
     only_due: bool = False
     unless_cancelled: bool = False
     needs_key: UUID | None = None
     due_in_s: float = 0.0
+    reserves: bool = False
     changes: Mapping[str, JsonValue] = field(default_factory=dict)
     detail: Mapping[str, JsonValue] = field(default_factory=dict)
 
@@ -222,6 +228,7 @@ def submitting(job: VideoJob, credential_id: str = SERVER_CREDENTIAL) -> Transit
         stage=Stage.SUBMITTING,
         unless_cancelled=True,
         needs_key=None if credential_id == SERVER_CREDENTIAL else UUID(credential_id),
+        reserves=True,  # a user whose key was to pay for it may have none any more
         changes={"attempt": job.attempt + 1, "slot_at": None, "credential_id": credential_id},
         detail={"credential_id": credential_id},
     )
@@ -311,6 +318,7 @@ def resubmitted(job: VideoJob, error: SubmitUnknownError) -> Transition:
         hold=Hold.FREE,
         status=JobStatus.PENDING,
         stage=Stage.QUEUED,
+        reserves=True,
         changes={
             "failures": 0,
             "error_code": error.code,
@@ -523,6 +531,9 @@ def retried(job: VideoJob, *, max_attempts: int, anew: bool = False) -> Transiti
         hold=Hold.KEEP,
         status=JobStatus.PROCESSING if goes_on else JobStatus.PENDING,
         stage=None if goes_on else Stage.QUEUED,
+        reserves=not goes_on,
+        # Else the answer of a provider that comes right now would be lost, and with it the bill.
+        settled_attempt=job.settled_attempt or 0,
         changes=changes,
         detail={"pays_again": not goes_on},
     )

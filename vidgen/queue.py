@@ -27,6 +27,7 @@ from vidgen import catalog, image, keys, lifecycle, live, prompts, tracing, webh
 from vidgen.catalog import Endpoints
 from vidgen.dispatch import HEAD_START_MS, Dispatch, Dispatcher, open_redis
 from vidgen.errors import (
+    BudgetError,
     DatabaseError,
     DatabaseRefusedError,
     DeliveryNotFoundError,
@@ -49,7 +50,17 @@ from vidgen.job import (
     VideoRequest,
 )
 from vidgen.settings import Settings
-from vidgen.store import deliveries, erasure, events, history, inputs, jobs, steering, workers
+from vidgen.store import (
+    budgets,
+    deliveries,
+    erasure,
+    events,
+    history,
+    inputs,
+    jobs,
+    steering,
+    workers,
+)
 from vidgen.store.deliveries import Delivery, DeliveryState
 from vidgen.store.erasure import Traces
 from vidgen.store.inputs import StoredInput
@@ -163,6 +174,9 @@ class VideoQueue:
                 )
             )
             redis = await stack.enter_async_context(open_redis(settings.redis_url))
+            if settings.budgets_micros:  # before the first job that they should hold
+                async with database.connection() as connection:
+                    await budgets.follow_settings(connection, settings.budgets_micros)
             self._use(database, redis)
             self._stack = stack.pop_all()
         return self
@@ -203,6 +217,9 @@ class VideoQueue:
             RequestError: The request cannot be done; the sentence says what is allowed.
             ModelRetiredError: The model is switched off; the sentence says what still works.
             IdempotencyConflictError: The key was used for another request.
+            BudgetExceededError: A budget cannot bear its price; the sentence says which, and when
+                it frees.
+            PriceUnknownError: A budget is in force, and nobody knows the price.
             DatabaseError: PostgreSQL cannot be reached: nothing was accepted.
         """
         wish = _Wish(
@@ -236,6 +253,7 @@ class VideoQueue:
 
         Raises:
             RequestError: One of them cannot be done (the sentence says which): none was accepted.
+            BudgetExceededError, PriceUnknownError: As `enqueue`, for all of them together.
         """
         wish = _Wish(
             idempotency_key=None,
@@ -457,6 +475,7 @@ class VideoQueue:
         Raises:
             JobNotFoundError: There is none with this id.
             InvalidStateError: It neither failed nor was cancelled, or is no longer kept.
+            BudgetExceededError, PriceUnknownError: It would buy a new video, and may not.
         """
         job = await self.get(job_id)
         change = lifecycle.retried(job, max_attempts=self._settings.max_attempts, anew=anew)
@@ -482,10 +501,15 @@ class VideoQueue:
         """
         Let every failed job that fits the filter go on, the oldest first; what that means for each.
 
+        Those that a budget cannot bear stay as they are, and are left out of the answer.
+
         Args:
             code: Only those that failed with this error code.
             dry_run: Tell what would happen, and what it would cost, and do nothing.
             by: Who wants it, for the jobs' events; None for a service.
+
+        Raises:
+            BudgetExceededError, PriceUnknownError: No budget lets any of them go on.
         """
         async with self._database.connection() as connection:
             found = await jobs.failed(
@@ -500,10 +524,16 @@ class VideoQueue:
         if dry_run:
             return plans
         done: list[RetryPlan] = []
+        refused: BudgetError | None = None
         for plan in plans:
-            with suppress(InvalidStateError):  # somebody else was faster
-                await self.retry(plan.job_id, anew=anew, by=by)
-                done.append(plan)
+            try:
+                with suppress(InvalidStateError):  # somebody else was faster
+                    await self.retry(plan.job_id, anew=anew, by=by)
+                    done.append(plan)
+            except BudgetError as error:  # others may be cheaper, or somebody else's
+                refused = error
+        if refused is not None and not done:
+            raise refused
         return done
 
     async def forget(self, user_id: str, *, dry_run: bool = False) -> Traces:
@@ -656,10 +686,11 @@ class VideoQueue:
         self, request: VideoRequest, wish: _Wish, now: datetime
     ) -> tuple[NewJob, list[StoredInput]]:
         settings = self._settings
+        endpoints = endpoints_of(settings)
         quote = catalog.quote(
             request,
             today=now.date(),
-            endpoints=endpoints_of(settings),
+            endpoints=endpoints,
             allow_unknown_models=settings.allow_unknown_models,
         )
         checked = quote.request
@@ -696,6 +727,8 @@ class VideoQueue:
                 metadata=wish.metadata,
                 traceparent=self._tracing.traceparent(),
                 wish=None if wish.idempotency_key is None else _hashed(wish),
+                api=catalog.vendor(checked.provider).interface_of(checked.model, endpoints).name,
+                allow_unknown_price=settings.allow_unknown_prices,
             ),
             stored,
         )
@@ -705,6 +738,9 @@ class VideoQueue:
     ) -> list[VideoJob]:
         made: list[VideoJob] = []
         async with connection.transaction():  # inside of the caller's, if there is one
+            if len(prepared) > INSERT_BATCH:
+                providers = sorted({new.provider for new, _ in prepared})
+                await budgets.hold(connection, providers, prepared[0][0].user_id)
             for start in range(0, len(prepared), INSERT_BATCH):
                 batch = prepared[start : start + INSERT_BATCH]
                 rows = [self._as_stored(new) for new, _ in batch]

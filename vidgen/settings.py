@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -533,6 +534,27 @@ class Settings(BaseSettings):
         validation_alias="VIDGEN_ALLOW_UNKNOWN_MODELS",
         description="Accept models the catalog does not know; they carry no price.",
     )
+    budget_usd_per_day: Decimal | None = Field(
+        None,
+        validation_alias="VIDGEN_BUDGET_USD_PER_DAY",
+        ge=0,
+        le=1_000_000_000,
+        decimal_places=6,
+        description="What all videos together may cost a day (UTC), until somebody sets another.",
+    )
+    budget_usd_per_month: Decimal | None = Field(
+        None,
+        validation_alias="VIDGEN_BUDGET_USD_PER_MONTH",
+        ge=0,
+        le=1_000_000_000,
+        decimal_places=6,
+        description="What they may cost a month (UTC), until somebody sets another budget.",
+    )
+    allow_unknown_prices: bool = Field(
+        False,
+        validation_alias="VIDGEN_ALLOW_UNKNOWN_PRICES",
+        description="Accept jobs that nobody can price though a budget is in force.",
+    )
     allow_private_addresses: bool = Field(
         False,
         validation_alias="VIDGEN_ALLOW_PRIVATE_ADDRESSES",
@@ -668,6 +690,17 @@ class Settings(BaseSettings):
         """The keys that open what is sealed; the first one seals. Empty if none is set."""
         secret = self.encryption_keys or self.encryption_key
         return _keys(secret.get_secret_value()) if secret else ()
+
+    @property
+    def budgets_micros(self) -> "tuple[tuple[Literal['day', 'month'], int], ...]":
+        """The budgets over all videos, by period, in micro-dollars; empty if none is set."""
+        limits: tuple[tuple[Literal["day", "month"], Decimal | None], ...] = (
+            ("day", self.budget_usd_per_day),
+            ("month", self.budget_usd_per_month),
+        )
+        return tuple(
+            (period, int(dollars * 1_000_000)) for period, dollars in limits if dollars is not None
+        )
 
     @property
     def webhook_signers(self) -> tuple[webhook.Secret, ...]:

@@ -56,7 +56,7 @@ from vidgen.pipeline.lookout import Lookout
 from vidgen.resources import Clock, Resources, open_resources
 from vidgen.server.app import serving
 from vidgen.settings import Settings, mask_url
-from vidgen.store import keys
+from vidgen.store import budgets, keys
 from vidgen.store import sealed as prompts
 from vidgen.store.migrate import migrate
 
@@ -163,6 +163,7 @@ class House:
             resources = await _patiently(
                 lambda: stack.enter_async_context(open_resources(settings))
             )
+            await _patiently(lambda: _follow_budgets(resources))
             await stack.enter_async_context(serving(resources))
             await _check_bucket(resources)
             await _check_keys(resources)
@@ -529,6 +530,12 @@ async def _measure_lag() -> None:
         due = loop.time() + LAG_INTERVAL_S
         await asyncio.sleep(LAG_INTERVAL_S)
         metrics.EVENT_LOOP_LAG.observe(max(loop.time() - due, 0.0))
+
+
+async def _follow_budgets(resources: Resources) -> None:
+    if resources.settings.budgets_micros:
+        async with resources.database.connection() as connection:
+            await budgets.follow_settings(connection, resources.settings.budgets_micros)
 
 
 async def _check_bucket(resources: Resources) -> None:

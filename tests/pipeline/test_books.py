@@ -4,12 +4,13 @@ import asyncio
 
 import pytest
 
+from tests.ledger import assert_kept
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import a_rule, quick
 from vidgen import JobStatus, VideoJob, VideoRequest, lifecycle, metrics
 from vidgen.cli import tables
 from vidgen.simulator.server import SimulatorServer
-from vidgen.store import history
+from vidgen.store import history, ledger
 
 __all__ = ["quick"]
 
@@ -112,6 +113,7 @@ async def test_the_books_agree_with_the_bills(
 
     async with carrier.resources.database.connection() as connection:
         today = await history.spend_today(connection)
+        sums = await ledger.balance(connection)
         charts = await history.buckets(connection, hours=1, bucket_s=60)
 
     [price] = books.billed(completed)
@@ -145,6 +147,11 @@ async def test_the_books_agree_with_the_bills(
     assert today.waste_micros == waste
     assert sum(bucket.spend_micros for bucket in charts) == spend
     assert books.grown() == (spend, waste)
+    # Two failures that are not charged are all that the ledger has not of the bills.
+    assert sums.charged_micros + sums.wasted_micros == billed - 2 * price
+    assert (sums.open_micros, sums.uncertain_micros, sums.wasted_micros) == (0, doubtful, waste)
+    async with carrier.resources.database.connection() as connection:
+        await assert_kept(connection, *[job for job, *_ in costs])
     told = [tables.cost(job) for job in (made_anew, before, stopped, resubmitted)]
     dollars = [f"${micros / 1_000_000:.2f}" for micros in (2 * price, 0, veo_price)]
     assert told == [dollars[0], dollars[1], "?", f"{dollars[2]} + ?"]

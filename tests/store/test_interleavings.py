@@ -2,7 +2,8 @@
 Two workers and their owner at one job, in any order and at the same moment.
 
 Whatever they do: every CHECK holds, each write that happened has its event and no other has, the
-row is what the pure machine says, and in the end the job can be finished.
+row is what the pure machine says, the ledger agrees with the row, and in the end the job can be
+finished.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.builders import NOON, a_video, an_operation
+from tests.ledger import assert_kept
 from tests.machine import GuardRefusedError, played
 from tests.store.conftest import history, inserted
 from vidgen import lifecycle
@@ -27,7 +29,8 @@ from vidgen.errors import (
 )
 from vidgen.job import Stage, VideoJob
 from vidgen.lifecycle import Backoff, Transition
-from vidgen.store import jobs
+from vidgen.store import budgets, jobs
+from vidgen.store.budgets import Period
 from vidgen.store.pool import Connection, connect
 
 AT_ONCE = Backoff(base_s=0)
@@ -46,6 +49,12 @@ ACTIONS: dict[str, Callable[[VideoJob], Transition]] = {
         job, TransientError("busy"), backoff=AT_ONCE, now=NOON.replace(year=2000)
     ),
     "unknown": lambda job: lifecycle.failed(job, SubmitUnknownError("?")),
+    "charged": lambda job: lifecycle.judged(
+        job, GenerationFailedError("no"), charged=True, backoff=AT_ONCE, now=NOON
+    ),
+    "answered": lambda job: lifecycle.answered(job, stopped_at_provider=False),
+    "anew": lambda job: lifecycle.retried(job, max_attempts=3, anew=True),
+    "stopped": lambda job: lifecycle.cancelled(job, held=True, stopped_at_provider=None),
     "unsettled": lambda job: lifecycle.unsettled(job, SubmitUnknownError("?"), wait_s=0),
     "disproved": lifecycle.disproved,
     "spend again": lambda job: lifecycle.resubmitted(job, SubmitUnknownError("?")),
@@ -57,6 +66,8 @@ ACTIONS: dict[str, Callable[[VideoJob], Transition]] = {
     "obey": lambda job: lifecycle.cancelled(job, held=True, stopped_at_provider=False),
     "retry": lambda job: lifecycle.retried(job, max_attempts=3),
 }
+# Large enough to hold nothing back: their counts must follow.
+BUDGETS: tuple[tuple[str, Period], ...] = (("all", "total"), ("each-user", "day"))
 Deed = tuple[int, str]  # which worker does what
 
 # Mostly the natural next step, so that most sequences get far.
@@ -117,6 +128,10 @@ def facts(job: VideoJob) -> dict[str, object]:
 @example(deeds=[*FORWARD[:2], (0, "unknown"), (1, "claim"), (0, "receipt"), (1, "claim")])
 @example(deeds=[*FORWARD[:2], (0, "release"), (1, "look"), (1, "claim"), (0, "receipt")])
 @example(deeds=[*FORWARD[:3], (0, "verdict"), *FORWARD])
+@example(deeds=[*FORWARD[:3], (0, "charged"), (0, "anew"), *FORWARD])
+@example(deeds=[*FORWARD[:3], (0, "stopped"), (0, "answered"), (0, "retry"), *FORWARD])
+@example(deeds=[*FORWARD[:2], (0, "spend again"), *FORWARD])
+@example(deeds=[*FORWARD[:4], (0, "obey"), (0, "retry"), (0, "claim"), (0, "completed")])
 @example(deeds=FORWARD)
 def test_one_after_the_other_they_do_what_the_pure_machine_says(
     shared_database_url: str, deeds: list[Deed]
@@ -138,6 +153,7 @@ def test_one_after_the_other_they_do_what_the_pure_machine_says(
             now = await worker.look()
             assert facts(now) == facts(expected)
             assert len(await history(worker.connection, row)) == told + (written is not None)
+            await assert_kept(worker.connection, now)
 
     asyncio.run(at_one_job(shared_database_url, play))
 
@@ -152,6 +168,7 @@ def test_one_after_the_other_they_do_what_the_pure_machine_says(
     ),
 )
 @example(start=2, rounds=[("receipt", "unknown"), ("receipt", "unknown")])
+@example(start=2, rounds=[("stopped", "anew"), ("cancel", "answered"), ("anew", "anew")])
 @example(start=0, rounds=[("claim", "claim"), ("release", "cancel"), ("retry", "retry")])
 def test_at_the_same_moment_each_write_that_happened_is_told_once(
     shared_database_url: str, start: int, rounds: list[tuple[str, str]]
@@ -171,6 +188,7 @@ def test_at_the_same_moment_each_write_that_happened_is_told_once(
 
             written = [change for act in acts if (change := act.result())]
             now = await workers[0].look()
+            await assert_kept(workers[0].connection, now)
             events = (await history(workers[0].connection, now))[told:]
             assert sorted(event.type for event in events) == sorted(
                 change.event for change in written
@@ -189,7 +207,9 @@ def test_at_the_same_moment_each_write_that_happened_is_told_once(
 async def at_one_job(url: str, play: Callable[[list[Worker]], Awaitable[None]]) -> None:
     async with AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(connect(url)) for _ in range(2)]
-        job = await inserted(connections[0])
+        for scope, period in BUDGETS:
+            await budgets.put(connections[0], scope, period, 10**12, "test")
+        job = await inserted(connections[0], user_id="ann")
         workers = [Worker(number, connection, job) for number, connection in enumerate(connections)]
         await play(workers)
         await finish(workers[0])
@@ -209,6 +229,7 @@ async def finish(worker: Worker) -> None:
         assert [job.id for job in due] == [worker.seen.id], "nobody would ever look at it again"
     for _ in range(20):
         if worker.seen.is_final:
+            await assert_kept(worker.connection, worker.seen)
             return
         await worker.act(next_step(worker))
     raise AssertionError(f"the job cannot be finished: {worker.seen}")

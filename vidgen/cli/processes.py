@@ -183,12 +183,17 @@ def _offer(provider: str, *, yes: bool) -> "Offer":
 async def _serve(settings: "Settings") -> None:
     from vidgen.resources import open_resources
     from vidgen.server.app import serving
+    from vidgen.store import budgets
 
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with open_resources(settings) as resources, serving(resources):
-        await stopping.wait()
+    async with open_resources(settings) as resources:
+        if settings.budgets_micros:
+            async with resources.database.connection() as connection:
+                await budgets.follow_settings(connection, settings.budgets_micros)
+        async with serving(resources):
+            await stopping.wait()
 
 
 def _ask_worker(settings: "Settings") -> dict[str, Any] | None:

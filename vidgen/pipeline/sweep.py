@@ -27,7 +27,7 @@ from vidgen.pipeline import discards, receipts
 from vidgen.pipeline.leases import Leases
 from vidgen.pipeline.recall import recall
 from vidgen.resources import Resources
-from vidgen.store import history, inputs, jobs, keys, steering, upkeep, workers
+from vidgen.store import budgets, history, inputs, jobs, keys, steering, upkeep, workers
 from vidgen.store.jobs import DueJob
 
 BATCH = 500
@@ -68,6 +68,7 @@ async def _sweep_if_our_turn(resources: Resources, leases: Leases, every_s: floa
     await _perform(resources, "discards", discards.collect(resources))
     await _perform(resources, "learn", _learn(resources))
     await _perform(resources, "forget keys", _forget_keys(resources))
+    await _perform(resources, "budgets", _watch_budgets(resources))
     await _perform(resources, "cleanup", cleanup(resources, every_s=CLEANUP_OVERDUE_S))
 
 
@@ -107,6 +108,14 @@ async def _forget_keys(resources: Resources) -> None:
         forgotten = await keys.forget_removed(connection)
     if forgotten:
         logger.info("removed provider keys deleted", keys=forgotten)
+
+
+async def _watch_budgets(resources: Resources) -> None:
+    """Say once for each budget and period that most of it is used."""
+    async with resources.database.connection() as connection:
+        near = await budgets.warn(connection)
+    for each in near:
+        logger.warning("budget nearly used up", **asdict(each))
 
 
 async def sweep(resources: Resources, leases: Leases) -> None:
@@ -270,6 +279,7 @@ async def _forget(resources: Resources) -> None:
         await inputs.delete_of_ended(connection)
         await workers.forget_dead(connection, DEAD_WORKER_KEPT_S)
         await steering.forget_entries(connection, AUDIT_KEPT)
+        await budgets.forget_past(connection)
 
 
 async def _abort_orphans(resources: Resources) -> None:

@@ -1,13 +1,16 @@
 """The aiohttp application, its one error boundary, and who may call what."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 from loguru import logger
 
 from vidgen.errors import (
+    BudgetError,
+    BudgetExceededError,
+    BudgetNotFoundError,
     DatabaseError,
     DeliveryNotFoundError,
     DispatchError,
@@ -55,6 +58,8 @@ SHUTDOWN_TIMEOUT_S = 2.0
 MAX_LOGGED_CHARS = 200
 _KEPT = ("Allow", "Retry-After")  # of what aiohttp's own refusals tell
 _STATUS: dict[type[VidgenError], int] = {
+    BudgetError: 402,
+    BudgetNotFoundError: 404,
     JobNotFoundError: 404,
     DeliveryNotFoundError: 404,
     NoResultError: 404,
@@ -186,18 +191,27 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         _note(request, error.status, "http_error")
         told = {name: error.headers[name] for name in _KEPT if name in error.headers}
-        return problem(error.status, "http_error", error.reason, **told)
+        return problem(error.status, "http_error", error.reason, members={}, **told)
     except VidgenError as error:
         status = _status(error)
         _note(request, status, error.code)
         if request.path.startswith(admin.PREFIX):
             return admin.refusal(status, error.code, error.message)
-        return problem(status, error.code, error.message)
+        return problem(status, error.code, error.message, members=_members(error))
     except asyncio.CancelledError:
         raise
     except Exception:  # noqa: BLE001  the request boundary: no traceback leaves the process
         logger.exception("request ended with a defect", path=request.path, method=request.method)
         return problem(500, "internal_error", "a defect of vidgen; its log has the details")
+
+
+def _members(error: VidgenError) -> Mapping[str, object]:
+    """What a program needs of *error* beside its sentence."""
+    if not isinstance(error, BudgetExceededError):
+        return {}
+    names = ("scope", "period", "limit_micros", "spent_micros", "reserved_micros", "wanted_micros")
+    budget = {name: getattr(error, name) for name in (*names, "frees_at")}
+    return {"budget": budget}
 
 
 def _note(request: web.Request, status: int, code: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import web
 from loguru import logger
 
-from vidgen.errors import DatabaseError, RequestError
+from vidgen.errors import BudgetError, DatabaseError, RequestError
 from vidgen.job import JsonValue
 from vidgen.server.access import LOCAL, visitor_of
 from vidgen.server.address import address_of
@@ -42,7 +42,7 @@ async def noted(
         )
     try:
         yield visitor.name
-    except RequestError:
+    except (RequestError, BudgetError):
         with suppress(DatabaseError):  # then it tells of an attempt, which is true as well
             async with database.connection() as connection:
                 await steering.take_back(connection, seq)

@@ -153,7 +153,7 @@ class ResultQuery(Query):
     "/api/jobs",
     body=NewVideo,
     answers={201: Answer(sentence="The job, new or of this key before.", schema=JOB)},
-    refusals=(409,),
+    refusals=(402, 409),
 )
 async def create(request: web.Request) -> web.Response:
     """Ask for a video."""
@@ -275,7 +275,7 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 @operations.add(
-    "POST", "/api/jobs/{id}/retry", body=Retry, answers={200: _ONE}, refusals=(400, 404, 409)
+    "POST", "/api/jobs/{id}/retry", body=Retry, answers={200: _ONE}, refusals=(400, 402, 404, 409)
 )
 async def retry(request: web.Request) -> web.Response:
     """Let a failed or cancelled job go on: from its paid result if it may exist, else anew."""

@@ -10,6 +10,7 @@ from vidgen.server.operation import (
     Operation,
     Schema,
     model_schema,
+    or_null,
     parameters_of,
     record,
     schema_of,
@@ -18,6 +19,7 @@ from vidgen.server.operation import (
 _SENTENCES = {
     400: "The request is wrong; `detail` says what was wanted and what came.",
     401: "A token is missing or wrong.",
+    402: "A budget cannot bear it; `budget` says which. Or nobody knows its price.",
     403: "The role is too low, or a page of another site asked.",
     404: "There is no such thing.",
     409: "Not possible as it stands.",
@@ -31,6 +33,15 @@ _SENTENCES = {
 _ALWAYS = (401, 403, 429, 500, 503)
 _WITH_BODY = (400, 408, 413, 415)
 _SECURITY: list[Any] = [{"token": []}, {"session": []}]
+_BUDGET: Schema = record(
+    scope=schema_of(str),
+    period=schema_of(str),
+    limit_micros=schema_of(int),
+    spent_micros=schema_of(int),
+    reserved_micros=schema_of(int),
+    wanted_micros=schema_of(int),
+    frees_at=or_null({"type": "string", "format": "date-time"}),
+)
 _PROBLEM: Schema = record(
     type=schema_of(str),
     title=schema_of(str),
@@ -40,6 +51,7 @@ _PROBLEM: Schema = record(
     success=schema_of(bool),
     message=schema_of(str),
 )
+_PROBLEM["properties"]["budget"] = _BUDGET  # of `budget_exceeded` only
 
 
 def document(operations: Iterable[Operation]) -> dict[str, Any]:

@@ -194,7 +194,7 @@ async def failed(request: web.Request) -> web.Response:
             ),
         )
     },
-    refusals=(400,),
+    refusals=(400, 402),
 )
 async def retry_failed(request: web.Request) -> web.Response:
     """Let all failed jobs that fit go on, and tell which of them are paid again."""

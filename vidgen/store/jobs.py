@@ -16,13 +16,20 @@ from uuid_utils.compat import uuid7
 from vidgen.errors import LeaseLostError, OperationTakenError
 from vidgen.job import JobStatus, JsonValue, Lease, Stage, VideoJob
 from vidgen.lifecycle import ACTIVE, Transition
+from vidgen.store.budgets import money_errors
 from vidgen.store.pool import Connection
 from vidgen.store.rows import job_of, json_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """What `enqueue` inserts; everything else starts at its default."""
+    """
+    What `enqueue` inserts; everything else starts at its default.
+
+    Attributes:
+        api: The interface that a key of the user has to be for, if they are to pay.
+        allow_unknown_price: It is accepted without a price, whatever the budgets.
+    """
 
     id: UUID
     provider: str
@@ -43,37 +50,57 @@ class NewJob:
     traceparent: str | None
     wish: Mapping[str, JsonValue] | None
     sealed: bytes | None = field(default=None, repr=False)
+    api: str | None = None
+    allow_unknown_price: bool = False
 
 
 async def insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJob]:
     """
     Write *jobs* and their `created` events in one statement; those whose idempotency key is
-    taken are left out.
+    taken are left out. What they are estimated to cost is reserved with it.
 
     The answer is in the order of *jobs*.
+
+    Raises:
+        BudgetExceededError, PriceUnknownError: None was written.
     """
+    async with money_errors():
+        return await _insert(connection, jobs)
+
+
+async def _insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJob]:
     rows = await connection.fetch(
         """
         WITH created AS (
             INSERT INTO video_jobs (
                 id, provider, model, prompt, parameters, fingerprint, scene_id, user_id,
                 idempotency_key, priority, due_at, max_attempts, deadline_s,
-                estimated_cost_micros, webhook_url, metadata, traceparent, wish, sealed
+                estimated_cost_micros, webhook_url, metadata, traceparent, wish, sealed,
+                reservations, payer, allow_unknown_price
             )
             SELECT n.id, n.provider, n.model, n.prompt, n.parameters, n.fingerprint, n.scene_id,
                    n.user_id, n.idempotency_key, n.priority, coalesce(n.run_at, now()),
                    n.max_attempts, n.deadline_s, n.estimated_cost_micros, n.webhook_url, n.metadata,
-                   n.traceparent, n.wish, n.sealed
+                   n.traceparent, n.wish, n.sealed, 1,
+                   CASE
+                       WHEN n.user_id IS NOT NULL AND EXISTS (
+                           SELECT FROM provider_keys AS key
+                           WHERE key.user_id = n.user_id AND key.provider = n.provider
+                             AND key.api = n.api AND key.removed_at IS NULL
+                       ) THEN 'user'
+                       ELSE 'server'
+                   END,
+                   n.allow_unknown_price
             FROM unnest(
                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
                 $8::text[], $9::text[], $10::smallint[], $11::timestamptz[], $12::integer[],
                 $13::integer[], $14::bigint[], $15::text[], $16::jsonb[], $17::text[],
-                $18::jsonb[], $19::bytea[]
+                $18::jsonb[], $19::bytea[], $20::text[], $21::boolean[]
             ) AS n (
                 id, provider, model, prompt, parameters, fingerprint, scene_id,
                 user_id, idempotency_key, priority, run_at, max_attempts,
                 deadline_s, estimated_cost_micros, webhook_url, metadata, traceparent, wish,
-                sealed
+                sealed, api, allow_unknown_price
             )
             ON CONFLICT DO NOTHING
             RETURNING *
@@ -110,6 +137,8 @@ def _values(job: NewJob) -> tuple[object, ...]:
         job.traceparent,
         None if job.wish is None else json_of(job.wish),
         job.sealed,
+        job.api,
+        job.allow_unknown_price,
     )
 
 
@@ -189,9 +218,11 @@ async def apply(
     Raises:
         LeaseLostError: The row has another holder, epoch, status, stage or attempt; nothing
             was written.
+        BudgetExceededError, PriceUnknownError: It reserves money, and may not; nothing was written.
     """
     try:
-        row = await _apply(connection, job_id, change, lease, worker_id, by)
+        async with money_errors():
+            row = await _apply(connection, job_id, change, lease, worker_id, by)
     except UniqueViolationError as error:
         raise OperationTakenError(
             f"job {job_id}: another attempt already follows this operation"
@@ -258,6 +289,7 @@ async def _apply(
                     ELSE job.deadline_at
                 END,
                 parked_at = CASE $1 WHEN 'parked' THEN now() END,
+                reservations = job.reservations + $21::boolean::integer,
                 (
                     attempt, max_attempts, failures, operation, progress, error_code, error_message,
                     storage_key, size_bytes, sha256, content_type, duration_s, width, height,
@@ -284,6 +316,7 @@ async def _apply(
                   ELSE true
               END
               AND ($6::integer IS NULL OR job.attempt = $6)
+              AND ($22::integer IS NULL OR coalesce(job.settled_attempt, 0) = $22)
               AND job.archived_at IS NULL -- its prompt is gone
               AND (NOT $17::boolean OR job.cancel_requested_at IS NULL)
               -- Locked: a removal that comes now waits for us, and then sees that we need the key;
@@ -338,6 +371,8 @@ async def _apply(
         uuid7(),
         change.needs_key,
         by,
+        change.reserves,
+        change.settled_attempt,
     )
 
 

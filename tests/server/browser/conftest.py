@@ -37,6 +37,7 @@ from vidgen.settings import Settings
 from vidgen.simulator import clips
 from vidgen.simulator.s3 import S3Server
 from vidgen.simulator.server import SimulatorServer
+from vidgen.testing.servers import EMPTY_LEDGER
 
 OPERATOR = "a-token-that-may-do-everything"
 READER = "a-token-that-may-only-look"
@@ -146,6 +147,7 @@ async def world(running: World) -> World:
     async with running.resources.database.connection() as connection:
         for table in EMPTIED:
             await connection.execute(f"DELETE FROM {table}")  # noqa: S608
+        await connection.execute(EMPTY_LEDGER)
     await running.resources.redis.flushall()
     running.simulators.sora.reset()
     running.simulators.veo.reset()
