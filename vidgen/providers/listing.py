@@ -4,7 +4,8 @@ A server's list of videos as evidence: is the video of a lost receipt there, or 
 A wrong "not there" pays twice, so silence proves nothing. A listed video is
 
     ours        same prompt, and nothing it tells speaks against it
-    other       one thing it tells proves that: the prompt, the seconds or the size differ
+    other       one thing it tells proves that: the prompt, the seconds or the size differ, or
+                what this server repeats as it was sent
     doubtful    everything else: no prompt told, a cut one, another model's name, no usable id
 
 Spelling is no difference: 8.0 is "8", `openai/sora-2` is `sora-2`, and spaces, case and forms of
@@ -48,12 +49,14 @@ class Reading:
         since: Our time before which the video cannot have been made.
         at_vendor: The list is the vendor's own, known to be complete and newest first.
         operation_of: What a listed video would be followed by; ProtocolError if by nothing.
+        exact: Further fields that the server repeats just as they were sent.
     """
 
     fields: Mapping[str, JsonValue]
     since: datetime
     at_vendor: bool
     operation_of: Callable[[Mapping[str, Any]], Operation]
+    exact: tuple[str, ...] = ()
     _found: list[tuple[Likeness, datetime, Operation]] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
     _last_id: str | None = None
@@ -104,7 +107,7 @@ class Reading:
         if not isinstance(video, dict):
             self._is_readable = False
             return False
-        kind, created_at = likeness(video, self.fields), _created_at(video)
+        kind, created_at = likeness(video, self.fields, self.exact), _created_at(video)
         is_old = created_at is not None and created_at < cut
         try:
             operation = self.operation_of(video)
@@ -140,8 +143,12 @@ class Reading:
         return since.replace(microsecond=0)
 
 
-def likeness(video: Mapping[str, Any], fields: Mapping[str, JsonValue]) -> Likeness:
-    """What the listed *video* is to the submit of *fields*."""
+def likeness(
+    video: Mapping[str, Any], fields: Mapping[str, JsonValue], exact: tuple[str, ...] = ()
+) -> Likeness:
+    """What the listed *video* is to the submit of *fields*; see `Reading.exact`."""
+    if any(_differs(_told, video.get(name), fields.get(name)) for name in exact):
+        return "other"
     if _differs(_seconds, video.get("seconds"), fields.get("seconds")):
         return "other"
     if _differs(_size, video.get("size"), fields.get("size")):
@@ -161,6 +168,10 @@ def _differs(read: Any, told: object, wanted: object) -> bool:
     if isinstance(one, float):
         return not math.isclose(one, other, abs_tol=_SECONDS_TOLERANCE, rel_tol=0)
     return bool(one != other)
+
+
+def _told(value: object) -> str | int | None:
+    return value if isinstance(value, str | int) else None
 
 
 def _seconds(value: object) -> float | None:

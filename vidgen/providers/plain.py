@@ -1,0 +1,223 @@
+"""
+What the plain wire formats share: JSON both ways, a bearer key, and results at signed addresses.
+
+A signed address lives elsewhere and ends after hours: a refusal from there says nothing about the
+key, which never went there, and a fresh look gives a fresh address.
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vidgen.errors import (
+    AuthError,
+    ContentBlockedError,
+    InputRejectedError,
+    ModelRetiredError,
+    ProtocolError,
+    ProviderError,
+    QuotaExhaustedError,
+    ResultExpiredError,
+    SubmitUnknownError,
+)
+from vidgen.job import JsonValue, Operation
+from vidgen.providers.answer import (
+    Answer,
+    Deed,
+    by_status,
+    cleaned,
+    is_storable_id,
+    moved,
+    scrubbed,
+    wait_hint,
+    word,
+)
+from vidgen.providers.http import joined, same_origin
+from vidgen.providers.protocol import Asset, Credential, ImageBytes, Submission
+
+# What storage behind a signed address answers once the signature has ended or the file is gone.
+_GONE = frozenset({400, 403, 404, 410})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vendor:
+    """
+    Who is asked, and where.
+
+    Attributes:
+        label: The vendor's name in sentences.
+        base_url: As configured, with the version in it and without a slash at the end.
+        variable: The setting that names *base_url*.
+    """
+
+    label: str
+    base_url: str
+    variable: str
+
+    def check_home(self, operation: Operation) -> None:
+        """
+        Return if the key may be sent to where *operation* lives.
+
+        Raises:
+            OperationLostError: It lives at another server than the configured one.
+        """
+        if not same_origin(operation.endpoint, self.base_url):
+            raise moved(operation, self.variable)
+
+    def at_home(self, address: object) -> str | None:
+        """*address* if it is one of the vendor's own without a query, else None."""
+        if not isinstance(address, str) or "?" in address or "#" in address:
+            return None
+        try:
+            whole = joined(self.base_url, address)
+            is_fit = is_storable_id(whole) and same_origin(whole, self.base_url)
+        except ProtocolError:
+            return None
+        return whole if is_fit else None
+
+    def refusal(
+        self,
+        answer: Answer,
+        deed: Deed,
+        *,
+        said: str,
+        code: object = None,
+        kind: type[ProviderError] | None = None,
+        wait_s: float | None = None,
+        secret: str = "",
+        private: tuple[str, ...] = (),
+    ) -> ProviderError:
+        """
+        Map an answer that is not 2xx: to *kind* if its words gave that away, else by its status.
+
+        Args:
+            said: The vendor's own words; quoted from a submit only, where *private* is known.
+            wait_s: When the vendor wants to be asked again, if not a header says so.
+        """
+        named = word(code, secret=secret)
+        shown = f" {named}" if named and named != str(answer.status) else ""
+        quoted = scrubbed(said, secret=secret, private=private) if deed == "submit" else ""
+        sentence = f"{self.label} refused the {deed} ({answer.status}{shown})"
+        sentence = f"{sentence}: {quoted}" if quoted else f"{sentence}."
+        if deed == "submit" and answer.status in {404, 410}:
+            sentence += f" The model is switched off or unknown there, or {self.variable} is wrong."
+        if kind is None:
+            hint_s = wait_hint(answer.headers)
+            return by_status(
+                answer, deed, sentence, code=named, wait_s=wait_s if hint_s is None else hint_s
+            )
+        return kind(
+            sentence,
+            provider_code=named,
+            request_id=answer.request_id,
+            http_status=answer.status,
+        )
+
+    def unavailable(self, answer: Answer, asset: Asset) -> ProviderError | None:
+        """
+        The error of a download that was refused; None if it concerns the key, and so the vendor.
+        """
+        is_home = same_origin(asset.uri, self.base_url)
+        if answer.status in _GONE or (answer.status == 401 and not is_home):
+            return ResultExpiredError(
+                f"The video's address at {self.label} has ended ({answer.status}).",
+                http_status=answer.status,
+            )
+        return None
+
+    def accepted(self, answer: Answer) -> SubmitUnknownError:
+        """The error of a 2xx to a submit whose receipt nobody can read."""
+        return SubmitUnknownError(
+            f"{self.label} accepted the submit, but the answer names nothing to follow; it may be"
+            " running.",
+            http_status=answer.status,
+            request_id=answer.request_id,
+        )
+
+
+def kind_by_words(said: str, status: int, deed: Deed) -> type[ProviderError] | None:
+    """
+    The class that only the words of a refusal give away; None if the status says it all.
+
+    None of these vendors sends a code with a refusal.
+    """
+    lower = said.lower()
+    if status not in {400, 402, 403, 422, 429}:
+        return None
+    # Runway: "You do not have enough credits to run this task." Luma: "Insufficient credits".
+    if "credit" in lower and ("enough" in lower or "insufficient" in lower):
+        return QuotaExhaustedError
+    if status == 429:
+        return None
+    if "api key" in lower or "api token" in lower:
+        return AuthError
+    if any(term in lower for term in ("moderation", "moderated", "content policy", "flagged")):
+        return ContentBlockedError
+    return ModelRetiredError if deed == "submit" and "no longer available" in lower else None
+
+
+def bearer(credential: Credential) -> dict[str, str]:
+    """The header that opens the vendor; none for a server of one's own that wants no key."""
+    return {"Authorization": f"Bearer {credential.secret}"} if credential.secret else {}
+
+
+def usable_id(body: Mapping[str, Any]) -> str:
+    """
+    The `id` in *body*, fit for an address and for PostgreSQL.
+
+    Raises:
+        ProtocolError: There is none.
+    """
+    found = body.get("id")
+    text = "" if isinstance(found, bool) or not isinstance(found, str | int) else str(found)
+    if not is_storable_id(text) or text in {".", ".."}:
+        raise ProtocolError("The provider's answer has no usable id.")
+    return text
+
+
+def result_address(value: object, label: str) -> str:
+    """
+    The address of a result.
+
+    Raises:
+        ProtocolError: It is none of the web's.
+    """
+    address = cleaned(value)
+    if not address.startswith(("https://", "http://")):
+        raise ProtocolError(f"{label} calls the video finished, but names no address of it.")
+    return address
+
+
+def data_uri(image: ImageBytes, *, max_bytes: int, label: str) -> str:
+    """
+    *image* as text that stands for an address.
+
+    Raises:
+        InputRejectedError: That text would be longer than *label* takes.
+    """
+    text = f"data:{image.content_type};base64,{b64encode(image.data).decode()}"
+    if len(text) > max_bytes:
+        raise InputRejectedError(
+            f"The {image.role} image has {len(image.data)} bytes; {label} takes at most"
+            f" {max_bytes * 3 // 4 // 1024} KiB within a request. Send a smaller file."
+        )
+    return text
+
+
+def only_roles(submission: Submission, roles: tuple[str, ...], label: str) -> None:
+    """
+    Return if there is at most one image of each role, and of these *roles* only.
+
+    Raises:
+        InputRejectedError: Else.
+    """
+    seen = [image.role for image in submission.images]
+    if any(role not in roles for role in seen) or len(set(seen)) < len(seen):
+        allowed = " and one ".join(roles) or "no image"
+        raise InputRejectedError(f"{label} takes at most one {allowed} image here.")
+
+
+def filled(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """*fields* without those that are None: an unset one is not sent."""
+    return {name: value for name, value in fields.items() if value is not None}
