@@ -15,7 +15,8 @@ from vidgen.job import VideoRequest
 
 ORIGIN = "https://api.replicate.com"
 
-_OPEN = re.compile(r"[\w.-]+/[\w.-]+(:[0-9a-f]{64})?|[0-9a-f]{64}", re.ASCII)
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_OPEN = re.compile(rf"{_NAME}/{_NAME}(:[0-9a-f]{{64}})?|[0-9a-f]{{64}}", re.ASCII)
 
 
 def _seedance(name: str, prices: dict[str, int]) -> Model:

@@ -18,9 +18,9 @@ results have. So within an hour the list proves what was started, and after it n
 Reported by several who use it: 402 for an account without credit, and
 `metrics.video_output_duration_seconds`, by which official video models are billed. No answer tells
 an amount of money: the catalog's price and that length are what a video cost. Official models are
-billed by what comes out, all others by the time they ran: there a failure counts as charged. Moderation has no code of its own: models write a sentence, of which
-"sensitive" and (E005) are what Replicate's own errors say. Not verified: that the list shows a
-prediction at once.
+billed by what comes out, all others by the time they ran: there a failure counts as charged.
+Moderation has no code of its own: models write a sentence, of which "sensitive" and (E005) are what
+Replicate's own errors say. Not verified: that the list shows a prediction at once.
 
 A model takes what its own schema names, and ignores the rest in silence. The catalog knows a few
 models; to all others the fields go by their most usual names, and `extra` can say otherwise.
@@ -82,7 +82,7 @@ MAX_DATA_URI_BYTES = 10 * 1024 * 1024
 
 _IMAGES = {"first_frame": "image", "last_frame": "last_frame_image"}
 _VERSION = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _RESETS = re.compile(r"resets in ~?(\d{1,5}(?:\.\d{1,3})?)s")
 _MODERATION = ("e005", "sensitive", "nsfw", "moderation", "safety", "content policy", "flagged")
 
