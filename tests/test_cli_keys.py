@@ -81,7 +81,7 @@ async def test_a_key_is_added_listed_and_removed_and_each_action_is_written_down
         (ALICE, b"planted key", "invalid_request"),
         (ALICE, b"\xffplanted", "invalid_request"),
         (("--user-id", "", "--provider", "sora"), KEY, "invalid_request"),
-        (("--user-id", "alice", "--provider", "runway"), KEY, "unknown_provider"),
+        (("--user-id", "alice", "--provider", "acme"), KEY, "unknown_provider"),
         (("--user-id", "alice", "--provider", "veo"), b'{"planted": 1}', "invalid_request"),
     ],
 )

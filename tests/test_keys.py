@@ -82,7 +82,7 @@ def test_what_is_no_key_is_refused_with_what_is_wanted_and_never_repeated(
 
 def test_a_provider_that_nobody_knows_is_answered_by_the_known_ones() -> None:
     with pytest.raises(UnknownProviderError, match="known are sora, veo"):
-        keys.check("runway", "sk-alice")
+        keys.check("acme", "sk-alice")
 
 
 @pytest.mark.parametrize(

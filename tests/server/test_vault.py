@@ -80,7 +80,7 @@ async def test_a_second_key_replaces_the_first(admin: Client) -> None:
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"provider": "runway"}, "unknown_provider"),
+        ({"provider": "acme"}, "unknown_provider"),
         ({"key": f"{KEY} and more"}, "invalid_request"),
         ({"key": f"{KEY}\r\nX-Other: 1"}, "invalid_request"),
         ({"key": KEY * 1000}, "invalid_request"),

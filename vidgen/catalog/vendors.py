@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from vidgen.catalog import sora, veo
+from vidgen.catalog import luma, replicate, runway, sora, veo
 from vidgen.catalog.vendor import Model, Vendor
 from vidgen.errors import UnknownProviderError
 
@@ -12,6 +12,9 @@ _BUILT_IN: Mapping[str, Vendor] = {
     for each in (
         sora,
         veo,
+        runway,
+        replicate,
+        luma,
     )
 }
 

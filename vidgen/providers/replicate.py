@@ -192,23 +192,23 @@ class ReplicateProvider:
             exact=EXACT,
         )
         version = _version_of(submission.request.model or "")
-        url: str | None = f"{self._vendor.base_url}/predictions"
+        url = f"{self._vendor.base_url}/predictions"
         for _ in range(MAX_PAGES):
             answer = await self._page(url, credential)
             page = answer.json()
-            predictions = page.get("results")
+            predictions, following = page.get("results"), page.get("next")
             if not isinstance(predictions, list):
                 raise ProtocolError("Replicate's list of predictions has no results.")
-            url = page.get("next") if isinstance(page.get("next"), str) else None
-            if url is not None and not same_origin(url, self._vendor.base_url):
-                raise ProtocolError("Replicate's list goes on at another server.")
             told = {
                 "data": [_listed(each, by_version=version is not None) for each in predictions],
-                "has_more": url is not None,
+                "has_more": following is not None,
             }
             goes_on = reading.take(told, answer.headers.get("date"), datetime.now(UTC))
-            if goes_on is None or url is None:
+            if goes_on is None:
                 break
+            if not isinstance(following, str) or not same_origin(following, self._vendor.base_url):
+                raise ProtocolError("Replicate's list goes on at another server.")
+            url = following
         return reading.listing()  # not trusted if there were more pages
 
     async def accepts(self, model: str, credential: Credential) -> bool:

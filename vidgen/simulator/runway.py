@@ -173,7 +173,7 @@ class _RunwayServer:
             if percent:
                 task["progress"] = percent / 100
         elif verdict is None or verdict.name == "no-samples":
-            output = [] if verdict else [signed(self.simulator.url, generation)]
+            output: list[JsonValue] = [] if verdict else [signed(self.simulator.url, generation)]
             task |= {"status": "SUCCEEDED", "output": output, "cost": {"credits": full}}
         elif verdict.name == "cancelled":
             task |= {"status": "CANCELLED", "cost": {"credits": 0}}
