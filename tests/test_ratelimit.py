@@ -7,7 +7,10 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import AsyncIterator, Iterable
+import statistics
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,10 +18,10 @@ from redis.asyncio import Redis
 
 from vidgen.dispatch import open_redis
 from vidgen.errors import DispatchError
-from vidgen.ratelimit import HORIZON_S, MARK, WINDOW_S, RateLimit, Turn
+from vidgen.ratelimit import HORIZON_S, LATE_MS, MARK, WINDOW_S, RateLimit, Turn
 
 TURNS = "vidgen:turns:sora:server"
-TAIL = f"{TURNS}:tail"
+LINES, SHARES = f"{TURNS}:lines", f"{TURNS}:shares"
 WINDOW_MS = WINDOW_S * 1000
 
 # What a slow machine may take between two questions that are meant to be at the same moment.
@@ -46,9 +49,8 @@ class Clock:
         for number, (member, at) in enumerate(turns):
             # The script names turns after their time, which must not come twice.
             await self._redis.zadd(TURNS, {b"%b/%d" % (member, number): at - ms})
-        tail = await self._redis.get(TAIL)
-        if tail is not None:
-            await self._redis.set(TAIL, float(tail) - ms)
+        for user, last in await self._redis.zrange(LINES, 0, -1, withscores=True):
+            await self._redis.zadd(LINES, {user: last - ms})
         self._leapt_ms += ms
 
     async def tick(self) -> None:
@@ -67,8 +69,8 @@ class Clock:
         return float(seconds * 1000 + micros // 1000 + self._leapt_ms)
 
 
-async def ask(limit: RateLimit, number: int = 1, *, ahead: bool = False) -> Turn:
-    return await limit.reserve("sora", "server", UUID(int=number), ahead=ahead)
+async def ask(limit: RateLimit, number: int = 1, **more: Any) -> Turn:
+    return await limit.reserve("sora", "server", UUID(int=number), **{"ahead": False} | more)
 
 
 def assert_never_more_than(limit: int, turns_ms: Iterable[float]) -> None:
@@ -274,9 +276,9 @@ async def test_a_line_is_no_longer_than_those_who_wait_make_it(redis: Redis) -> 
     told_s = [(await ask(limit, number)).wait_s for number in range(310)][-1]
     assert told_s > 1700
 
-    assert await limit.free("sora", "server", waiting=20) == 0
+    assert await limit.free("sora", "server", waiting={None: 20}) == 0
     after_twenty = await ask(limit, 400)
-    assert await limit.free("sora", "server", waiting=0) == 0
+    assert await limit.free("sora", "server", waiting={}) == 0
     after_none = await ask(limit, 401)
 
     assert after_twenty.wait_s == pytest.approx(60 + 20 * 6 + 6, abs=SAME_MOMENT_S)
@@ -288,19 +290,22 @@ async def test_free_are_the_turns_that_could_be_had_now(redis: Redis) -> None:
     for number in range(4):
         await ask(limit, number)
 
-    assert await limit.free("sora", "server", waiting=0) == 6
-    assert await RateLimit(redis, limit_per_min=3).free("sora", "server", waiting=0) == 0
+    assert await limit.free("sora", "server", waiting={}) == 6
+    assert await RateLimit(redis, limit_per_min=3).free("sora", "server", waiting={}) == 0
     await clock.pass_(WINDOW_S + 1)
-    assert await limit.free("sora", "server", waiting=0) == 10
+    assert await limit.free("sora", "server", waiting={}) == 10
 
 
 async def test_nothing_is_remembered_for_longer_than_it_counts(redis: Redis) -> None:
     limit = RateLimit(redis, limit_per_min=2, horizon_s=70)
     waits_s = [(await ask(limit, number)).wait_s for number in range(5)]
 
-    assert set(await redis.keys("*")) == {TURNS.encode(), TAIL.encode(), MARK.encode()}
+    kept = {key.encode() for key in (TURNS, LINES, SHARES, MARK)}
+    assert set(await redis.keys("*")) == kept
     assert 0 < await redis.pttl(TURNS) <= 2 * WINDOW_MS + 1
-    assert 0 < await redis.pttl(TAIL) <= max(waits_s) * 1000 + 2
+    line_ms = max(waits_s) * 1000
+    assert 0 < await redis.pttl(LINES) <= line_ms + LATE_MS + 2
+    assert 0 < await redis.pttl(SHARES) <= line_ms + WINDOW_MS + 70_000 + 2
 
 
 async def test_without_redis_nobody_knows() -> None:
@@ -309,40 +314,116 @@ async def test_without_redis_nobody_knows() -> None:
             await ask(RateLimit(redis, limit_per_min=2))
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize(("per_min", "jobs"), [(10, 80), (3, 30), (60, 120)])
-async def test_over_many_minutes_the_limit_holds_everybody_is_served_and_nothing_is_wasted(
-    redis: Redis, per_min: int, jobs: int, seed: int
-) -> None:
-    limit, clock, dice = RateLimit(redis, limit_per_min=per_min), Clock(redis), random.Random(seed)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """One job that wants a turn from *at_s* on."""
+
+    at_s: float
+    user_id: str | None = None
+    seconds: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Play:
+    """When each job had its turn, and all turns in milliseconds."""
+
+    served_s: list[float]
+    turns_ms: list[float]
+
+
+async def played(redis: Redis, per_min: int, askers: Sequence[Asker]) -> Play:
+    """Let time leap from one question to the next until every job has had its turn."""
+    await redis.flushall()
+    limit, clock = RateLimit(redis, limit_per_min=per_min), Clock(redis)
     began_ms = await clock.now_ms()
-    # Half of them come at once, the others over the minutes that this takes.
-    arrivals_s = [dice.uniform(0, 60 * jobs / per_min) * dice.choice([0, 1]) for _ in range(jobs)]
-    due = [(arrival_s, number, False) for number, arrival_s in enumerate(arrivals_s)]
+    due = [(asker.at_s, number, False) for number, asker in enumerate(askers)]
     heapq.heapify(due)
     turns_ms: dict[bytes, float] = {}
     served_s: dict[int, float] = {}
-
     while due:
         at_s, number, came_back = heapq.heappop(due)
         await clock.pass_(max(at_s - (await clock.now_ms() - began_ms) / 1000, 0))
-        turn = await ask(limit, number, ahead=came_back)
+        asker = askers[number]
+        turn = await ask(
+            limit, number, ahead=came_back, user_id=asker.user_id, seconds=asker.seconds
+        )
         now_s = (await clock.now_ms() - began_ms) / 1000
         if turn.reserved:
             served_s[number] = now_s + turn.wait_s
             turns_ms |= await turns_of(redis, clock, number)
         else:
             heapq.heappush(due, (now_s + turn.wait_s, number, True))
+    assert len(turns_ms) == len(askers)
+    return Play(
+        served_s=[served_s[number] for number in range(len(askers))],
+        turns_ms=list(turns_ms.values()),
+    )
 
-    assert len(turns_ms) == len(served_s) == jobs
-    assert_never_more_than(per_min, turns_ms.values())
-    assert max(served_s.values()) < 60 * (jobs / per_min + 2)
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("per_min", "jobs"), [(10, 80), (3, 30), (60, 120)])
+async def test_over_many_minutes_the_limit_holds_everybody_is_served_and_nothing_is_wasted(
+    redis: Redis, per_min: int, jobs: int, seed: int
+) -> None:
+    dice = random.Random(seed)
+    # Half of them come at once, the others over the minutes that this takes.
+    arrivals_s = [dice.uniform(0, 60 * jobs / per_min) * dice.choice([0, 1]) for _ in range(jobs)]
+
+    play = await played(redis, per_min, [Asker(at_s=at_s) for at_s in arrivals_s])
+
+    assert_never_more_than(per_min, play.turns_ms)
+    assert max(play.served_s) < 60 * (jobs / per_min + 2)
     overtaken_s = max(
-        served_s[sooner] - served_s[later]
-        for sooner, later in itertools.product(served_s, repeat=2)
+        play.served_s[sooner] - play.served_s[later]
+        for sooner, later in itertools.product(range(jobs), repeat=2)
         if arrivals_s[sooner] < arrivals_s[later]
     )
     assert overtaken_s <= WINDOW_S
+
+
+@pytest.mark.parametrize("at_s", [0.5, 30, 70, 95.0, 200])
+async def test_a_few_videos_wait_twice_as_long_beside_hundreds_of_another_user_at_most(
+    redis: Redis, at_s: float
+) -> None:
+    few = [Asker(at_s=at_s, user_id="few") for _ in range(20)]
+    many = [Asker(at_s=0, user_id="many") for _ in range(60)]
+
+    alone = await played(redis, 10, few)
+    beside = await played(redis, 10, [*few, *many])
+
+    assert_never_more_than(10, beside.turns_ms)
+    assert max(beside.served_s) < 60 * (80 / 10 + 2), "nothing is wasted"
+    waits = [
+        statistics.quantiles([served_s - at_s for served_s in play.served_s[:20]], n=20)[18]
+        for play in (alone, beside)
+    ]
+    assert waits[1] <= 2 * waits[0] + WINDOW_S / 10, "one turn may be reserved before they come"
+
+
+async def test_a_quota_is_shared_by_the_seconds_of_video(redis: Redis) -> None:
+    short = [Asker(at_s=0, user_id="short", seconds=4) for _ in range(60)]
+    long = [Asker(at_s=0, user_id="long", seconds=20) for _ in range(60)]
+
+    play = await played(redis, 20, [*long, *short])
+
+    shorts_s, longs_s = sorted(play.served_s[60:]), sorted(play.served_s[:60])
+    beside = sum(served_s <= shorts_s[-1] for served_s in longs_s)
+    # 240 s for one user; the other one has had its burst of 20 turns, and a window more, at most.
+    assert 240 / 20 <= beside <= 240 / 20 + 20
+
+
+async def test_who_left_holds_up_nobody(redis: Redis) -> None:
+    limit, clock = RateLimit(redis, limit_per_min=10), Clock(redis)
+    for number in range(40):
+        await ask(limit, number, user_id="gone")
+    await clock.pass_(40)
+    kept = [await ask(limit, 100 + number, user_id="here") for number in range(11)]
+    assert not kept[-1].reserved
+
+    await limit.free("sora", "server", waiting={"here": 1})
+    await clock.pass_(WINDOW_S + HORIZON_S)
+
+    assert [(await ask(limit, 200 + n, user_id="here")).reserved for n in range(10)] == [True] * 10
 
 
 async def turns_of(redis: Redis, clock: Clock, number: int) -> dict[bytes, float]:

@@ -6,6 +6,12 @@ everybody else is told when to come back, in the order of asking, so that a long
 reservations that block urgent jobs nor a stampede. Who was told stays away until then; whether the
 turns are taken meanwhile is looked at by `pipeline.recall`, which knows who still waits.
 
+Many users may share one quota. Each has a line of their own, and what they got is counted in
+seconds of video: start-time fair queueing, of P. Goyal, H. Vin and H. Cheng (SIGCOMM 1996), with a
+burst. A turn is denied as long as somebody waits who got less; one that nobody else could use now
+is not. Who comes after a while without jobs may catch up on two windows of the limit, so that a few
+videos need not share with thousands that were there before.
+
 Redis may be emptied at any moment: each process remembers its own turns of the last window and puts
 them back, with the next one it asks for or the next `remind`. So one worker keeps to the limit,
 however often that happens, but for turns whose answer was on its way just then. Several may each
@@ -16,6 +22,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from uuid import UUID
 
 from redis.asyncio import Redis
@@ -25,15 +32,26 @@ from vidgen.dispatch import redis_errors
 WINDOW_S = 60.0
 # How far ahead turns are handed out; a job of higher priority waits that long at most.
 HORIZON_S = 30.0
+DEFAULT_SECONDS = 8  # of video, where a request does not say
 
 # Tells whether Redis was emptied since a process looked last.
 MARK = "vidgen:turns:mark"
 
+# What somebody who was told to come back may take until they ask: a dispatch, a claim.
+LATE_MS = 3000
+# For each turn of the limit, of video: what whoever had no jobs for a while may catch up on.
+BURST_MS = 2 * DEFAULT_SECONDS * 1000
+
+# `lines` has for each user when the last of theirs was told to come back; `shares` what each got,
+# in milliseconds of video since the beginning, and under '' what the one has who is served now.
+# Nobody falls behind that by more than the burst. `urgent` ones neither wait in a line nor share.
 _RESERVE = """
-local turns, tail, mark_key = KEYS[1], KEYS[2], KEYS[3]
+local turns, lines, shares, mark_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local limit, window, horizon = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local ahead, job = ARGV[4] == '1', ARGV[5]
+local ahead, urgent, job = ARGV[4] ~= '0', ARGV[4] == '2', ARGV[5]
 local known_mark, new_mark = ARGV[6], ARGV[7]
+local user, cost, late = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
+local burst = limit * tonumber(ARGV[11])
 local mark = redis.call('GET', mark_key)
 if not mark then
     redis.call('SET', mark_key, new_mark)
@@ -50,21 +68,59 @@ if redis.call('ZCARD', turns) >= limit then
     local turn = redis.call('ZRANGE', turns, -limit, -limit, 'WITHSCORES')
     at = math.max(now, tonumber(turn[2]) + window + 1)
 end
-local last = tonumber(redis.call('GET', tail) or '0')
-local line = last > now
-if at - now <= horizon and (ahead or not line) then
+redis.call('ZREMRANGEBYSCORE', lines, '-inf', now - late)
+local last = tonumber(redis.call('ZSCORE', lines, user) or '0')
+local served = tonumber(redis.call('ZSCORE', shares, '') or '0')
+local least = served - burst
+local share = math.max(tonumber(redis.call('ZSCORE', shares, user) or least), least)
+
+local function told(back)
+    redis.call('ZADD', lines, math.max(back, last), user)
+    local longest = tonumber(redis.call('ZRANGE', lines, -1, -1, 'WITHSCORES')[2])
+    redis.call('PEXPIRE', lines, math.ceil(longest - now) + late + 1)
+    if redis.call('ZSCORE', shares, user) == false then
+        redis.call('ZADD', shares, share, user)
+    end
+    redis.call('PEXPIRE', shares, math.ceil(longest - now) + window + horizon)
+    return {0, back - now}
+end
+
+-- How many others wait who got less, or as much.
+local function rivals(most)
+    local count = 0
+    for _, other in ipairs(redis.call('ZRANGEBYSCORE', shares, '-inf', most, 'LIMIT', 0, 100)) do
+        if other ~= '' and other ~= user and redis.call('ZSCORE', lines, other) then
+            count = count + 1
+        end
+    end
+    return count
+end
+
+local pace = window / limit
+if at > now and not urgent and rivals('(' .. share) > 0 then
+    return told(now + math.max(at - now - horizon / 2, pace))
+end
+if at - now <= horizon and (ahead or last <= now) then
     -- A job may need several turns within one window (refused, asked again): each counts.
     local turn = job .. ':' .. at
     redis.call('ZADD', turns, at, turn)
     redis.call('PEXPIRE', turns, at - now + window)
+    redis.call('ZADD', shares, share + cost, user, math.max(served, share), '')
+    -- Who fell behind by the whole burst needs no entry, unless they wait.
+    local old = redis.call('ZRANGEBYSCORE', shares, '-inf', least, 'LIMIT', 0, 10)
+    for _, other in ipairs(old) do
+        if other ~= '' and other ~= user and not redis.call('ZSCORE', lines, other) then
+            redis.call('ZREM', shares, other)
+        end
+    end
+    redis.call('PEXPIRE', shares, math.max(redis.call('PTTL', shares), at - now + window + horizon))
     return {1, at - now, turn, at}
 end
 if ahead then
-    return {0, at - now - horizon / 2}
+    return told(at - horizon / 2)
 end
-local back = math.max(last, at - horizon / 2, now) + window / limit
-redis.call('SET', tail, back, 'PX', math.ceil(back - now) + 1)
-return {0, back - now}
+-- Those of one user come back as fast as the limit and others allow.
+return told(math.max(last, at - horizon / 2, now) + pace * (1 + rivals(share)))
 """
 
 # Another Redis may have taken over, with another clock: what cannot be by its clock is left out.
@@ -82,14 +138,22 @@ for n = 3, #ARGV, 2 do
 end
 """
 
+# From the third argument on: who waits, and how many of theirs.
 _FREE = """
-local turns, tail = KEYS[1], KEYS[2]
-local limit, window, waiting = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local turns, lines = KEYS[1], KEYS[2]
+local limit, window = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local longest = now + window + waiting * window / limit
-if tonumber(redis.call('GET', tail) or '0') > longest then
-    redis.call('SET', tail, longest, 'PX', math.ceil(longest - now) + 1)
+local users, waiting = (#ARGV - 2) / 2, {}
+for n = 3, #ARGV, 2 do
+    waiting[ARGV[n]] = tonumber(ARGV[n + 1])
+end
+for _, user in ipairs(redis.call('ZRANGEBYSCORE', lines, '(' .. (now + window), '+inf')) do
+    local last = tonumber(redis.call('ZSCORE', lines, user))
+    local longest = now + window + (waiting[user] or 0) * users * window / limit
+    if last > longest then
+        redis.call('ZADD', lines, longest, user)
+    end
 end
 return limit - redis.call('ZCOUNT', turns, '(' .. (now - window), '+inf')
 """
@@ -138,14 +202,25 @@ class RateLimit:
         self._granted_at = 0.0
 
     async def reserve(
-        self, provider: str, credential_id: str, job_id: UUID, *, ahead: bool
+        self,
+        provider: str,
+        credential_id: str,
+        job_id: UUID,
+        *,
+        ahead: bool,
+        urgent: bool = False,
+        user_id: str | None = None,
+        seconds: int = DEFAULT_SECONDS,
     ) -> Turn:
         """
         Ask for a turn to submit.
 
         Args:
-            ahead: Do not queue behind those who were told to come back: for whoever comes back,
-                and for jobs with priority.
+            ahead: Do not queue behind those of the same user who were told to come back: for
+                whoever comes back.
+            urgent: Neither queue nor share with others: for jobs with priority.
+            user_id: Who shares the quota with others; all without one are one user.
+            seconds: Of video; what the turn is worth when it is shared.
 
         Raises:
             DispatchError: Redis is away, so nobody knows; nothing may be submitted.
@@ -153,10 +228,14 @@ class RateLimit:
         key = _key(provider, credential_id)
         async with redis_errors("ask for a turn"):
             while True:
-                args = [self._limit_per_min, self._window_ms, self._horizon_ms, int(ahead)]
+                rank = 2 if urgent else int(ahead)
+                args = [self._limit_per_min, self._window_ms, self._horizon_ms, rank]
                 reserved, wait_ms, *more = await self._reserve(
-                    keys=[key, f"{key}:tail", MARK],
-                    args=[*args, f"{job_id}", self._mark, secrets.token_hex(8)],
+                    keys=[key, f"{key}:lines", f"{key}:shares", MARK],
+                    args=[
+                        *(*args, f"{job_id}", self._mark, secrets.token_hex(8)),
+                        *(_name(user_id), seconds * 1000, LATE_MS, BURST_MS),
+                    ],
                 )
                 if reserved != -1:
                     break
@@ -183,10 +262,12 @@ class RateLimit:
             if mark is not None and mark.decode() != self._mark:
                 await self._put_back(mark.decode())
 
-    async def free(self, provider: str, credential_id: str, *, waiting: int) -> int:
+    async def free(
+        self, provider: str, credential_id: str, *, waiting: Mapping[str | None, int]
+    ) -> int:
         """
-        How many turns could be had now. The line is cut to what *waiting* jobs and a minute make
-        it: nobody waits behind those who left.
+        How many turns could be had now. Lines are cut to what the jobs make them that each user has
+        *waiting*, and a minute: nobody waits behind those who left.
 
         Raises:
             DispatchError: Redis is away.
@@ -195,7 +276,11 @@ class RateLimit:
         key = _key(provider, credential_id)
         async with redis_errors("count free turns"):
             free = await self._free(
-                keys=[key, f"{key}:tail"], args=[self._limit_per_min, self._window_ms, waiting]
+                keys=[key, f"{key}:lines"],
+                args=[
+                    *(self._limit_per_min, self._window_ms),
+                    *(word for user, jobs in waiting.items() for word in (_name(user), jobs)),
+                ],
             )
         return max(int(free), 0)
 
@@ -227,6 +312,11 @@ class RateLimit:
 
 def _key(provider: str, credential_id: str) -> str:
     return f"vidgen:turns:{provider}:{credential_id}"
+
+
+def _name(user_id: str | None) -> str:
+    """Of a user, for Redis: no word of theirs. Never empty."""
+    return blake2b((user_id or "").encode(), digest_size=8).hexdigest()
 
 
 def _flat(turns: Mapping[str, int]) -> list[str | int]:

@@ -3,7 +3,7 @@ Bringing forward who waits for a turn while there are turns: jobs were told when
 length of the line at that time, and some of those before them left, or the limit was raised.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from loguru import logger
 
@@ -29,12 +29,14 @@ async def recall(resources: Resources) -> None:
     for (provider, account), lines in _by_account(resources, told).items():
         if (await resources.breakers.state(provider, account)).is_open:
             continue
-        waiting = sum(line.jobs for line in lines)
+        waiting: Counter[str | None] = Counter()
+        for line in lines:
+            waiting[line.user_id] += line.jobs
         free = await resources.rate_limit.free(provider, account, waiting=waiting)
         if not free:
             continue
         async with resources.database.connection() as connection:
-            models = [line.model for line in lines]
+            models = sorted({line.model for line in lines})
             recalled = await jobs.recall(
                 connection, provider, models, limit=free, head_start_s=HEAD_START_MS / 1000
             )

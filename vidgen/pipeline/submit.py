@@ -41,6 +41,7 @@ from vidgen.providers.protocol import (
     Submission,
     Submitted,
 )
+from vidgen.ratelimit import DEFAULT_SECONDS
 from vidgen.resources import Resources
 from vidgen.store import inputs
 from vidgen.store.inputs import StoredInput
@@ -186,7 +187,10 @@ async def _has_turn(resources: Resources, held: Held, account: str, credential: 
             job.provider,
             account,
             job.id,
-            ahead=job.priority > 0 or job.failures > 0 or _came_back(job),
+            ahead=job.failures > 0 or _came_back(job),
+            urgent=job.priority > 0,
+            user_id=job.user_id,
+            seconds=_seconds(job),
         )
         wait_s = turn.wait_s
         if wait_s > 0:
@@ -212,6 +216,11 @@ def _same(job: VideoJob, credential: Credential) -> bool:
 def _came_back(job: VideoJob) -> bool:
     # The first claim sets `started_at` and epoch 1; a later epoch was here before.
     return job.lease_epoch > 1
+
+
+def _seconds(job: VideoJob) -> int:
+    seconds = job.parameters.get("seconds")
+    return seconds if isinstance(seconds, int) and seconds > 0 else DEFAULT_SECONDS
 
 
 async def _images(

@@ -695,10 +695,11 @@ async def epochs(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """How many jobs of a model were told to come back for their turn to be submitted."""
+    """How many jobs of a user and model were told to come back for their turn to be submitted."""
 
     provider: str
     model: str
+    user_id: str | None
     jobs: int
 
 
@@ -706,12 +707,12 @@ async def told(connection: Connection) -> list[Told]:
     """The lines that jobs wait in; without those that a pause holds back."""
     rows = await connection.fetch(
         """
-        SELECT provider, model, count(*) AS jobs FROM video_jobs AS job
+        SELECT provider, model, user_id, count(*) AS jobs FROM video_jobs AS job
         -- What was never claimed is for later by its own wish.
         WHERE due_at > now() AND status = 'pending' AND stage = 'queued'
           AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0
           AND NOT EXISTS (SELECT FROM pauses WHERE pauses.provider IN (job.provider, '*'))
-        GROUP BY provider, model
+        GROUP BY provider, model, user_id
         """
     )
     return [Told(**row) for row in rows]
@@ -729,7 +730,8 @@ async def recall(
     Make jobs due now that were told to come back: so many that with those that are due already
     there are *limit*.
 
-    Who asked first is first, and each step of priority is worth *head_start_s* seconds.
+    Users take turns. Of one user's who asked first is first, and each step of priority is worth
+    *head_start_s* seconds.
     """
     rows = await connection.fetch(
         """
@@ -738,15 +740,22 @@ async def recall(
             WHERE due_at <= now() AND status = 'pending' AND stage = 'queued'
               AND provider = $1 AND model = ANY($2::text[])
             LIMIT $3
-        ), first AS MATERIALIZED (
-            SELECT id FROM video_jobs
+        ), line AS MATERIALIZED (
+            SELECT id, row_number() OVER (
+                PARTITION BY user_id
+                ORDER BY started_at - priority * make_interval(secs => $4), id
+            ) AS place
+            FROM video_jobs
             -- Without a failure: a back-off is none of our business.
             WHERE due_at > now() AND status = 'pending' AND stage = 'queued'
               AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0
               AND provider = $1 AND model = ANY($2::text[])
-            ORDER BY started_at - priority * make_interval(secs => $4), id
+        ), first AS MATERIALIZED (
+            SELECT id FROM video_jobs JOIN line USING (id)
+            WHERE due_at > now() AND status = 'pending' -- still, once they are locked
+            ORDER BY place, started_at - priority * make_interval(secs => $4), id
             LIMIT $3 - (SELECT count(*) FROM due)
-            FOR UPDATE SKIP LOCKED
+            FOR UPDATE OF video_jobs SKIP LOCKED
         )
         UPDATE video_jobs AS job SET due_at = now() FROM first WHERE job.id = first.id
         RETURNING job.id, job.lease_epoch, job.priority, job.due_at
