@@ -35,7 +35,10 @@ def played(
         or (change.unless_cancelled and job.cancel_requested_at is not None)
     ):
         raise GuardRefusedError
-    values: dict[str, Any] = dict(change.changes)
+    # Columns that no job shows are PostgreSQL's own.
+    values: dict[str, Any] = {
+        name: value for name, value in change.changes.items() if hasattr(job, name)
+    }
     if values.get("operation"):
         values["operation"] = Operation(**values["operation"])
     if change.event is EventType.CANCEL_REQUESTED:
@@ -45,7 +48,6 @@ def played(
         values["deadline_at"] = None
     taken = change.hold is Hold.TAKE
     kept = job.worker_id if change.hold is Hold.KEEP else None
-    values.pop("discarding", None)  # for the sweep alone: no field of a job
     return replace(
         job,
         **values,

@@ -79,6 +79,7 @@ POLICY = """
     TooManyWatchersError    again     end         again       again
     InternalError           end       end         again       again
     OperationTakenError     end       end         end         end
+    UserLimitError          end       end         end         end
     LeaseLostError          end       end         end         end
 """
 
@@ -326,8 +327,13 @@ def test_the_intent_counts_the_attempt_and_uses_up_the_turn() -> None:
     assert_only_the_holder(change, Stage.QUEUED)
     assert (change.stage, change.hold) == (Stage.SUBMITTING, Hold.KEEP)
     assert change.unless_cancelled
-    assert change.changes == {"attempt": 2, "slot_at": None, "credential_id": "server"}
-    assert change.needs_key is None
+    assert change.changes == {
+        "attempt": 2,
+        "slot_at": None,
+        "credential_id": "server",
+        "capped": False,
+    }
+    assert (change.needs_key, change.user_limit) == (None, None)
 
 
 def test_the_intent_names_the_key_it_needs_and_is_refused_without_it() -> None:
@@ -376,11 +382,16 @@ def test_a_job_without_a_turn_waits_for_it_unheld() -> None:
         Hold.FREE,
         12.3456,
     )
-    assert change.changes == {"slot_at": NOON.isoformat(), "credential_id": "server"}
+    assert change.changes == {
+        "slot_at": NOON.isoformat(),
+        "credential_id": "server",
+        "capped": False,
+    }
     assert change.detail == {"wait_s": 12.346, "reason": "rate_limit"}
     assert lifecycle.postponed(1, None, credential_id="k").changes == {
         "slot_at": None,
         "credential_id": "k",
+        "capped": False,
     }
 
 

@@ -44,6 +44,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     ├── DispatchError           redis_unavailable       retryable
     ├── KeyUnreadableError      key_unreadable          the job waits until the key ring is right
     ├── InternalError           internal_error          a defect of vidgen
+    ├── UserLimitError          user_limit          another video of the user has to end first
     ├── OperationTakenError     operation_taken     another job already follows this operation
     └── LeaseLostError          lease_lost              another worker owns the job now: stop
 """
@@ -399,6 +400,12 @@ class OperationTakenError(VidgenError):
     """Another attempt already follows this operation: one video is for one job."""
 
     code = "operation_taken"
+
+
+class UserLimitError(VidgenError):
+    """The user has as many videos under way as they may: the job waits."""
+
+    code = "user_limit"
 
 
 class LeaseLostError(VidgenError):

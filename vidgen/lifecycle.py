@@ -108,6 +108,7 @@ class Transition:
         statuses, stages, holder, attempt, settled_attempt, only_due, unless_cancelled, needs_key:
             The guard; if the row differs, or that stored key was removed, nothing is written.
             0 is no settled attempt.
+        user_limit: Nor if so many other videos of the user are under way; None is no limit.
         status, stage: Where the job is afterwards; None leaves the stage as it is.
         due_in_s: When nobody holds the job afterwards: seconds from now (of the database)
             until it is due.
@@ -129,6 +130,7 @@ class Transition:
     only_due: bool = False
     unless_cancelled: bool = False
     needs_key: UUID | None = None
+    user_limit: int | None = None
     due_in_s: float = 0.0
     reserves: bool = False
     changes: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -168,6 +170,9 @@ def claimed() -> Transition:
     )
 
 
+USER_LIMIT = "user_limit"  # why a job is postponed that waits for another one of its user
+
+
 def postponed(
     wait_s: float,
     slot_at: datetime | None,
@@ -176,8 +181,8 @@ def postponed(
     credential_id: str = SERVER_CREDENTIAL,
 ) -> Transition:
     """
-    The rate limit has no room now; *slot_at* is the reserved turn, if one could be had, and
-    *credential_id* whose it is.
+    There is no room now, for the *reason*; *slot_at* is the reserved turn under the rate limit, if
+    one could be had, and *credential_id* whose it is.
     """
     return Transition(
         event=EventType.POSTPONED,
@@ -190,6 +195,7 @@ def postponed(
         changes={
             "slot_at": slot_at.isoformat() if slot_at else None,
             "credential_id": credential_id,
+            "capped": reason == USER_LIMIT,
         },
         detail={"wait_s": round(wait_s, 3), "reason": reason},
     )
@@ -214,10 +220,13 @@ def parked(job: VideoJob, error: VidgenError, *, wait_s: float) -> Transition:
     )
 
 
-def submitting(job: VideoJob, credential_id: str = SERVER_CREDENTIAL) -> Transition:
+def submitting(
+    job: VideoJob, credential_id: str = SERVER_CREDENTIAL, *, user_limit: int | None = None
+) -> Transition:
     """
     The intent, committed before the paid call; with *credential_id*, so that whoever has to find
-    out what became of the call asks with the same one. A stored key must not have been removed.
+    out what became of the call asks with the same one. A stored key must not have been removed, and
+    fewer than *user_limit* other videos of the user may be under way.
     """
     return Transition(
         event=EventType.SUBMITTING,
@@ -229,7 +238,13 @@ def submitting(job: VideoJob, credential_id: str = SERVER_CREDENTIAL) -> Transit
         unless_cancelled=True,
         needs_key=None if credential_id == SERVER_CREDENTIAL else UUID(credential_id),
         reserves=True,  # a user whose key was to pay for it may have none any more
-        changes={"attempt": job.attempt + 1, "slot_at": None, "credential_id": credential_id},
+        user_limit=user_limit,
+        changes={
+            "attempt": job.attempt + 1,
+            "slot_at": None,
+            "credential_id": credential_id,
+            "capped": False,
+        },
         detail={"credential_id": credential_id},
     )
 

@@ -229,13 +229,11 @@ class RateLimit:
         async with redis_errors("ask for a turn"):
             while True:
                 rank = 2 if urgent else int(ahead)
-                args = [self._limit_per_min, self._window_ms, self._horizon_ms, rank]
+                args: list[str | int] = [self._limit_per_min, self._window_ms, self._horizon_ms]
+                args += [rank, f"{job_id}", self._mark, secrets.token_hex(8)]
+                args += [_name(user_id), seconds * 1000, LATE_MS, BURST_MS]
                 reserved, wait_ms, *more = await self._reserve(
-                    keys=[key, f"{key}:lines", f"{key}:shares", MARK],
-                    args=[
-                        *(*args, f"{job_id}", self._mark, secrets.token_hex(8)),
-                        *(_name(user_id), seconds * 1000, LATE_MS, BURST_MS),
-                    ],
+                    keys=[key, f"{key}:lines", f"{key}:shares", MARK], args=args
                 )
                 if reserved != -1:
                     break
@@ -278,7 +276,8 @@ class RateLimit:
             free = await self._free(
                 keys=[key, f"{key}:lines"],
                 args=[
-                    *(self._limit_per_min, self._window_ms),
+                    self._limit_per_min,
+                    self._window_ms,
                     *(word for user, jobs in waiting.items() for word in (_name(user), jobs)),
                 ],
             )

@@ -426,6 +426,13 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Submits a minute over all workers, per provider and credential.",
     )
+    user_concurrency: int = Field(
+        0,
+        validation_alias="VIDGEN_USER_CONCURRENCY",
+        ge=0,
+        le=1_000_000,
+        description="Videos of one user under way at once, over all workers; 0 is no limit.",
+    )
     max_attempts: int = Field(
         3,
         validation_alias="VIDGEN_MAX_ATTEMPTS",

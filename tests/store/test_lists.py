@@ -13,8 +13,9 @@ from vidgen.errors import InternalError, InvalidStateError, LeaseLostError, Oper
 from vidgen.job import EventType, JobStatus, Stage, VideoJob
 from vidgen.store import events, inputs, jobs, workers
 from vidgen.store.inputs import StoredInput
-from vidgen.store.jobs import Counts, DueJob
+from vidgen.store.jobs import Counts
 from vidgen.store.pool import Connection, Database
+from vidgen.store.rows import DueJob
 
 OTHER = UUID(int=2)
 DAY = timedelta(days=1)

@@ -1,6 +1,7 @@
 """
 Bringing forward who waits for a turn while there are turns: jobs were told when to come back by the
-length of the line at that time, and some of those before them left, or the limit was raised.
+length of the line at that time, and some of those before them left, or the limit was raised. And
+who waits for another video of its user, as soon as that has ended.
 """
 
 from collections import Counter, defaultdict
@@ -10,8 +11,11 @@ from loguru import logger
 from vidgen.dispatch import HEAD_START_MS, Dispatch
 from vidgen.errors import ProviderNotConfiguredError, UnknownProviderError
 from vidgen.resources import Resources
-from vidgen.store import jobs
+from vidgen.store import jobs, sharing
 from vidgen.store.jobs import Told
+from vidgen.store.rows import DueJob
+
+NO_LIMIT = 2**31 - 1
 
 
 async def recall(resources: Resources) -> None:
@@ -41,14 +45,31 @@ async def recall(resources: Resources) -> None:
                 connection, provider, models, limit=free, head_start_s=HEAD_START_MS / 1000
             )
         if recalled:
-            await resources.dispatcher.send(
-                [
-                    Dispatch(job_id=job.id, epoch=job.lease_epoch, priority=job.priority)
-                    for job in recalled
-                ],
-                now=resources.clock.now(),
-            )
+            await _send(resources, recalled)
             logger.info("jobs called to their turn", provider=provider, jobs=len(recalled))
+
+
+async def recall_of_users(resources: Resources) -> None:
+    """
+    Make as many jobs due of each user as may be under way beside those that are.
+
+    Raises:
+        DatabaseError, DispatchError: PostgreSQL or Redis is away; the next sweep does it.
+    """
+    limit = resources.settings.user_concurrency
+    async with resources.database.connection() as connection:
+        # Without a limit nobody has to wait any more who was told so under one.
+        recalled = await sharing.recall(connection, limit or NO_LIMIT)
+    if recalled:
+        await _send(resources, recalled)
+        logger.info("jobs of users called", jobs=len(recalled))
+
+
+async def _send(resources: Resources, due: list[DueJob]) -> None:
+    await resources.dispatcher.send(
+        [Dispatch(job_id=job.id, epoch=job.lease_epoch, priority=job.priority) for job in due],
+        now=resources.clock.now(),
+    )
 
 
 def _by_account(resources: Resources, told: list[Told]) -> dict[tuple[str, str], list[Told]]:

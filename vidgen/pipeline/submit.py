@@ -28,6 +28,7 @@ from vidgen.errors import (
     QuotaExhaustedError,
     SubmitUnknownError,
     TransientError,
+    UserLimitError,
 )
 from vidgen.image import MAX_IMAGE_BYTES
 from vidgen.job import SERVER_CREDENTIAL, InputImage, VideoJob, VideoRequest
@@ -43,7 +44,7 @@ from vidgen.providers.protocol import (
 )
 from vidgen.ratelimit import DEFAULT_SECONDS
 from vidgen.resources import Resources
-from vidgen.store import inputs
+from vidgen.store import inputs, sharing
 from vidgen.store.inputs import StoredInput
 from vidgen.store.rows import request_of
 
@@ -52,6 +53,9 @@ from vidgen.store.rows import request_of
 HOLD_S = 1.0
 # A turn that was not used in time is gone: many of them together would break the limit.
 TURN_KEPT_S = 2.0
+# Who waits for another video of their user, and how far behind the one before.
+USER_WAIT_S = 30.0
+USER_PACE_S = 5.0
 
 
 async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
@@ -73,13 +77,20 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     credential = await credentials.resolve(resources, job)
     request = request_of(prompts.opened(resources.vault, job))
     account = resources.providers.account(job.provider, job.model, credential)
+    limit = _limit_of_user(resources, job)
+    if limit is not None and not await _user_has_room(resources, held, limit):
+        return Running()
     passage = await _passage(resources, held, account, credential)
     if passage is None:
         return Running()
     async with held.interruptible():
         images = await _images(resources, job.id, request)
     submission = Submission(job_id=job.id, attempt=job.attempt + 1, request=request, images=images)
-    await held.apply(lifecycle.submitting(job, credential.id))
+    try:
+        await held.apply(lifecycle.submitting(job, credential.id, user_limit=limit))
+    except UserLimitError:  # another one of theirs was faster since we asked
+        await _wait_for_user(resources, held)
+        return Running()
     logger.info(
         "submitting video",
         attempt=held.job.attempt,
@@ -174,6 +185,32 @@ async def _passage(
         )
         return None
     return passage if await _has_turn(resources, held, account, credential) else None
+
+
+def _limit_of_user(resources: Resources, job: VideoJob) -> int | None:
+    return resources.settings.user_concurrency or None if job.user_id is not None else None
+
+
+async def _user_has_room(resources: Resources, held: Held, limit: int) -> bool:
+    """Put the job back if its user has *limit* others under way."""
+    async with resources.database.connection() as connection, connection.transaction():
+        has_room = await sharing.has_room(connection, held.job.id, limit)
+    if not has_room:
+        await _wait_for_user(resources, held)
+    return has_room
+
+
+async def _wait_for_user(resources: Resources, held: Held) -> None:
+    """
+    Until `recall_of_users` calls it. Should nobody, it comes back behind the others of its user,
+    each a little later than the one before, so that thousands do not come at once.
+    """
+    user_id = held.job.user_id
+    assert user_id is not None  # only users have a limit
+    async with resources.database.connection() as connection:
+        end_s = await sharing.line_end_s(connection, user_id)
+    wait_s = max(end_s, USER_WAIT_S) + USER_PACE_S
+    await held.apply(lifecycle.postponed(wait_s, None, reason=lifecycle.USER_LIMIT))
 
 
 async def _has_turn(resources: Resources, held: Held, account: str, credential: Credential) -> bool:

@@ -25,10 +25,10 @@ from vidgen.errors import (
 from vidgen.job import VideoJob
 from vidgen.pipeline import discards, receipts
 from vidgen.pipeline.leases import Leases
-from vidgen.pipeline.recall import recall
+from vidgen.pipeline.recall import recall, recall_of_users
 from vidgen.resources import Resources
 from vidgen.store import budgets, history, inputs, jobs, keys, steering, upkeep, workers
-from vidgen.store.jobs import DueJob
+from vidgen.store.rows import DueJob
 
 BATCH = 500
 LONGEST_INTERVAL = 0.2  # of the ttl at most between two sweeps
@@ -128,6 +128,7 @@ async def sweep(resources: Resources, leases: Leases) -> None:
     await _perform(resources, "free orphans", _free_orphans(resources, leases))
     await _perform(resources, "dispatch due", _look_through(resources))
     await _perform(resources, "recall", recall(resources))
+    await _perform(resources, "recall of users", recall_of_users(resources))
 
 
 async def _free_orphans(resources: Resources, leases: Leases) -> None:

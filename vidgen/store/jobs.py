@@ -13,12 +13,13 @@ import orjson
 from asyncpg import Record, UniqueViolationError
 from uuid_utils.compat import uuid7
 
-from vidgen.errors import LeaseLostError, OperationTakenError
+from vidgen.errors import LeaseLostError, OperationTakenError, UserLimitError
 from vidgen.job import JobStatus, JsonValue, Lease, Stage, VideoJob
 from vidgen.lifecycle import ACTIVE, Transition
 from vidgen.store.budgets import money_errors
 from vidgen.store.pool import Connection
-from vidgen.store.rows import job_of, json_of
+from vidgen.store.rows import DueJob, job_of, json_of
+from vidgen.store.sharing import has_room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,10 +220,11 @@ async def apply(
         LeaseLostError: The row has another holder, epoch, status, stage or attempt; nothing
             was written.
         BudgetExceededError, PriceUnknownError: It reserves money, and may not; nothing was written.
+        UserLimitError: Nor was it because of other videos of the user.
     """
     try:
         async with money_errors():
-            row = await _apply(connection, job_id, change, lease, worker_id, by)
+            row = await _within_limit(connection, job_id, change, lease, worker_id, by)
     except UniqueViolationError as error:
         raise OperationTakenError(
             f"job {job_id}: another attempt already follows this operation"
@@ -232,6 +234,22 @@ async def apply(
             f"job {job_id} cannot be {change.event} now: it was changed by somebody else"
         )
     return job_of(row)
+
+
+async def _within_limit(
+    connection: Connection,
+    job_id: UUID,
+    change: Transition,
+    lease: Lease | None,
+    worker_id: UUID | None,
+    by: str | None,
+) -> Record | None:
+    if change.user_limit is None:
+        return await _apply(connection, job_id, change, lease, worker_id, by)
+    async with connection.transaction():
+        if not await has_room(connection, job_id, change.user_limit):
+            raise UserLimitError(f"job {job_id} waits for another one of its user")
+        return await _apply(connection, job_id, change, lease, worker_id, by)
 
 
 async def _apply(
@@ -295,7 +313,7 @@ async def _apply(
                     storage_key, size_bytes, sha256, content_type, duration_s, width, height,
                     thumbnail_key, spritesheet_key, actual_cost_micros, slot_at, result_expires_at,
                     cancel_discards, credential_id, settled_attempt, unknown_attempts,
-                    lost_cost_micros, discards, discarding
+                    lost_cost_micros, discards, discarding, capped
                 ) = (
                     SELECT next.attempt, next.max_attempts, next.failures, next.operation,
                            next.progress, next.error_code, next.error_message, next.storage_key,
@@ -304,7 +322,7 @@ async def _apply(
                            next.actual_cost_micros, next.slot_at, next.result_expires_at,
                            next.cancel_discards, next.credential_id, next.settled_attempt,
                            next.unknown_attempts, next.lost_cost_micros, next.discards,
-                           next.discarding
+                           next.discarding, next.capped
                     FROM jsonb_populate_record(job, $12::jsonb) AS next
                 )
             WHERE job.id = $2
@@ -607,16 +625,6 @@ async def unknown(connection: Connection) -> list[Unknown]:
     return [Unknown(**row) for row in rows]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DueJob:
-    """A job that waits for a dispatch."""
-
-    id: UUID
-    lease_epoch: int
-    priority: int
-    due_at: datetime
-
-
 async def due(
     connection: Connection, *, overdue_s: float, after: DueJob | None, limit: int
 ) -> list[DueJob]:
@@ -710,7 +718,7 @@ async def told(connection: Connection) -> list[Told]:
         SELECT provider, model, user_id, count(*) AS jobs FROM video_jobs AS job
         -- What was never claimed is for later by its own wish.
         WHERE due_at > now() AND status = 'pending' AND stage = 'queued'
-          AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0
+          AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0 AND NOT capped
           AND NOT EXISTS (SELECT FROM pauses WHERE pauses.provider IN (job.provider, '*'))
         GROUP BY provider, model, user_id
         """
@@ -748,7 +756,7 @@ async def recall(
             FROM video_jobs
             -- Without a failure: a back-off is none of our business.
             WHERE due_at > now() AND status = 'pending' AND stage = 'queued'
-              AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0
+              AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0 AND NOT capped
               AND provider = $1 AND model = ANY($2::text[])
         ), first AS MATERIALIZED (
             SELECT id FROM video_jobs JOIN line USING (id)

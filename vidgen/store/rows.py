@@ -1,8 +1,10 @@
 """Rows of PostgreSQL as the words of `vidgen.job`, and back."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -140,3 +142,13 @@ def _known(kind: type[InputImage | VideoRequest], values: Mapping[str, Any]) -> 
             f"This worker is too old for {', '.join(sorted(more))}; retry once all are replaced."
         )
     return {name: value for name, value in values.items() if name in ours}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueJob:
+    """A job that waits for a dispatch."""
+
+    id: UUID
+    lease_epoch: int
+    priority: int
+    due_at: datetime

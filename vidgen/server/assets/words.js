@@ -217,6 +217,7 @@ export function told(event, job) {
 function postponed(reason) {
   const words = {
     rate_limit: "Waits for its turn under the rate limit",
+    user_limit: "Waits for another video of its user to end",
     provider_down: "Waits: the provider is left alone for a while",
     paused: "Waits: the provider is paused",
   };
