@@ -31,7 +31,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from tests.builders import NOON, a_job
-from tests.providers.test_hostile import Hostile, bodies, check
+from tests.providers.formats.all import FORMATS
+from tests.providers.test_hostile import Hostile, bodies, check, homes
 from vidgen import webhook
 from vidgen.document import event_document, job_document, json_value
 from vidgen.errors import (
@@ -53,7 +54,6 @@ from vidgen.providers.google import GoogleTokens
 from vidgen.providers.http import MAX_ANSWER_BYTES, MAX_ERROR_BYTES, ProviderHttp
 from vidgen.providers.protocol import Asset, Credential, Provider, ResultStream, Succeeded
 from vidgen.providers.registry import FindsRecent, Providers, ProvidersConfig
-from vidgen.providers.sora import SoraProvider
 from vidgen.providers.veo import VeoProvider, endpoints_of
 from vidgen.queue import VideoQueue, _check_wish, _Wish
 from vidgen.server import stream
@@ -183,18 +183,14 @@ async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
 def provider_of(name: str, data: bytes) -> tuple[Provider, Hostile]:
     http = Canned(data)
     home = "https://h.example"
-    config = ProvidersConfig.of(
-        GEMINI_BASE_URL=f"{home}/v1",
-        GOOGLE_CLOUD_PROJECT_ID="p",
-        VERTEX_BASE_URL=f"{home}/v1",
-        GCS_BASE_URL=home,
-    )
-    hostile = Hostile(
-        name=name, providers=Providers(config=config, http=http, by_name={}), url=home
-    )
-    if name == "sora":
-        return SoraProvider(f"{home}/v1", "bearer", http), hostile
-    return VeoProvider(endpoints_of(config.endpoints), http, Tokens()), hostile
+    config = ProvidersConfig.of(**homes(home), GOOGLE_CLOUD_PROJECT_ID="p", GCS_BASE_URL=home)
+    providers = Providers(config=config, http=http)
+    hostile = Hostile(format=FORMATS[name], providers=providers, url=home)
+    match FORMATS[name].request.provider:
+        case "veo":
+            return VeoProvider(endpoints_of(config.endpoints), http, Tokens()), hostile
+        case other:
+            return providers.get(other), hostile
 
 
 CREDENTIAL = Credential(id="server", secret=KEY)
@@ -768,7 +764,7 @@ buckets = st.builds(
 
 def _targets() -> Iterator[Target]:
     provider = (ProviderError,)
-    for name in ("sora", "veo-gemini", "veo-vertex-inline"):
+    for name in (name for name, each in FORMATS.items() if not each.twin):
         short = name.removesuffix("-inline")
         yield Target(
             name=f"{short}-submit",

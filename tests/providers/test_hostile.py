@@ -15,15 +15,16 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.providers.formats.all import FORMATS
 from tests.providers.test_http import listening
-from tests.providers.wires import KEY, MODELS, PROMPT
+from tests.providers.wires import KEY, PROMPT, Format
+from vidgen import catalog
 from vidgen.errors import ProviderError
-from vidgen.job import Operation, VideoRequest
+from vidgen.job import Operation
 from vidgen.providers.protocol import Submission
 from vidgen.providers.registry import ListsVideos, Providers, ProvidersConfig, build
 
-FORMATS = ("sora", "veo-gemini", "veo-vertex-inline")
-# What the three formats know, so that strange values get to where they are read.
+# What the formats know, so that strange values get to where they are read.
 NAMES = (
     *("id", "task_id", "status", "progress", "prompt", "model", "seconds", "size"),
     *("created_at", "completed_at", "expires_at", "error", "usage", "cost", "unsigned_urls"),
@@ -32,8 +33,12 @@ NAMES = (
     *("videos", "video", "uri", "gcsUri", "mimeType", "bytesBase64Encoded"),
     *("raiMediaFilteredCount", "raiMediaFilteredReasons", "details", "reason", "violations"),
     *("quotaId", "retryDelay"),
+    *("request_id", "status_url", "response_url", "cancel_url", "error_type", "url"),
+    *("content_type", "respect_moderation", "duration", "cost_in_usd_ticks", "steps", "content"),
+    *("errors", "mime_type", "output_tokens_by_modality", "modality", "tokens", "output"),
 )
 WORDS = (
+    *("done", "COMPLETED", "IN_QUEUE", "model_output", "content_policy_violation", "v1_1"),
     *("queued", "completed", "failed", "cancelled", "expired", "deleted", "moderation_blocked"),
     *("Support codes: 58061214, 61493863", "models/m/operations/o", "nan", "1e999999", "8", "31s"),
     *("projects/p/locations/l/publishers/google/models/m/operations/o", "gs://b/o", "http://["),
@@ -70,7 +75,7 @@ thoroughly = settings(
 class Hostile:
     """A provider that answers everything alike, and ours that speak with it."""
 
-    name: str
+    format: Format
     providers: Providers
     url: str
     status: int = 200
@@ -79,23 +84,22 @@ class Hostile:
 
     @property
     def submission(self) -> Submission:
-        provider, model = self.name.partition("-")[0], MODELS[self.name]
-        request = VideoRequest(
-            provider=provider, prompt=PROMPT, model=model, seconds=8, size="1280x720"
-        )
-        return Submission(job_id=uuid4(), attempt=1, request=request)
+        return Submission(job_id=uuid4(), attempt=1, request=self.format.request)
+
+    @property
+    def model(self) -> str:
+        assert self.format.request.model is not None
+        return self.format.request.model
 
     @property
     def operation(self) -> Operation:
-        on_vertex = "projects/p/locations/l/publishers/google/models/m/operations/o"
-        ids = {"sora": "video_1", "veo-gemini": "models/m/operations/o"}
         return Operation(
-            provider=self.name.partition("-")[0],
-            id=ids.get(self.name, on_vertex),
+            provider=self.format.request.provider,
+            id=self.format.operation_id,
             endpoint=f"{self.url}/v1",
-            model=MODELS[self.name],
+            model=self.model,
             credential_id="server",
-            extra={"api": "gemini"} if self.name == "veo-gemini" else {},
+            extra=self.format.operation_extra,
         )
 
     def will(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -108,7 +112,13 @@ class Hostile:
             return error
 
 
-@pytest.fixture(params=FORMATS)
+def homes(url: str) -> dict[str, str]:
+    """Every address of a provider that may be set: all of them *url*."""
+    interfaces = [each for vendor in catalog.vendors() for each in vendor.interfaces]
+    return {each.base_url_variable: f"{url}/v1" for each in interfaces}
+
+
+@pytest.fixture(params=[name for name, each in FORMATS.items() if not each.twin])
 async def hostile(
     request: pytest.FixtureRequest, account: dict[str, Any]
 ) -> AsyncIterator[Hostile]:
@@ -123,18 +133,15 @@ async def hostile(
     async with listening(handler) as url:
         providers = build(
             ProvidersConfig.of(
-                OPENAI_BASE_URL=f"{url}/v1",
-                OPENAI_API_KEY=KEY,
-                GEMINI_BASE_URL=f"{url}/v1",
-                GEMINI_API_KEY=KEY,
+                **homes(url),
+                **dict.fromkeys(catalog.key_variables(homes(url)), KEY),
                 GOOGLE_CLOUD_PROJECT_ID="p",
-                VERTEX_BASE_URL=f"{url}/v1",
                 GOOGLE_APPLICATION_CREDENTIALS=orjson.dumps(
                     account | {"token_uri": f"{url}/token"}
                 ).decode(),
             )
         )
-        found = Hostile(name=request.param, providers=providers, url=url)
+        found = Hostile(format=FORMATS[request.param], providers=providers, url=url)
         yield found
         await providers.aclose()
 
@@ -171,7 +178,7 @@ async def test_whatever_answers_a_submit_is_a_receipt_or_an_error_of_ours(
 ) -> None:
     hostile.will(status, head, body)
     submission = hostile.submission
-    name, model = submission.request.provider, MODELS[hostile.name]
+    name, model = submission.request.provider, hostile.model
     credential = hostile.providers.credential(name, model)
 
     check(await hostile.outcome(hostile.providers.get(name).submit(submission, credential)))

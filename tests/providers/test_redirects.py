@@ -25,20 +25,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.providers.test_hostile import Hostile
-from tests.providers.wires import KEY, MODELS
+from tests.providers.formats.all import FORMATS
+from tests.providers.test_hostile import Hostile, homes
+from tests.providers.wires import KEY, Format
 from vidgen.errors import ProtocolError, ProviderError, SubmitUnknownError, TransientError
 from vidgen.job import Operation
 from vidgen.outgoing import Guard
-from vidgen.providers.google import GoogleTokens
 from vidgen.providers.http import ProviderHttp
 from vidgen.providers.protocol import Asset, Credential, Provider, Succeeded
 from vidgen.providers.registry import Providers, ProvidersConfig
-from vidgen.providers.sora import SoraProvider
-from vidgen.providers.veo import VeoProvider, endpoints_of
 
 STATUSES = (301, 302, 303, 307, 308)
-FETCHING = ("sora", "veo-gemini", "veo-vertex-gcs")
+FETCHING = tuple(name for name, each in FORMATS.items() if each.result != "inline:0")
 TOKEN = "ya29.token-of-the-test"
 CLIP = b"the bytes of a video"
 PUBLIC, PRIVATE = "127.0.0.2", "127.0.0.1"
@@ -111,7 +109,7 @@ async def hosting(address: str, tls: ssl.SSLContext | None = None) -> AsyncItera
 class World:
     """A provider at its home, a host elsewhere that may be visited, and one that must not be."""
 
-    name: str
+    format: Format
     home: Host
     foreign: Host
     private: Host
@@ -119,20 +117,15 @@ class World:
     credential: Credential
 
     async def download(self) -> bytes:
-        uris = {
-            "sora": "video",
-            "veo-gemini": f"{self.home.url}/v1/files/f:download?alt=media",
-            "veo-vertex-gcs": "gs://bucket/video.mp4",
-            "veo-vertex-inline": "inline:0",
-        }
-        asset = Asset(variant="video", uri=uris[self.name], content_type="video/mp4")
+        uri = self.format.result.format(url=f"{self.home.url}/v1", origin=self.home.url)
+        asset = Asset(variant="video", uri=uri, content_type="video/mp4")
         async with self.provider.open_result(self.operation, asset, self.credential) as stream:
             return b"".join([chunk async for chunk in stream.chunks])
 
     @property
     def hostile(self) -> Hostile:
         providers = Providers(config=ProvidersConfig(), http=ProviderHttp(), by_name={})
-        return Hostile(name=self.name, providers=providers, url=self.home.url)
+        return Hostile(format=self.format, providers=providers, url=self.home.url)
 
     @property
     def operation(self) -> Operation:
@@ -141,31 +134,31 @@ class World:
 
 @asynccontextmanager
 async def world_of(
-    name: str, account: dict[str, Any], *, lenient: bool = False, tls: ssl.SSLContext | None = None
+    name: str,
+    account: dict[str, Any],
+    *,
+    lenient: bool = False,
+    tls: ssl.SSLContext | None = None,
+    guard: Guard = ONLY_PUBLIC,
 ) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         home = await stack.enter_async_context(hosting(PRIVATE, tls))
         foreign = await stack.enter_async_context(hosting(PUBLIC))
         private = await stack.enter_async_context(hosting(PRIVATE))
-        http = ProviderHttp(allow_private_addresses=lenient, guard=ONLY_PUBLIC)
+        http = ProviderHttp(allow_private_addresses=lenient, guard=guard)
         stack.push_async_callback(http.aclose)
+        wanted = FORMATS[name]
         config = ProvidersConfig.of(
-            OPENAI_BASE_URL=f"{home.url}/v1",
-            GEMINI_BASE_URL=f"{home.url}/v1",
-            GOOGLE_CLOUD_PROJECT_ID="p",
-            VERTEX_BASE_URL=f"{home.url}/v1",
-            GCS_BASE_URL=home.url,
+            **homes(home.url), GOOGLE_CLOUD_PROJECT_ID="p", GCS_BASE_URL=home.url
         )
-        provider: Provider = SoraProvider(f"{home.url}/v1", "bearer", http)
+        provider = Providers(config=config, http=http).get(wanted.request.provider)
         secret = KEY
-        if name != "sora":
-            provider = VeoProvider(endpoints_of(config.endpoints), http, GoogleTokens())
-        if name.startswith("veo-vertex"):
+        if wanted.renews_tokens:
             # google-auth has its own transport, and knows nothing of the test's certificate.
             token_uri = f"{private.url if tls else home.url}/token"
             secret = orjson.dumps(account | {"token_uri": token_uri}).decode()
         yield World(
-            name=name,
+            format=wanted,
             home=home,
             foreign=foreign,
             private=private,
@@ -198,6 +191,20 @@ async def test_a_foreign_host_gets_no_key_by_any_redirect(world: World, status: 
     assert len(world.home.with_a_key) == 1  # it was there to be leaked
 
 
+@pytest.mark.parametrize("name", FETCHING)
+async def test_a_result_that_lies_elsewhere_is_fetched_without_a_key(
+    name: str, account: dict[str, Any]
+) -> None:
+    async with world_of(name, account) as world:
+        asset = Asset(variant="video", uri=f"{world.foreign.url}/video.mp4")
+        opened = world.provider.open_result(world.operation, asset, world.credential)
+        async with opened as stream:
+            assert b"".join([chunk async for chunk in stream.chunks]) == CLIP
+
+        assert world.foreign.asked == ["/video.mp4"]
+        assert world.foreign.with_a_key == []
+
+
 @pytest.mark.parametrize("status", STATUSES)
 async def test_another_port_of_the_same_host_is_foreign_too(
     account: dict[str, Any], status: int
@@ -220,27 +227,30 @@ async def test_an_address_without_its_scheme_is_as_foreign(world: World) -> None
     assert world.foreign.with_a_key == []
 
 
-async def test_who_was_away_gets_no_key_back_at_home_either(world: World) -> None:
-    async def at_home(request: web.Request) -> web.StreamResponse:
-        match request.path:
-            case "/back":
-                return web.Response(body=CLIP)
-            case "/further":
-                raise web.HTTPFound(f"{world.foreign.url}/there")
-            case _:
-                raise web.HTTPTemporaryRedirect("/further")
+@pytest.mark.parametrize("name", FETCHING)
+async def test_who_was_away_gets_no_key_back_at_home_either(
+    name: str, account: dict[str, Any]
+) -> None:
+    everywhere = Guard(is_public=lambda _: True)  # home has to be allowed as foreign
+    async with world_of(name, account, guard=everywhere) as world:
 
-    world.home.answering = at_home
-    world.foreign.answering = to(f"{world.home.url}/back")
-    lenient = ProviderHttp(guard=Guard(is_public=lambda _: True))
-    world.provider._http = lenient  # type: ignore[attr-defined]  # home has to be allowed as foreign
+        async def at_home(request: web.Request) -> web.StreamResponse:
+            match request.path:
+                case "/back":
+                    return web.Response(body=CLIP)
+                case "/further":
+                    raise web.HTTPFound(f"{world.foreign.url}/there")
+                case _:
+                    raise web.HTTPTemporaryRedirect("/further")
 
-    assert await world.download() == CLIP
+        world.home.answering = at_home
+        world.foreign.answering = to(f"{world.home.url}/back")
 
-    assert world.home.asked[-2:] == ["/further", "/back"]
-    assert world.foreign.with_a_key == []
-    assert len(world.home.with_a_key) == 2  # the first two, and not the one from abroad
-    await lenient.aclose()
+        assert await world.download() == CLIP
+
+        assert world.home.asked[-2:] == ["/further", "/back"]
+        assert world.foreign.with_a_key == []
+        assert len(world.home.with_a_key) == 2  # the first two, and not the one from abroad
 
 
 @pytest.mark.parametrize(
@@ -310,7 +320,7 @@ async def test_a_chain_of_redirects_has_an_end(name: str, account: dict[str, Any
 
 
 @pytest.mark.parametrize("status", STATUSES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", FORMATS)
 async def test_a_submit_and_a_look_follow_no_redirect_at_all(
     name: str, account: dict[str, Any], status: int
 ) -> None:
@@ -319,7 +329,7 @@ async def test_a_submit_and_a_look_follow_no_redirect_at_all(
 
         with pytest.raises(ProviderError):
             await world.provider.submit(world.hostile.submission, world.credential)
-        if name != "veo-vertex-gcs":  # the same as inline
+        if not world.format.twin:
             with pytest.raises(ProviderError):
                 await world.provider.poll(world.operation, world.credential)
 
@@ -327,8 +337,11 @@ async def test_a_submit_and_a_look_follow_no_redirect_at_all(
         assert world.foreign.connections == 0
 
 
-async def test_a_video_inside_an_answer_is_asked_for_at_home_only(account: dict[str, Any]) -> None:
-    async with world_of("veo-vertex-inline", account) as world:
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in FETCHING])
+async def test_a_video_inside_an_answer_is_asked_for_at_home_only(
+    name: str, account: dict[str, Any]
+) -> None:
+    async with world_of(name, account) as world:
         world.home.answering = to(f"{world.foreign.url}/video", 307)
 
         with pytest.raises(ProviderError):

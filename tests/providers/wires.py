@@ -31,13 +31,6 @@ from vidgen.simulator.server import SimulatorServer
 PROMPT = "a red kite over a grey sea, slowly turning into the evening light"
 KEY = "sk-secret-of-the-test"
 CLIP = bytes(range(256)) * 1200
-# Of the hostile servers, which speak these.
-MODELS = {
-    "sora": "sora-2",
-    "veo-gemini": "veo-3.1-generate-preview",
-    "veo-vertex-gcs": "veo-3.1-generate-001",
-    "veo-vertex-inline": "veo-3.1-generate-001",
-}
 # What each of them says: its argument, and the seconds that shall be heard.
 HINTS: Mapping[str, tuple[str, float]] = {
     "429-retry-after": ("7", 7),
@@ -58,6 +51,7 @@ class Format:
         body: What exactly is submitted for it.
         carries: Whether a submitted body has an image in it; None if it takes no first frame.
         settings: Variables beside those that lead to the simulator.
+        dialect: Whose manners the simulator has; None leaves it its own.
         wrong_secret: A key that is refused.
         tries_keys: The vendor has something free to try a key with.
         refusals: Where a refused submit has another class than with most; None: no such refusal.
@@ -68,9 +62,16 @@ class Format:
         money: Refusals that mean that the money is used up.
         hints: Refusals that tell how long to wait, with their argument and the seconds.
         inline: A download is a look; nothing is fetched by an address.
+        looks_deliver: A look has the video in it, though it is then fetched by an address.
         long_looks: An answer may have a video inside, so a long one is read, and not kept.
+        long_receipts: The same of the answer to a submit.
+        at_once: The receipt is the result, so that no video is ever seen on its way.
         renews_tokens: A refused token is replaced once, so it has to be refused twice.
         not_ready: Statuses that a download has for a moment after the end.
+        operation_id: Of an operation that such a server could have.
+        operation_extra: What is stored with it.
+        result: The address of its result; `{url}` is the base URL, `{origin}` what it begins with.
+        twin: A look is the same as that of another format, so it is not tried twice.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Format:
     body: Mapping[str, JsonValue]
     carries: Callable[[dict[str, Any], ImageBytes], bool] | None
     settings: Mapping[str, str] = field(default_factory=dict)
+    dialect: str | None = None
     wrong_secret: str = "wrong"
     tries_keys: bool = True
     refusals: Mapping[str, type[ProviderError] | None] = field(default_factory=dict)
@@ -88,9 +90,16 @@ class Format:
     money: tuple[str, ...] = ()
     hints: Mapping[str, tuple[str, float]] = field(default_factory=lambda: HINTS)
     inline: bool = False
+    looks_deliver: bool = False
     long_looks: bool = False
+    long_receipts: bool = False
+    at_once: bool = False
     renews_tokens: bool = False
     not_ready: tuple[str, ...] = ()
+    operation_id: str = "request-1"
+    operation_extra: Mapping[str, JsonValue] = field(default_factory=dict)
+    result: str = "{url}/video.mp4"
+    twin: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +165,8 @@ async def opened(
 ) -> AsyncIterator[Wire]:
     """A wire in the format *wanted* with connections of its own, closed at the end."""
     providers = build(config.over(**wanted.settings))
+    if wanted.dialect is not None:
+        simulators.simulators[wanted.request.provider].dialect = wanted.dialect
     wire = Wire(
         format=wanted,
         simulators=simulators,

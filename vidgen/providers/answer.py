@@ -24,6 +24,7 @@ from vidgen.errors import (
     ProviderError,
     QuotaExhaustedError,
     RateLimitedError,
+    ResultExpiredError,
     TransientError,
 )
 from vidgen.job import Operation, VideoRequest
@@ -206,6 +207,25 @@ def moment(value: object) -> datetime | None:
             at = datetime.fromisoformat(value if isinstance(value, str) else "")
         aware = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
         return aware.astimezone(UTC) if 2000 <= at.year <= 2100 else None
+    return None
+
+
+def percent(value: object) -> int | None:
+    """A whole number from 0 to 100, also of a text such as `40%`; None for everything else."""
+    found = number(value.removesuffix("%") if isinstance(value, str) else value)
+    return None if found is None else int(min(100.0, max(0.0, found)))
+
+
+def gone(answer: Answer, who: str, *, at_home: bool) -> ResultExpiredError | None:
+    """
+    The error of a result that *who* keeps no longer; None for any other refusal.
+
+    An address elsewhere carries what opens it in itself, so there 401 and 403 say that it is over.
+    """
+    if answer.status in ({404, 410} if at_home else {401, 403, 404, 410}):
+        return ResultExpiredError(
+            f"{who} no longer hands out the video ({answer.status}).", http_status=answer.status
+        )
     return None
 
 

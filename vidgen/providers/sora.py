@@ -48,6 +48,7 @@ from vidgen.providers.answer import (
     moment,
     moved,
     number,
+    percent,
     poll_hint,
     private_texts,
     scrubbed,
@@ -401,7 +402,7 @@ def parse_video(video: Mapping[str, Any], headers: Mapping[str, str]) -> Progres
     if word in _FAILED or word in _ENDED:
         # Who cancelled or deleted it, and what it cost until then, nobody knows.
         return Failed(error=_verdict(word, video), charged=word in _ENDED)
-    return Running(percent=_percent(video.get("progress")), poll_after_s=poll_hint(headers))
+    return Running(percent=percent(video.get("progress")), poll_after_s=poll_hint(headers))
 
 
 def _videos(answer: Answer) -> dict[str, Any]:
@@ -563,11 +564,6 @@ def _wants_form(answer: Answer) -> bool:
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _percent(value: object) -> int | None:
-    found = number(value.removesuffix("%") if isinstance(value, str) else value)
-    return None if found is None else int(min(100.0, max(0.0, found)))
 
 
 def _cost(usage: object) -> int | None:

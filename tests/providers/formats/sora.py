@@ -28,5 +28,7 @@ FORMATS = (
             "429-project-spend-limit-exceeded",
         ),
         not_ready=("404", "409", "400"),
+        operation_id="video_1",
+        result="video",
     ),
 )

@@ -25,6 +25,7 @@ ON_VERTEX = VideoRequest(
     resolution="720p",
     audio=True,
 )
+AT_VERTEX = "projects/p/locations/l/publishers/google/models/m/operations/o"
 GOOGLE_HINTS = {**HINTS, "429-retry-info": ("31", 31.0)}
 
 
@@ -56,6 +57,9 @@ FORMATS = (
         carries=carries,
         money=("429-per-day",),
         hints=GOOGLE_HINTS,
+        operation_id="models/m/operations/o",
+        operation_extra={"api": "gemini"},
+        result="{url}/files/f:download?alt=media",
     ),
     Format(
         name="veo-vertex-gcs",
@@ -68,6 +72,9 @@ FORMATS = (
         hints=GOOGLE_HINTS,
         long_looks=True,
         renews_tokens=True,
+        operation_id=AT_VERTEX,
+        result="gs://bucket/video.mp4",
+        twin=True,
     ),
     Format(
         name="veo-vertex-inline",
@@ -80,5 +87,7 @@ FORMATS = (
         inline=True,
         long_looks=True,
         renews_tokens=True,
+        operation_id=AT_VERTEX,
+        result="inline:0",
     ),
 )
