@@ -153,7 +153,7 @@ def _filled(request: VideoRequest, model: Model) -> VideoRequest:
 
 def _has_shape(request: VideoRequest, model: Model) -> bool:
     """Whether an image decides the shape of the clip."""
-    return model.image_sets_ratio and bool(request.images)
+    return model.image_sets_ratio and any(image.role != "reference" for image in request.images)
 
 
 def _check_parameters(request: VideoRequest, model: Model) -> None:

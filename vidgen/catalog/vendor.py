@@ -105,7 +105,7 @@ class Model:
         exact_frames: An image must have exactly the size of the video.
         lone_last_frame: A last frame may come without a first one.
         references_with_frames: References may come beside frames.
-        image_sets_ratio: With an image the clip has its shape, and no aspect ratio is told.
+        image_sets_ratio: With a frame the clip has its shape, and no aspect ratio is told.
         takes: Optional parameters of the wire format: `seed`, `negative_prompt`, `audio`.
         silent: It never makes sound; without this and `audio` in *takes* it always does.
         default_audio: Filled in when nothing is asked for.

@@ -138,6 +138,11 @@ def spritesheet(clip: bytes, *, columns: int = 5, rows: int = 2) -> bytes:
     return _encoded(sheet, "JPEG")
 
 
+def even(pixels: float) -> int:
+    """The nearest even number of pixels: no encoder takes odd ones."""
+    return 2 * round(pixels / 2)
+
+
 def image_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of a picture file, None if it is no picture."""
     image_module = _need("PIL.Image")

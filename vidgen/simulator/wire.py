@@ -7,9 +7,11 @@ its good answer and for its own way of writing a refusal.
 
 import asyncio
 import base64
+import binascii
 import hashlib
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import assert_never
@@ -272,6 +274,41 @@ async def deliver(
         case _:
             assert outcome is not None
             return await misbehave(request, outcome, refuse=refuse)
+
+
+async def deliver_generation(
+    incoming: Incoming,
+    simulator: ProviderSimulator,
+    foreign: ProviderSimulator,
+    generation: Generation,
+    make: Callable[[], Awaitable[bytes]],
+    *,
+    refuse: Refuse,
+) -> web.StreamResponse:
+    """The MP4 of *generation* as the script wants it delivered, on this host or on *foreign*."""
+    request, wish = incoming.request, generation.wish
+    drawn = simulator.draw("content", prompt=wish.prompt, operation_id=generation.id)
+    if "redirected" in request.query and drawn.outcome and drawn.outcome.name == "redirect":
+        drawn = Drawn(modifiers=drawn.modifiers)  # the redirect has been made; here it ends
+    return await deliver(
+        incoming,
+        drawn,
+        make,
+        content_type="video/mp4",
+        refuse=refuse,
+        elsewhere=str(request.rel_url.update_query(redirected=1)),
+        foreign=f"{foreign.origin}/{simulator.name}/{generation.id}",
+    )
+
+
+def read_data_url(url: JsonValue) -> bytes | None:
+    """The bytes of a `data:` URL, None if *url* is none that can be read."""
+    head, _, encoded = url.partition(",") if isinstance(url, str) else ("", "", "")
+    if not head.startswith("data:") or not head.endswith(";base64"):
+        return None
+    with suppress(binascii.Error):
+        return base64.b64decode(encoded, validate=True)
+    return None
 
 
 def not_ready(status: int) -> Refusal:

@@ -1,0 +1,360 @@
+"""
+xAI's video models over REST, as `xai`: grok-imagine-video and its successors.
+
+    POST /videos/generations   -> {"request_id"}
+    GET  /videos/{request_id}  -> {"status": pending | done | failed | expired, "progress", "video",
+                                   "usage", "error"}, always 200 or 202
+    GET  /api-key              -> what the key is, for nothing
+
+Sources: docs.x.ai (video generation, API reference, debugging errors); PyPI xai-sdk 1.21.0 for the
+names of fields, the four states, `progress`, `respect_moderation`, `error {code, message}` and the
+unit of cost (a tick is 1e-10 dollars); vercel/ai `packages/xai` for the REST shapes. xai-sdk speaks
+gRPC, so it cannot be run against a server of the REST interface.
+
+The video lies on a host of its own (vidgen.x.ai), so it is fetched without the key. Its address is
+called temporary, without a date. There is no cancel, no list and no seed.
+
+Not verified, since no paid key was used: which codes a failed video may have besides
+`internal_error`; whether one that moderation held back is always billed (a reseller, apiyi, says so
+of xAI's own bills, and so it counts as charged); whether other failures are billed (they count as
+charged unless the answer says a cost of nothing or a clip of no seconds, as the one in the
+documentation does). That exhausted credits answer 403 or 429 with words about credits or a spending
+limit, and a wrong key 400, is known from public reports only.
+"""
+
+from base64 import b64encode
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from vidgen.catalog import xai
+from vidgen.errors import (
+    AuthError,
+    ContentBlockedError,
+    GenerationFailedError,
+    InputRejectedError,
+    ModelRetiredError,
+    ProtocolError,
+    ProviderError,
+    QuotaExhaustedError,
+    ResultExpiredError,
+    SubmitUnknownError,
+)
+from vidgen.job import JsonValue, Operation
+from vidgen.providers.answer import (
+    Answer,
+    Deed,
+    by_status,
+    cleaned,
+    gone,
+    is_storable_id,
+    moved,
+    number,
+    percent,
+    poll_hint,
+    private_texts,
+    scrubbed,
+    wait_hint,
+    word,
+)
+from vidgen.providers.http import ProviderHttp, joined, same_origin
+from vidgen.providers.protocol import (
+    Asset,
+    Credential,
+    Failed,
+    ImageBytes,
+    Progress,
+    ResultStream,
+    Running,
+    Submission,
+    Submitted,
+    Succeeded,
+)
+from vidgen.providers.registry import Surroundings
+
+TICKS_PER_MICRO = 10_000
+MAX_COST_USD = 1000  # of one video: more is a mistake or a joke
+
+_MONEY_WORDS = ("credits", "spending limit", "spend limit", "billing")
+_MODERATION_WORDS = ("moderation", "content policy", "content_policy", "usage guidelines", "safety")
+_INPUT_CODES = frozenset({"invalid_argument", "invalid-argument", "out_of_range"})
+# xAI writes gRPC's descriptions where others write codes.
+_CODES: Mapping[str, str] = {
+    "client specified an invalid argument": "invalid_argument",
+    "the request does not have valid authentication credentials": "unauthenticated",
+    "the caller does not have permission to execute the specified operation": "permission_denied",
+    "some requested entity was not found": "not_found",
+    "some resource has been exhausted": "resource_exhausted",
+    "the system is not in a state required for the operation's execution": "failed_precondition",
+    "operation is not implemented or not supported": "unimplemented",
+    "deadline expired before operation could complete": "deadline_exceeded",
+    "the operation was aborted": "aborted",
+    "the service is currently unavailable": "unavailable",
+    "internal error": "internal",
+}
+
+
+def build(surroundings: Surroundings) -> "XaiProvider":
+    """The provider as the settings want it."""
+    return XaiProvider(surroundings.address(xai.INTERFACE), surroundings.http)
+
+
+class XaiProvider:
+    """Videos by xAI at *base_url*, e.g. `https://api.x.ai/v1`."""
+
+    name = "xai"
+    charges_failures = False  # each answer tells
+
+    def __init__(self, base_url: str, http: ProviderHttp) -> None:
+        """Remember where; connections are *http*'s."""
+        self._base_url = base_url.rstrip("/")
+        self._http = http
+
+    async def submit(self, submission: Submission, credential: Credential) -> Submitted:
+        """Start one paid generation, once; see `Provider.submit`."""
+        model = submission.request.model
+        assert model is not None  # a submission has every default filled in
+        answer = await self._http.exchange(
+            "submit",
+            "POST",
+            f"{self._base_url}/videos/generations",
+            headers=_headers(credential),
+            json=orjson.dumps(build_body(submission)),
+            not_after=submission.not_after,
+        )
+        if not answer.ok:
+            private = private_texts(submission.request)
+            raise refusal(answer, "submit", secret=credential.secret, private=private)
+        try:
+            found = answer.json().get("request_id")
+            if not isinstance(found, str) or not is_storable_id(found) or found in {".", ".."}:
+                raise ProtocolError("xAI's answer has no usable request_id.")
+        except ProtocolError as error:
+            raise SubmitUnknownError(
+                "The submit was accepted, but the answer names no request; it may be running.",
+                http_status=answer.status,
+                request_id=answer.request_id,
+            ) from error
+        return Submitted(
+            operation=Operation(
+                provider=self.name,
+                id=found,
+                endpoint=self._base_url,
+                model=model,
+                credential_id=credential.id,
+            )
+        )
+
+    async def poll(self, operation: Operation, credential: Credential) -> Progress:
+        """Look once; see `Provider.poll`."""
+        self._check_home(operation)
+        url = f"{operation.endpoint}/videos/{quote(operation.id, safe='')}"
+        answer = await self._http.exchange("poll", "GET", url, headers=_headers(credential))
+        if not answer.ok:
+            raise refusal(answer, "poll", secret=credential.secret)
+        return parse_video(answer.json(), answer.headers)
+
+    @asynccontextmanager
+    async def open_result(
+        self, operation: Operation, asset: Asset, credential: Credential
+    ) -> AsyncIterator[ResultStream]:
+        """Open the bytes of *asset*; see `Provider.open_result`."""
+        self._check_home(operation)
+        url = joined(operation.endpoint, asset.uri)
+        at_home = same_origin(url, self._base_url)
+
+        async def refused(answer: Answer) -> ProviderError:
+            return gone(answer, "xAI", at_home=at_home) or refusal(
+                answer, "download", secret=credential.secret
+            )
+
+        async with self._http.download(
+            url, home=self._base_url, credential=_headers(credential), refusal=refused
+        ) as stream:
+            yield stream
+
+    async def cancel(self, operation: Operation, credential: Credential) -> bool:
+        """xAI has no documented cancel: always False."""
+        return False
+
+    async def accepts(self, model: str, credential: Credential) -> bool:
+        """Whether xAI takes *credential*; see `Provider.accepts`."""
+        answer = await self._http.exchange(
+            "list", "GET", f"{self._base_url}/api-key", headers=_headers(credential)
+        )
+        if answer.status in {404, 405, 501}:
+            return False
+        if not answer.ok:
+            raise refusal(answer, "list", secret=credential.secret)
+        about = answer.json()
+        for flag in ("api_key_blocked", "api_key_disabled", "team_blocked"):
+            if about.get(flag) is True:
+                raise AuthError(f"xAI knows the key, but does not let it work ({flag}).")
+        return True
+
+    async def aclose(self) -> None:
+        """Nothing of its own to close: the connections belong to the registry."""
+
+    def _check_home(self, operation: Operation) -> None:
+        if not same_origin(operation.endpoint, self._base_url):
+            raise moved(operation, "XAI_BASE_URL")
+
+
+def build_body(submission: Submission) -> dict[str, JsonValue]:
+    """The body of `POST /videos/generations`, images as data URLs."""
+    request = submission.request
+    wanted: dict[str, JsonValue] = {
+        "model": request.model,
+        "prompt": request.prompt,
+        "duration": request.seconds,
+        "aspect_ratio": request.aspect_ratio,
+        "resolution": request.resolution,
+        # Sound is what one gets anyway, and older models do not know the word.
+        "generate_audio": False if request.audio is False else None,
+    }
+    references: list[JsonValue] = []
+    for image in submission.images:
+        match image.role:
+            case "first_frame":
+                wanted["image"] = _image(image)
+            case "last_frame":
+                wanted["last_frame"] = _image(image)
+            case "reference":
+                references.append(_image(image))
+    if references:
+        wanted["reference_images"] = references
+    body: dict[str, JsonValue] = {
+        name: value for name, value in wanted.items() if value is not None
+    }
+    body.update(request.extra)
+    return body
+
+
+def parse_video(data: Mapping[str, Any], headers: Mapping[str, str]) -> Progress:
+    """Turn what xAI says about a request into progress."""
+    status = str(data.get("status") or "").lower()
+    video = data.get("video")
+    video = video if isinstance(video, dict) else {}
+    cost = _cost(data.get("usage"))
+    uri = cleaned(video.get("url"))
+    if status == "done" or (not status and uri):
+        if video.get("respect_moderation") is False:
+            return Failed(error=_blocked(None), charged=True)
+        if not uri:
+            sentence = "xAI calls the video done, but names no address of it."
+            return Failed(error=GenerationFailedError(sentence), charged=True)
+        asset = Asset(variant="video", uri=uri, content_type="video/mp4")
+        return Succeeded(assets=(asset,), cost_micros=cost)
+    if status == "expired":
+        # Whether the generation or its result is what expired, and what it cost, nobody says.
+        gone_error = ResultExpiredError("xAI no longer keeps the request (expired).")
+        return Failed(error=gone_error, charged=True)
+    if status == "failed":
+        error = _verdict(data.get("error"))
+        is_blocked = isinstance(error, ContentBlockedError)
+        return Failed(error=error, charged=is_blocked or not _is_free(video, cost))
+    if not status:
+        raise ProtocolError("xAI's answer about the video has no status.")
+    return Running(percent=percent(data.get("progress")), poll_after_s=poll_hint(headers))
+
+
+def refusal(
+    answer: Answer, deed: Deed, *, secret: str = "", private: tuple[str, ...] = ()
+) -> ProviderError:
+    """
+    Map an answer of xAI that is not 2xx to one class.
+
+    What xAI says is quoted from a submit only, where the *private* texts are known.
+    """
+    code, message = _error_of(answer.lenient_json(), secret)
+    said = scrubbed(message, secret=secret, private=private) if deed == "submit" else ""
+    sentence = f"xAI refused the {deed} ({answer.status}{f' {code}' if code else ''})"
+    sentence = f"{sentence}: {said}" if said else f"{sentence}."
+    if deed == "submit" and answer.status in {404, 410}:
+        sentence += " The model is switched off or not open to this key, or XAI_BASE_URL is wrong."
+    kind = _kind(answer.status, message.lower(), code or "", deed)
+    if kind is None:
+        wait_s = wait_hint(answer.headers)
+        return by_status(answer, deed, sentence, code=code, wait_s=wait_s)
+    return kind(
+        sentence, provider_code=code, request_id=answer.request_id, http_status=answer.status
+    )
+
+
+def _kind(status: int, lower: str, code: str, deed: Deed) -> type[ProviderError] | None:
+    """The class that only the words give away; None if the status says it all."""
+    if status in {400, 401} and "api key" in lower:
+        return AuthError
+    if status in {403, 429} and any(term in lower for term in _MONEY_WORDS):
+        return QuotaExhaustedError
+    if deed != "submit" or status not in {400, 403, 404, 410, 422}:
+        return None
+    if "no longer available" in lower or ("model" in lower and "not exist" in lower):
+        return ModelRetiredError
+    said = f"{code} {lower}"
+    return ContentBlockedError if any(term in said for term in _MODERATION_WORDS) else None
+
+
+def _error_of(body: object, secret: str) -> tuple[str | None, str]:
+    """Code and message of `{code, error}`, or of `{error: {code, message}}` as gateways write."""
+    if not isinstance(body, dict):
+        return None, ""
+    inner = body.get("error")
+    error: Mapping[str, Any] = inner if isinstance(inner, dict) else body
+    message = error.get("message") if isinstance(inner, dict) else inner
+    raw = error.get("code")
+    described = _CODES.get(raw.strip().rstrip(".").lower()) if isinstance(raw, str) else None
+    code = described or word(raw, secret=secret)
+    return code, message if isinstance(message, str) else ""
+
+
+def _verdict(raw: object) -> ProviderError:
+    """How it ended, in our words: xAI's own may repeat the prompt, which a look lacks."""
+    code, message = _error_of({"error": raw} if isinstance(raw, dict) else {}, "")
+    said = f"{code or ''} {message}".lower()
+    if any(term in said for term in _MODERATION_WORDS):
+        return _blocked(code)
+    named = f" (code {code})" if code else ""
+    if code in _INPUT_CODES:
+        return InputRejectedError(
+            f"xAI rejected the request after it had taken it on{named}; check the prompt, the"
+            " images and the parameters.",
+            provider_code=code,
+        )
+    sentence = f"The generation failed at xAI{named}"
+    sentence += "." if code else ", which gives no code for it."
+    return GenerationFailedError(sentence, provider_code=code)
+
+
+def _blocked(code: str | None) -> ContentBlockedError:
+    named = f" (code {code})" if code else ""
+    return ContentBlockedError(
+        f"xAI's moderation blocked the video{named}; change the prompt or the images.",
+        provider_code=code,
+    )
+
+
+def _is_free(video: Mapping[str, Any], cost: int | None) -> bool:
+    """Whether the answer itself says so: it cost nothing, or the clip has no seconds to pay."""
+    return cost == 0 if cost is not None else number(video.get("duration")) == 0
+
+
+def _cost(usage: object) -> int | None:
+    """The cost in micro-dollars; None unless it is a sane number of ticks."""
+    ticks = number(usage.get("cost_in_usd_ticks")) if isinstance(usage, dict) else None
+    if ticks is None or not 0 <= ticks <= MAX_COST_USD * 1_000_000 * TICKS_PER_MICRO:
+        return None
+    return round(ticks / TICKS_PER_MICRO)
+
+
+def _image(image: ImageBytes) -> dict[str, JsonValue]:
+    return {"url": f"data:{image.content_type};base64,{b64encode(image.data).decode('ascii')}"}
+
+
+def _headers(credential: Credential) -> dict[str, str]:
+    if not credential.secret:  # a gateway of one's own may want no key
+        return {}
+    return {"Authorization": f"Bearer {credential.secret}"}
