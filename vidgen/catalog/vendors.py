@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from vidgen.catalog import luma, replicate, runway, sora, veo, xai
+from vidgen.catalog import fal, luma, replicate, runway, sora, veo, xai
 from vidgen.catalog.vendor import Model, Vendor
 from vidgen.errors import UnknownProviderError
 
@@ -15,6 +15,7 @@ _BUILT_IN: Mapping[str, Vendor] = {
         runway,
         replicate,
         luma,
+        fal,
         xai,
     )
 }

@@ -1,6 +1,6 @@
 """Every wire format, for the conformance suite: one line for each provider."""
 
-from tests.providers.formats import luma, replicate, runway, sora, veo, xai
+from tests.providers.formats import fal, luma, replicate, runway, sora, veo, xai
 
 FORMATS = {
     each.name: each
@@ -10,6 +10,7 @@ FORMATS = {
         runway,
         replicate,
         luma,
+        fal,
         xai,
     )
     for each in module.FORMATS
