@@ -1,6 +1,7 @@
 """The door for services: what it lets in, what it refuses, and a Redis that is away."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
@@ -877,3 +878,94 @@ async def test_a_database_that_refuses_us_is_not_waited_for(
     async with VideoQueue(settings) as unmigrated:
         with pytest.raises(DatabaseRefusedError):
             await unmigrated.wait(NOBODY)
+
+
+# --- the same video again ---
+
+KITE = VideoRequest(provider="sora", prompt="a kite", seconds=4)
+DAY_S = 24 * 3600
+
+
+async def test_a_video_that_is_there_is_not_bought_again(queue: VideoQueue, hand: Hand) -> None:
+    made = await hand.carry(await queue.enqueue(KITE, user_id="ada"))
+
+    again = await queue.enqueue(KITE, user_id="ada", reuse_within_s=DAY_S)
+    [many, other] = await queue.enqueue_many(
+        [KITE, VideoRequest(provider="sora", prompt="another kite", seconds=4)],
+        user_id="ada",
+        reuse_within_s=DAY_S,
+    )
+
+    assert (again.id, again.status) == (made.id, JobStatus.COMPLETED)
+    assert many.id == made.id
+    assert other.status is JobStatus.PENDING
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"user_id": "bob"},
+        {"user_id": None},
+        {"reuse_within_s": None},
+        {"request": VideoRequest(provider="sora", prompt="a kite", seconds=8)},
+    ],
+    ids=["another user", "no user", "not asked for", "another video"],
+)
+async def test_only_the_same_video_of_the_same_user_is_used_again(
+    queue: VideoQueue, hand: Hand, changes: dict[str, Any]
+) -> None:
+    made = await hand.carry(await queue.enqueue(KITE, user_id="ada"))
+
+    wanted = {"request": KITE, "user_id": "ada", "reuse_within_s": DAY_S} | changes
+    other = await queue.enqueue(**wanted)
+
+    assert other.id != made.id
+    assert other.status is JobStatus.PENDING
+
+
+async def test_a_video_that_is_too_old_or_not_made_yet_is_bought(
+    queue: VideoQueue, hand: Hand, settings: Settings
+) -> None:
+    made = await hand.carry(await queue.enqueue(KITE))
+    async with connect(settings.database_url) as connection:
+        await connection.execute(
+            "UPDATE video_jobs SET completed_at = now() - interval '2 days' WHERE id = $1", made.id
+        )
+
+    bought = await queue.enqueue(KITE, reuse_within_s=DAY_S)
+    beside = await queue.enqueue(KITE, reuse_within_s=DAY_S)
+
+    assert len({made.id, bought.id, beside.id}) == 3
+
+
+async def test_a_key_that_was_used_before_decides(queue: VideoQueue, hand: Hand) -> None:
+    first = await queue.enqueue(KITE, idempotency_key="order-1")
+    made = await hand.carry(await queue.enqueue(KITE))
+
+    same = await queue.enqueue(KITE, idempotency_key="order-1", reuse_within_s=DAY_S)
+    other = await queue.enqueue(KITE, idempotency_key="order-2", reuse_within_s=DAY_S)
+
+    assert (same.id, other.id) == (first.id, made.id)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, True, 1.5, 366 * DAY_S + 1])
+async def test_a_window_that_is_none_is_refused(queue: VideoQueue, seconds: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="reuse_within_s"):
+        await queue.enqueue(KITE, reuse_within_s=seconds)
+
+
+async def test_a_sealed_video_is_found_again_by_whoever_has_a_key(settings: Settings) -> None:
+    old, new = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+    sealing = settings.model_copy(
+        update={"encrypt_prompts": True, "encryption_keys": SecretStr(old)}
+    )
+    rotated = settings.model_copy(
+        update={"encrypt_prompts": True, "encryption_keys": SecretStr(f"{new},{old}")}
+    )
+    async with VideoQueue(sealing) as queue:
+        made = await Hand(queue).carry(await queue.enqueue(KITE))
+
+    async with VideoQueue(rotated) as queue:
+        again = await queue.enqueue(KITE, reuse_within_s=DAY_S)
+
+    assert again.id == made.id

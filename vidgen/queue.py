@@ -79,6 +79,7 @@ CANCEL_TRIES = 5  # a worker may take or give back the job between our look and 
 MAX_TEXT = 500
 MAX_PRIORITY = 9
 MAX_DEADLINE_S = 7 * 24 * 3600
+MAX_REUSE_S = 366 * 24 * 3600
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 20
 # One statement carries so many rows; 10,000 prompts in one would be a very long message.
@@ -99,6 +100,7 @@ class _Wish:
     scene_id: str | None
     user_id: str | None
     deadline_s: int | None
+    reuse_within_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +199,7 @@ class VideoQueue:
         scene_id: str | None = None,
         user_id: str | None = None,
         deadline_s: int | None = None,
+        reuse_within_s: int | None = None,
         connection: Connection | None = None,
     ) -> VideoJob:
         """
@@ -211,6 +214,9 @@ class VideoQueue:
             metadata: Yours; at most 16 KiB of JSON.
             deadline_s: Seconds from the first attempt, or the first trouble before it, to the
                 stored video; waiting for a turn does not count. None takes the setting.
+            reuse_within_s: If the same video was stored for the same user within so many seconds,
+                and is still there, its job is the answer, at no cost; it has ended already, so no
+                webhook tells of it. None buys a video.
             connection: An asyncpg connection: the job exists when your transaction commits.
 
         Raises:
@@ -231,6 +237,7 @@ class VideoQueue:
             scene_id=scene_id,
             user_id=user_id,
             deadline_s=deadline_s,
+            reuse_within_s=reuse_within_s,
         )
         [job] = await self._enqueue([request], wish, connection)
         return job
@@ -246,10 +253,14 @@ class VideoQueue:
         scene_id: str | None = None,
         user_id: str | None = None,
         deadline_s: int | None = None,
+        reuse_within_s: int | None = None,
         connection: Connection | None = None,
     ) -> list[VideoJob]:
         """
         Ask for many videos at once, all or none; the jobs come in the order of *requests*.
+
+        Args:
+            reuse_within_s: As `enqueue`, for each of them.
 
         Raises:
             RequestError: One of them cannot be done (the sentence says which): none was accepted.
@@ -264,6 +275,7 @@ class VideoQueue:
             scene_id=scene_id,
             user_id=user_id,
             deadline_s=deadline_s,
+            reuse_within_s=reuse_within_s,
         )
         return await self._enqueue(requests, wish, connection)
 
@@ -678,9 +690,9 @@ class VideoQueue:
                 for new, stored in prepared
             ]
         if connection is not None:
-            return await self._insert(connection, prepared)
+            return await self._insert_or_reuse(connection, prepared, wish)
         async with self._database.connection() as own:
-            return await self._insert(own, prepared)
+            return await self._insert_or_reuse(own, prepared, wish)
 
     def _prepare(
         self, request: VideoRequest, wish: _Wish, now: datetime
@@ -732,6 +744,40 @@ class VideoQueue:
             ),
             stored,
         )
+
+    async def _insert_or_reuse(
+        self,
+        connection: Connection,
+        prepared: Sequence[tuple[NewJob, list[StoredInput]]],
+        wish: _Wish,
+    ) -> list[VideoJob]:
+        if wish.reuse_within_s is None:
+            return await self._insert(connection, prepared)
+        async with connection.transaction():
+            reused = await self._reusable(connection, [new for new, _ in prepared], wish)
+            bought = await self._insert(
+                connection, [(new, stored) for new, stored in prepared if new.id not in reused]
+            )
+        rest = iter(bought)
+        return [reused[new.id] if new.id in reused else next(rest) for new, _ in prepared]
+
+    async def _reusable(
+        self, connection: Connection, wanted: Sequence[NewJob], wish: _Wish
+    ) -> dict[UUID, VideoJob]:
+        """Those of *wanted* whose video is there, and its job."""
+        assert wish.reuse_within_s is not None
+        if wish.idempotency_key is not None and await jobs.by_idempotency_key(
+            connection, wish.user_id, wish.idempotency_key
+        ):
+            return {}  # the key decides
+        known = {
+            stored: new
+            for new in wanted
+            for stored in (new.fingerprint, *self._vault.fingerprints(new.fingerprint))
+        }
+        made = await jobs.made(connection, wish.user_id, list(known), wish.reuse_within_s)
+        plain = {known[stored].fingerprint: job for stored, job in made.items()}
+        return {new.id: plain[new.fingerprint] for new in wanted if new.fingerprint in plain}
 
     async def _insert(
         self, connection: Connection, prepared: Sequence[tuple[NewJob, list[StoredInput]]]
@@ -856,6 +902,8 @@ def _check_wish(wish: _Wish) -> None:
     _check_whole("priority", wish.priority, 0, MAX_PRIORITY)
     if wish.deadline_s is not None:
         _check_whole("deadline_s", wish.deadline_s, 1, MAX_DEADLINE_S)
+    if wish.reuse_within_s is not None:
+        _check_whole("reuse_within_s", wish.reuse_within_s, 1, MAX_REUSE_S)
     run_at: object = wish.run_at
     if run_at is not None and not (isinstance(run_at, datetime) and run_at.utcoffset() is not None):
         raise InvalidRequestError("run_at must be an aware datetime, e.g. with tzinfo=UTC")

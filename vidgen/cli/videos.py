@@ -137,6 +137,14 @@ def submit(
             rich_help_panel=_THE_JOB,
         ),
     ] = None,
+    reuse_within: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Take the same video if it was stored since, at no cost.",
+            rich_help_panel=_THE_JOB,
+        ),
+    ] = None,
     webhook_url: Annotated[
         str | None, typer.Option(help="Who is told of the end.", rich_help_panel=_THE_JOB)
     ] = None,
@@ -199,6 +207,7 @@ def submit(
                 scene_id=scene_id,
                 user_id=user_id,
                 deadline_s=deadline,
+                reuse_within_s=reuse_within,
             )
             if wait or output is not None:
                 return await _finish(door, job, output, as_json=as_json)

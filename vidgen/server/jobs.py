@@ -114,6 +114,9 @@ class NewVideo(Body):
     scene_id: str | None = None
     user_id: str | None = None
     deadline_s: int | None = None
+    reuse_within_s: int | None = Field(
+        None, description="Seconds; the same video stored since then is the answer, at no cost."
+    )
 
 
 class ListQuery(Query):
@@ -152,7 +155,11 @@ class ResultQuery(Query):
     "POST",
     "/api/jobs",
     body=NewVideo,
-    answers={201: Answer(sentence="The job, new or of this key before.", schema=JOB)},
+    answers={
+        201: Answer(
+            sentence="The job: new, of this key before, or whose video is used again.", schema=JOB
+        )
+    },
     refusals=(402, 409),
 )
 async def create(request: web.Request) -> web.Response:
@@ -173,6 +180,7 @@ async def create(request: web.Request) -> web.Response:
             scene_id=wish.scene_id,
             user_id=wish.user_id,
             deadline_s=wish.deadline_s,
+            reuse_within_s=wish.reuse_within_s,
         )
     return answer(job_document(job), status=201, Location=f"/api/jobs/{job.id}")
 

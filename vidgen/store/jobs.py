@@ -198,6 +198,29 @@ async def by_idempotency_key(
     return FirstUse(job=job_of(row), fingerprint=row["fingerprint"], wish=wish)
 
 
+async def made(
+    connection: Connection, user_id: str | None, fingerprints: Sequence[str], within_s: int
+) -> dict[str, VideoJob]:
+    """
+    By fingerprint, the newest job of *user_id* whose video was stored in the last *within_s*
+    seconds and is still there.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT DISTINCT ON (fingerprint) * FROM video_jobs
+        WHERE fingerprint = ANY($2::text[]) AND status = 'completed' AND archived_at IS NULL
+          AND completed_at > now() - make_interval(secs => $3)
+          AND coalesce(user_id, '') = coalesce($1, '') AND storage_key IS NOT NULL
+          AND cancel_requested_at IS NULL
+        ORDER BY fingerprint, completed_at DESC
+        """,
+        user_id,
+        fingerprints,
+        within_s,
+    )
+    return {row["fingerprint"]: job_of(row) for row in rows}
+
+
 async def apply(
     connection: Connection,
     job_id: UUID,
