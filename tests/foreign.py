@@ -52,6 +52,7 @@ from vidgen.providers import inline
 from vidgen.providers.answer import Answer, Deed
 from vidgen.providers.google import GoogleTokens
 from vidgen.providers.http import MAX_ANSWER_BYTES, MAX_ERROR_BYTES, ProviderHttp
+from vidgen.providers.omni import OmniProvider
 from vidgen.providers.protocol import Asset, Credential, Provider, ResultStream, Succeeded
 from vidgen.providers.registry import FindsRecent, Providers, ProvidersConfig
 from vidgen.providers.veo import VeoProvider, endpoints_of
@@ -145,6 +146,7 @@ class Canned(ProviderHttp):
         json: bytes | None = None,
         form: aiohttp.FormData | None = None,
         not_after: float | None = None,
+        elide: bool = False,
     ) -> Answer:
         cap = MAX_ANSWER_BYTES if self.status < 300 else MAX_ERROR_BYTES
         return Answer(status=self.status, headers=self.headers, body=self.body[:cap])
@@ -158,6 +160,7 @@ class Canned(ProviderHttp):
         credential: Mapping[str, str],
         refusal: Callable[[Answer], Awaitable[ProviderError]],
         post: bytes | None = None,
+        stay: bool = False,
     ) -> AsyncIterator[ResultStream]:
         if self.status != 200:
             raise await refusal(await self.exchange("download", "GET", url, headers={}))
@@ -189,6 +192,8 @@ def provider_of(name: str, data: bytes) -> tuple[Provider, Hostile]:
     match FORMATS[name].request.provider:
         case "veo":
             return VeoProvider(endpoints_of(config.endpoints), http, Tokens()), hostile
+        case "omni":
+            return OmniProvider(config.endpoints, http, Tokens()), hostile
         case other:
             return providers.get(other), hostile
 

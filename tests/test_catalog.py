@@ -208,7 +208,7 @@ def test_a_retired_model_is_refused_at_its_vendor_with_what_still_works() -> Non
     assert "2026-09-24" in sentence
     assert "veo/veo-3.1-generate-001" in sentence
     assert "OPENAI_BASE_URL" in sentence
-    assert "preview" not in sentence
+    assert "veo-3.1-generate-preview" not in sentence
 
 
 @pytest.mark.parametrize(

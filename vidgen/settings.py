@@ -227,7 +227,9 @@ class Settings(BaseSettings):
         description="Header of the key: bearer (Authorization) or api-key (Azure).",
     )
     gemini_api_key: SecretStr | None = Field(
-        None, validation_alias="GEMINI_API_KEY", description="Key for veo on the Gemini API."
+        None,
+        validation_alias="GEMINI_API_KEY",
+        description="Key for veo and omni on the Gemini API.",
     )
     gemini_base_url: HttpUrl = Field(
         "https://generativelanguage.googleapis.com/v1beta",

@@ -128,9 +128,8 @@ async def test_without_any_key_there_is_a_problem(at_vendors: Settings) -> None:
         (date(2026, 3, 1), State.OK, "can be used"),
         (SORA_OFF_ON - DAY, State.WARNING, f"sora-2-2025-10-06 and 2 more end on {SORA_OFF_ON}"),
         (SORA_OFF_ON, State.WARNING, f"sora-2-2025-10-06 and 2 more ended on {SORA_OFF_ON}"),
-        (VEO_GEMINI_OFF_ON, State.PROBLEM, "none can be used: "),
     ],
-    ids=["early", "the day before", "the day", "after both"],
+    ids=["early", "the day before", "the day"],
 )
 async def test_models_that_end_are_told_before_and_after(
     at_vendors: Settings, today: date, state: State, words: str
@@ -141,13 +140,22 @@ async def test_models_that_end_are_told_before_and_after(
     assert words in finding.sentence
 
 
+async def test_when_all_have_ended_there_is_a_problem(at_vendors: Settings) -> None:
+    alone = changed(at_vendors, gemini_api_key=None)
+
+    finding = await providers.models(alone, today=SORA_OFF_ON)
+
+    assert finding.state is State.PROBLEM
+    assert "none can be used: " in finding.sentence
+
+
 async def test_what_ends_at_a_vendor_goes_on_at_compatible_servers_and_on_vertex(
     well: Settings, at_vendors: Settings
 ) -> None:
     late = VEO_GEMINI_OFF_ON + DAY
     compatible = await providers.models(well, today=late)
     vertex = await providers.models(
-        changed(at_vendors, google_cloud_project_id="studio"), today=late
+        changed(at_vendors, google_cloud_project_id="studio", gemini_api_key=None), today=late
     )
 
     assert compatible.state is State.OK

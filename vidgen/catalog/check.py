@@ -65,7 +65,7 @@ def quote(
                 " VIDGEN_ALLOW_UNKNOWN_MODELS=true allows others, without checks and price."
             )
         return Quote(request=request, cost_micros=None, model=None)
-    interface = asked.interface(model.api)
+    interface = asked.interface_of(name, endpoints)
     _check_alive(model, interface, today, endpoints)
     filled = _filled(request, model)
     _check_parameters(filled, model)

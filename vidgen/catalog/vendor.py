@@ -90,6 +90,7 @@ class Model:
 
     Attributes:
         api: The name of the interface that serves it.
+        also: Other interfaces that do, taken in this order where *api* is not offered.
         seconds: Allowed lengths, in order (a tuple, or a range); empty: it is told none.
         default_seconds: One of them, filled in when none is asked for; None leaves it open.
         sizes: `WIDTHxHEIGHT` to its aspect ratio and resolution. All that a request may name if
@@ -117,6 +118,7 @@ class Model:
     provider: str
     name: str
     api: str
+    also: tuple[str, ...] = ()
     seconds: Sequence[int] = ()
     default_seconds: int | None = None
     sizes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -313,7 +315,8 @@ class Vendor:
         """The interface that serves *model*."""
         found = self.model(model)
         if found is not None:
-            return self.interface(found.api)
+            mine = [self.interface(name) for name in (found.api, *found.also)]
+            return next((each for each in mine if each.is_offered(endpoints)), mine[0])
         return self._offered(endpoints) or self.interfaces[-1]
 
     def default_model(self, endpoints: Endpoints) -> str:

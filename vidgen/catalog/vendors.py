@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from vidgen.catalog import fal, luma, replicate, runway, sora, veo, xai
+from vidgen.catalog import fal, luma, omni, replicate, runway, sora, veo, xai
 from vidgen.catalog.vendor import Model, Vendor
 from vidgen.errors import UnknownProviderError
 
@@ -12,6 +12,7 @@ _BUILT_IN: Mapping[str, Vendor] = {
     for each in (
         sora,
         veo,
+        omni,
         runway,
         replicate,
         luma,

@@ -33,6 +33,7 @@ from vidgen.errors import (
 )
 from vidgen.outgoing import CONNECT_S, PUBLIC, Client, Guard, is_forbidden
 from vidgen.providers.answer import TRANSIENT_STATUSES, Answer, Deed, cleaned
+from vidgen.providers.inline import shrink
 from vidgen.providers.protocol import ResultStream
 
 MAX_ANSWER_BYTES = 1024 * 1024
@@ -88,12 +89,14 @@ class ProviderHttp:
         json: bytes | None = None,
         form: aiohttp.FormData | None = None,
         not_after: float | None = None,
+        elide: bool = False,
     ) -> Answer:
         """
         Ask once, and give the answer whatever its status; *form* is used up by it.
 
         Args:
             not_after: The loop's time after which nothing may be sent any more.
+            elide: The answer may hold a video as a text: read it without long texts.
 
         Raises:
             TransientError: Never arrived; or, unless it was a submit, no answer came.
@@ -113,7 +116,7 @@ class ProviderHttp:
                 data=body,
                 timeout=self._submit if deed == "submit" else _ASK,
             ) as response:
-                answer = await _read(response)
+                answer = await (_read_elided(response) if elide else _read(response))
         if deed == "submit" and answer.status > 501 and answer.status not in TRANSIENT_STATUSES:
             raise SubmitUnknownError(
                 f"{_host(url)} answered {answer.status} to the submit: the request may have"
@@ -132,6 +135,7 @@ class ProviderHttp:
         credential: Mapping[str, str],
         refusal: Callable[[Answer], Awaitable[ProviderError]],
         post: bytes | None = None,
+        stay: bool = False,
     ) -> AsyncIterator[ResultStream]:
         """
         Open the bytes at *url*; *credential* headers go to the origin of *home* and nowhere else.
@@ -141,6 +145,7 @@ class ProviderHttp:
         Args:
             refusal: Maps an answer that is not 200 to an error.
             post: Send this JSON instead of a plain GET; redirects are then not followed.
+            stay: Follow none with a GET either.
 
         Raises:
             TransientError: Not reached.
@@ -149,7 +154,11 @@ class ProviderHttp:
 
         async def ask(part: Mapping[str, str]) -> aiohttp.ClientResponse:
             headers = {**credential, **part}
-            return await self._follow(_parse(url), _origin(_parse(home)), headers, part, post)
+            at = _parse(url)
+            if stay or post is not None:
+                at_home = _origin(at) == _origin(_parse(home))
+                return await self._open(at, headers if at_home else part, post, at_home=at_home)
+            return await self._follow(at, _origin(_parse(home)), headers, part)
 
         response = await ask({})
         body = _Body(response, ask)
@@ -216,16 +225,15 @@ class ProviderHttp:
         home: _Origin,
         at_home_headers: Mapping[str, str],
         headers: Mapping[str, str],
-        post: bytes | None,
     ) -> aiohttp.ClientResponse:
         at_home = True
         for _ in range(MAX_HOPS + 1):
             # Once away, always away: a way back could be laid by whoever we were sent to.
             at_home = at_home and _origin(url) == home
             sent = at_home_headers if at_home else headers
-            response = await self._open(url, sent, post, at_home=at_home)
+            response = await self._open(url, sent, None, at_home=at_home)
             location = response.headers.get("Location")
-            if response.status not in _REDIRECTS or location is None or post is not None:
+            if response.status not in _REDIRECTS or location is None:
                 return response
             response.close()
             target = _parse(location, base=url)
@@ -399,6 +407,13 @@ async def _read(response: aiohttp.ClientResponse, cap: int = MAX_ANSWER_BYTES) -
         raise ProtocolError(f"An answer of more than {cap} bytes came.", http_status=200)
     headers: CIMultiDictProxy[str] = response.headers
     return Answer(status=response.status, headers=headers, body=bytes(body[:cap]))
+
+
+async def _read_elided(response: aiohttp.ClientResponse) -> Answer:
+    if response.status >= 300:
+        return await _read(response)
+    body = await shrink(response.content.iter_any())
+    return Answer(status=response.status, headers=response.headers, body=body)
 
 
 class _Body:

@@ -4,7 +4,7 @@ Reads JSON answers that carry a whole video as base64, without ever holding the 
 Vertex AI without a bucket answers a poll with tens of megabytes in one string. A poll needs only
 to know that the string exists; a download needs only the string. One scanner serves both: it walks
 the bytes from quote to quote, copies what is short, leaves out what is long, and hands over the
-value of `bytesBase64Encoded` in pieces.
+value of one key in pieces: of `bytesBase64Encoded`, unless another is named.
 """
 
 import binascii
@@ -27,11 +27,12 @@ class InlineScanner:
     Walks JSON as it arrives; `small` is the same JSON with every long string replaced.
 
     Args:
-        wanted: Which value of `bytesBase64Encoded` to hand over, counted from 0; None for none.
+        wanted: Which text that *key* holds to hand over, counted from 0; None for none.
     """
 
-    def __init__(self, wanted: int | None = None) -> None:
+    def __init__(self, wanted: int | None = None, key: bytes = KEY) -> None:
         """Start before the first byte."""
+        self._key = key
         self.small = bytearray()
         self.wanted_is_over = False
         self._wanted = wanted
@@ -85,7 +86,7 @@ class InlineScanner:
             raise ProtocolError(f"An answer of more than {MAX_REST_BYTES} bytes came.")
 
     def _open(self) -> None:
-        is_value = self._between.strip() == b":" and self._last == KEY
+        is_value = self._between.strip() == b":" and self._last == self._key
         self._is_wanted = is_value and self._values == self._wanted
         self._values += is_value
         self._in_string, self._is_long = True, False
@@ -131,14 +132,16 @@ async def shrink(chunks: AsyncIterator[bytes]) -> bytes:
     return bytes(scanner.small)
 
 
-async def decoded(chunks: AsyncIterator[bytes], index: int = 0) -> AsyncIterator[bytes]:
+async def decoded(
+    chunks: AsyncIterator[bytes], index: int = 0, key: bytes = KEY
+) -> AsyncIterator[bytes]:
     """
-    Decode the video number *index* of the JSON in *chunks*, as it arrives.
+    Decode the text number *index* that *key* holds in the JSON in *chunks*, as it arrives.
 
     Raises:
         ResultInvalidError: No such video, no base64, or the answer ended within it.
     """
-    scanner = InlineScanner(wanted=index)
+    scanner = InlineScanner(wanted=index, key=key)
     rest = b""
     async for chunk in chunks:
         for piece in scanner.feed(chunk):

@@ -219,7 +219,7 @@ class VeoProvider:
                 )
             return
         if asset.uri.startswith("gs://"):
-            home, url = self._at.gcs_base_url, _gcs_url(self._at.gcs_base_url, asset.uri)
+            home, url = self._at.gcs_base_url, gcs_url(self._at.gcs_base_url, asset.uri)
         else:
             home, url = operation.endpoint, joined(operation.endpoint, asset.uri)
         async with self._opened(url, home, api, credential) as stream:
@@ -486,7 +486,8 @@ def _operation_name(data: Mapping[str, Any], api: Api) -> str:
     return name
 
 
-def _gcs_url(base_url: str, uri: str) -> str:
+def gcs_url(base_url: str, uri: str) -> str:
+    """Where the object at the `gs://` address *uri* can be read."""
     bucket, _, name = uri.removeprefix("gs://").partition("/")
     path = f"storage/v1/b/{quote(bucket, safe='')}/o/{quote(name, safe='')}"
     return f"{base_url.rstrip('/')}/{path}?alt=media"

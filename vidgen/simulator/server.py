@@ -62,6 +62,9 @@ class SimulatorServer:
         }
         self.sora, self.veo = self.simulators["sora"], self.simulators["veo"]
         self.sora.dialect = dialect
+        for name, wire in self._wires.items():
+            if wire.tokens_of is not None:
+                self.simulators[name].tokens = self.simulators[wire.tokens_of].tokens
         self.foreign = self.simulators["foreign"] = ProviderSimulator(name="foreign")
         self._host = host
         self._port = port

@@ -78,11 +78,13 @@ class SimulatedWire:
         addresses: The variables that lead vidgen to it, and to where, once its `origin` is known.
         at_root: Its paths are its own among all simulators; else they begin with its name, and its
             `origin` has that in it.
+        tokens_of: The simulator whose access tokens open this one, too; None has tokens of its own.
     """
 
     routes: Callable[[ProviderSimulator, ProviderSimulator], Iterable[web.RouteDef]]
     addresses: Callable[[ProviderSimulator], Mapping[str, str]]
     at_root: bool = False
+    tokens_of: str | None = None
 
 
 Answer = Callable[[Incoming], Awaitable[web.StreamResponse]]

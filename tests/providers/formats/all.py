@@ -1,12 +1,13 @@
 """Every wire format, for the conformance suite: one line for each provider."""
 
-from tests.providers.formats import fal, luma, replicate, runway, sora, veo, xai
+from tests.providers.formats import fal, luma, omni, replicate, runway, sora, veo, xai
 
 FORMATS = {
     each.name: each
     for module in (
         sora,
         veo,
+        omni,
         runway,
         replicate,
         luma,
