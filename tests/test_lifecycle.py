@@ -37,7 +37,8 @@ POLICY = """
                             queued    submitting  generating  transferring
     SettingsError           end       end         end         end
     InvalidRequestError     end       unpaid      end         end
-    UnknownProviderError    end       unpaid      end         end
+    UnknownProviderError    end       unpaid      patient     patient
+    PluginBrokenError       end       unpaid      patient     patient
     UnknownModelError       end       unpaid      end         end
     ProviderNotConfiguredError end    unpaid      patient     patient
     NoEncryptionKeyError    end       unpaid      end         end

@@ -6,6 +6,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     ├── RequestError                                    the caller can mend it; nothing was spent
     │   ├── InvalidRequestError     invalid_request
     │   ├── UnknownProviderError    unknown_provider
+    │   ├── PluginBrokenError       plugin_broken       another package's provider is unusable
     │   ├── UnknownModelError       unknown_model
     │   ├── ProviderNotConfiguredError  provider_not_configured
     │   ├── NoEncryptionKeyError    no_encryption_key   nothing can be sealed
@@ -94,6 +95,12 @@ class UnknownProviderError(RequestError):
     """No provider has this name."""
 
     code = "unknown_provider"
+
+
+class PluginBrokenError(RequestError):
+    """Another package brings this provider, but it does not load, or is declared wrong."""
+
+    code = "plugin_broken"
 
 
 class UnknownModelError(RequestError):

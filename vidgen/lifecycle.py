@@ -34,6 +34,7 @@ from vidgen.errors import (
     InvalidStateError,
     ModelRetiredError,
     OperationLostError,
+    PluginBrokenError,
     ProviderError,
     ProviderNotConfiguredError,
     QuotaExhaustedError,
@@ -43,6 +44,7 @@ from vidgen.errors import (
     StorageError,
     SubmitUnknownError,
     TransientError,
+    UnknownProviderError,
     VidgenError,
 )
 from vidgen.job import (
@@ -68,7 +70,13 @@ MAX_UNSEEN_LOOKS = 6
 MAX_EXPIRED_LOOKS = 1
 
 # Errors that say: with this credential, from here, now, the operation cannot be seen.
-_UNSEEN = (AuthError, OperationLostError, ProviderNotConfiguredError)
+_UNSEEN = (
+    AuthError,
+    OperationLostError,
+    PluginBrokenError,
+    ProviderNotConfiguredError,
+    UnknownProviderError,  # a worker that lacks the package of the provider
+)
 # Answers to the paid call that prove it was not accepted: now, or for good. After any other error
 # nobody knows what was started.
 _REFUSED_FOR_NOW = (TransientError, RateLimitedError)

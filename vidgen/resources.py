@@ -7,8 +7,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from loguru import logger
 from redis.asyncio import Redis
 
+from vidgen import catalog
 from vidgen.breaker import Breakers
 from vidgen.catalog import Endpoints
 from vidgen.dispatch import Dispatcher, open_redis
@@ -109,6 +111,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         )
         redis = await stack.enter_async_context(open_redis(settings.redis_url))
         storage = await stack.enter_async_context(Storage.open(bucket_of(settings)))
+        for sentence in catalog.broken_plugins():
+            logger.warning("a plug-in is left out", error=sentence)
         providers = build(providers_config(settings))
         stack.push_async_callback(providers.aclose)
         yield Resources(

@@ -23,6 +23,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -623,6 +624,9 @@ class Settings(BaseSettings):
         validation_alias="VIDGEN_TRUSTED_PROXIES",
         description="Addresses or networks, comma separated, whose X-Forwarded-For is believed.",
     )
+    # What the variables say that are none of ours: a plug-in may ask for its own.
+    _others: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+
     pg_bin: str = Field(
         "",
         validation_alias="VIDGEN_PG_BIN",
@@ -658,6 +662,7 @@ class Settings(BaseSettings):
         problems += _disagreements(known)
         if settings is None or problems:
             raise SettingsError("The settings are not usable:\n  " + "\n  ".join(problems))
+        settings._others = {name: SecretStr(given[name]) for name in given.keys() - known.keys()}
         return settings
 
     @classmethod
@@ -673,13 +678,30 @@ class Settings(BaseSettings):
         """
         What *name* is set to, in the spelling of the environment, or its default; empty if neither.
 
-        Secrets come as they are: what asks must not show them.
+        One that is no setting of ours is a plug-in's: of those all that was there is kept, as it is
+        not known before a provider is asked for which of them mean anything. Secrets come as they
+        are: what asks must not show them.
         """
         attribute = _ATTRIBUTES.get(name)
-        value = None if attribute is None else getattr(self, attribute)
+        value = self._others.get(name) if attribute is None else getattr(self, attribute)
         if value is None:
             return ""
         return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+    def with_variables(self, values: Mapping[str, str]) -> Self:
+        """
+        The same with *values* by their names in the environment: of ours, and of plug-ins.
+
+        Raises:
+            ValidationError: One of ours does not fit.
+        """
+        ours = {name: text for name, text in values.items() if name in _ATTRIBUTES}
+        mine = {name: getattr(self, name) for name in self.model_fields_set}
+        mine |= {_ATTRIBUTES[name]: text for name, text in ours.items()}
+        changed = type(self).model_validate(mine)
+        others = {name: SecretStr(text) for name, text in values.items() if name not in ours}
+        changed._others = self._others | others
+        return changed
 
     @staticmethod
     def of_variables(variables: Collection[str]) -> tuple[str, ...]:

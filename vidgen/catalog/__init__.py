@@ -4,6 +4,7 @@ spent. Pure.
 
     vendor.py    the words: Vendor, Interface, Model, Price, Endpoints
     vendors.py   the list of all providers
+    plugins.py   those that other packages bring
     check.py     quote(): refuse, fill in, price
     NAME.py      one provider each, as `VENDOR`
 
@@ -21,7 +22,17 @@ from vidgen.catalog.vendor import (
     Vendor,
     per_second,
 )
-from vidgen.catalog.vendors import find, is_provider, key_variables, models, names, vendor, vendors
+from vidgen.catalog.vendors import (
+    broken_plugins,
+    find,
+    is_provider,
+    key_variables,
+    models,
+    names,
+    plugins,
+    vendor,
+    vendors,
+)
 
 __all__ = [
     "MAX_REFERENCES",
@@ -32,6 +43,7 @@ __all__ = [
     "Price",
     "Quote",
     "Vendor",
+    "broken_plugins",
     "check_image",
     "find",
     "is_provider",
@@ -40,6 +52,7 @@ __all__ = [
     "models",
     "names",
     "per_second",
+    "plugins",
     "quote",
     "vendor",
     "vendors",

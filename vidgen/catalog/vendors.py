@@ -1,10 +1,12 @@
-"""Every provider there is, in the order of the documentation. Pure."""
+"""Every provider there is, in the order of the documentation; those of other packages at the end."""
 
 from collections.abc import Collection, Mapping
+from functools import cache
 
 from vidgen.catalog import fal, luma, omni, replicate, runway, sora, veo, xai
+from vidgen.catalog.plugins import Plugins, installed
 from vidgen.catalog.vendor import Model, Vendor
-from vidgen.errors import UnknownProviderError
+from vidgen.errors import PluginBrokenError, UnknownProviderError
 
 # One line for each, so that two who add one do not meet.
 _BUILT_IN: Mapping[str, Vendor] = {
@@ -22,19 +24,34 @@ _BUILT_IN: Mapping[str, Vendor] = {
 }
 
 
+@cache
+def _plugins() -> Plugins:
+    return installed(_BUILT_IN.values())
+
+
 def names() -> tuple[str, ...]:
     """The name of every provider."""
-    return tuple(_BUILT_IN)
+    return tuple(each.name for each in vendors())
 
 
 def vendors() -> tuple[Vendor, ...]:
-    """Every provider."""
-    return tuple(_BUILT_IN.values())
+    """Every provider: ours, then those of other packages."""
+    return (*_BUILT_IN.values(), *_plugins().vendors.values())
+
+
+def plugins() -> tuple[str, ...]:
+    """The names of those of other packages."""
+    return tuple(_plugins().vendors)
+
+
+def broken_plugins() -> tuple[str, ...]:
+    """Why providers of other packages cannot be used, a sentence for each."""
+    return tuple(_plugins().broken.values())
 
 
 def is_provider(name: str) -> bool:
     """Whether there is a provider *name*."""
-    return name in _BUILT_IN
+    return name in _BUILT_IN or name in _plugins().vendors
 
 
 def vendor(name: str) -> Vendor:
@@ -43,12 +60,16 @@ def vendor(name: str) -> Vendor:
 
     Raises:
         UnknownProviderError: The message names the known ones.
+        PluginBrokenError: Another package has it, but cannot be used; the message says why.
     """
-    found = _BUILT_IN.get(name)
-    if found is None:
-        known = ", ".join(names())
-        raise UnknownProviderError(f"There is no provider {name!r:.60}; known are {known}.")
-    return found
+    found = _BUILT_IN.get(name) or _plugins().vendors.get(name)
+    if found is not None:
+        return found
+    if reason := _plugins().broken.get(name):
+        raise PluginBrokenError(reason)
+    raise UnknownProviderError(
+        f"There is no provider {name!r:.60}; known are {', '.join(names())}."
+    )
 
 
 def key_variables(addresses: Collection[str]) -> tuple[str, ...]:

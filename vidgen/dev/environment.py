@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from vidgen import catalog
 from vidgen.settings import OWN_PREFIX, Settings
 
 LOOPBACK = "127.0.0.1,localhost"
@@ -17,10 +18,17 @@ LOOPBACK = "127.0.0.1,localhost"
 
 def variables(settings: Settings) -> dict[str, str]:
     """*settings* by their names in the environment; those at their default are empty."""
-    return {
+    ours = {
         str(field.validation_alias): _text(getattr(settings, name), field.default)
         for name, field in Settings.model_fields.items()
     }
+    of_plugins = {
+        name: settings.variable(name)
+        for vendor in catalog.vendors()
+        for name in vendor.variables
+        if name not in ours
+    }
+    return ours | of_plugins
 
 
 def for_child(settings: Settings) -> dict[str, str]:

@@ -47,7 +47,9 @@ class Offer:
         """*settings* of a stack, with the real providers instead of the simulated ones."""
         variables = {name for vendor in catalog.vendors() for name in vendor.variables}
         mine = Settings.of_variables(variables) + _OF_JOBS
-        return settings.model_copy(update={name: getattr(self.settings, name) for name in mine})
+        live = settings.model_copy(update={name: getattr(self.settings, name) for name in mine})
+        of_plugins = [name for name in variables if not Settings.of_variables((name,))]
+        return live.with_variables({name: self.settings.variable(name) for name in of_plugins})
 
     def address(self, quote: catalog.Quote) -> str:
         """Where this request would go."""

@@ -221,15 +221,13 @@ def _settings(
     database_url: str, redis_url: str, told: dict[str, Any], keys: dict[str, str]
 ) -> Settings:
     """All of the stack, and waits fit for watching."""
-    of_providers: dict[str, Any] = dict(told["addresses"])
-    keyed = catalog.key_variables(of_providers)
-    of_providers |= dict.fromkeys(keyed, SecretStr(keys["provider_key"]))
+    addresses: dict[str, str] = told["addresses"]
+    opened = dict.fromkeys(catalog.key_variables(addresses), keys["provider_key"])
     return Settings(
         database_url=database_url,
         redis_url=redis_url,
         encryption_key=SecretStr(keys["encryption_key"]),
         admin_token=SecretStr(keys["admin_token"]),
-        **of_providers,
         google_cloud_project_id=PROJECT,
         google_application_credentials=SecretStr(told["service_account"]),
         veo_storage_uri=f"gs://{PROJECT}/videos",
@@ -247,7 +245,7 @@ def _settings(
         shutdown_grace_s=3,
         http_host="127.0.0.1",
         http_port=0,
-    )
+    ).with_variables(addresses | opened)
 
 
 async def _prepare(settings: Settings) -> None:

@@ -21,6 +21,7 @@ CHECKS: Mapping[str, Check] = {
     servers.EVICTION: servers.eviction,
     bucket.BUCKET: bucket.bucket,
     clocks.CLOCKS: clocks.clocks,
+    providers.PLUGINS: providers.plugins,
     providers.MODELS: providers.models,
     secrets.WEBHOOKS: secrets.webhooks,
     secrets.SEALING: secrets.sealing,
@@ -40,7 +41,7 @@ def checks() -> dict[str, Check]:
     """Every check by its name, those of the providers' keys among them."""
     found: dict[str, Check] = {}
     for name, check in CHECKS.items():
-        if name == providers.MODELS:
+        if name == providers.PLUGINS:
             found |= {
                 interface.key_name: partial(providers.key, vendor=vendor, interface=interface)
                 for vendor, interface in providers.interfaces()

@@ -12,7 +12,7 @@ from vidgen.providers.registry import Providers, build
 from vidgen.resources import providers_config
 from vidgen.settings import Settings
 
-MODELS = "models"
+PLUGINS, MODELS = "plug-ins", "models"
 
 MOST_NAMED = 3
 ENDS_SOON = timedelta(days=60)
@@ -21,6 +21,16 @@ ENDS_SOON = timedelta(days=60)
 def interfaces() -> tuple[tuple[Vendor, Interface], ...]:
     """Every way in to a provider, each with a key of its own to look at."""
     return tuple((vendor, each) for vendor in catalog.vendors() for each in vendor.interfaces)
+
+
+async def plugins(_: Settings) -> Finding:
+    """Whether the providers that other packages bring can be used."""
+    if broken := catalog.broken_plugins():
+        return problem(
+            PLUGINS, " ".join(broken), "mend or remove the package; everything else goes on"
+        )
+    found = catalog.plugins()
+    return ok(PLUGINS, ", ".join(found) if found else "none is installed")
 
 
 async def key(settings: Settings, vendor: Vendor, interface: Interface) -> Finding:

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from loguru import logger
 
 from vidgen.dispatch import HEAD_START_MS, Dispatch
-from vidgen.errors import ProviderNotConfiguredError, UnknownProviderError
+from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError, UnknownProviderError
 from vidgen.resources import Resources
 from vidgen.store import jobs, sharing
 from vidgen.store.jobs import Told
@@ -77,7 +77,7 @@ def _by_account(resources: Resources, told: list[Told]) -> dict[tuple[str, str],
     for line in told:
         try:
             account = resources.providers.account(line.provider, line.model)
-        except (ProviderNotConfiguredError, UnknownProviderError):
+        except (PluginBrokenError, ProviderNotConfiguredError, UnknownProviderError):
             continue  # a worker with other settings carries them
         lines[line.provider, account].append(line)
     return lines

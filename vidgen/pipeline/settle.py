@@ -19,6 +19,7 @@ from vidgen.errors import (
     KeyUnreadableError,
     LeaseLostError,
     OperationTakenError,
+    RequestError,
     StorageError,
     SubmitUnknownError,
     VidgenError,
@@ -59,7 +60,6 @@ async def settle(resources: Resources, leases: Leases, held: Held) -> None:
         DatabaseError: PostgreSQL is away.
     """
     job = held.job
-    finder = resources.providers.finder(job.provider)
     error = SubmitUnknownError(
         "the receipt of the paid request is missing: a video may have been started and billed"
     )
@@ -69,6 +69,11 @@ async def settle(resources: Resources, leases: Leases, held: Held) -> None:
         await _look_again(resources, held, unseen)
         return
     if kept is not None and await _adopt(leases, held, kept):
+        return
+    try:
+        finder = resources.providers.finder(job.provider)
+    except RequestError as lacking:  # a plug-in that is missing here says nothing about the call
+        await _look_again(resources, held, lacking)
         return
     if finder is None:
         await _undecidable(resources, held, error)

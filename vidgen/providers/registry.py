@@ -12,8 +12,8 @@ from typing import Protocol, Self, runtime_checkable
 
 from vidgen import catalog
 from vidgen.catalog import Endpoints, Interface, Vendor
-from vidgen.catalog.vendor import resolved
-from vidgen.errors import ProviderNotConfiguredError
+from vidgen.catalog.vendor import origin, resolved
+from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError
 from vidgen.job import SERVER_CREDENTIAL, Operation
 from vidgen.providers.http import ProviderHttp, authority
 from vidgen.providers.protocol import Credential, Listing, Progress, Provider, Submission
@@ -115,11 +115,15 @@ class Providers:
 
         Raises:
             UnknownProviderError: The message names the known ones.
+            PluginBrokenError: Another package brings it, and it cannot be used.
+            ProviderNotConfiguredError: A variable that leads to it holds no address.
         """
         found = self.by_name.get(name)
         if found is None:
+            vendor = catalog.vendor(name)
             surroundings = Surroundings(endpoints=self.config.endpoints, http=self.http)
-            found = self.by_name[name] = _wire(catalog.vendor(name))(surroundings)
+            _check_addresses(vendor, self.config.endpoints)
+            found = self.by_name[name] = _wire(vendor)(surroundings)
         return found
 
     def finder(self, name: str) -> FindsRecent | None:
@@ -203,7 +207,23 @@ def build(config: ProvidersConfig) -> Providers:
     )
 
 
+def _check_addresses(vendor: Vendor, endpoints: Endpoints) -> None:
+    # Settings have looked at ours; those of plug-ins are checked before a key goes there.
+    for interface in vendor.interfaces:
+        named = endpoints.get(interface.base_url_variable)
+        if named and origin(named) is None:
+            raise ProviderNotConfiguredError(
+                f"{interface.base_url_variable} holds no http(s) address of a server."
+            )
+
+
 def _wire(vendor: Vendor) -> Callable[[Surroundings], Provider]:
     """What builds the provider of *vendor*; its module is imported now."""
-    wire: Callable[[Surroundings], Provider] = resolved(vendor.wire)
+    try:
+        wire: Callable[[Surroundings], Provider] = resolved(vendor.wire)
+    except (ImportError, AttributeError) as error:
+        raise PluginBrokenError(
+            f"The provider {vendor.name!r} names {vendor.wire}, which cannot be imported:"
+            f" {error!s:.200}"
+        ) from error
     return wire

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import SecretStr
 from redis.asyncio import Redis
@@ -167,9 +167,8 @@ class Servers:
             )
             for simulator in providers.simulators.values():
                 simulator.clip = clip
-            of_providers: dict[str, Any] = dict(providers.addresses())
-            keyed = catalog.key_variables(of_providers)
-            of_providers |= dict.fromkeys(keyed, SecretStr("simulated"))
+            addresses = providers.addresses()
+            opened_by = dict.fromkeys(catalog.key_variables(addresses), "simulated")
             account = await asyncio.to_thread(
                 service_account_file, folder, providers.veo.token_url, project=PROJECT
             )
@@ -178,7 +177,6 @@ class Servers:
                 redis_url=redis_url,
                 # A worker that uses the same Redis must not take what is ours.
                 queue_name=f"vidgen:tests:{secrets.token_hex(8)}",
-                **of_providers,
                 google_cloud_project_id=PROJECT,
                 google_application_credentials=SecretStr(str(account)),
                 veo_storage_uri=f"gs://{PROJECT}/videos",
@@ -200,7 +198,7 @@ class Servers:
                 shutdown_grace_s=2,
                 http_host="127.0.0.1",
                 http_port=0,
-            )
+            ).with_variables(addresses | opened_by)
             connection = await stack.enter_async_context(connect(settings.database_url))
             if self._database_url:
                 await _claim(connection, settings)

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { attr, button, empty, h, put, show, swap, toast } from "./dom.js";
 import * as rows from "./rows.js";
-import { codes, plural } from "./words.js";
+import { codes, nameProviders, plural } from "./words.js";
 
 export const name = "jobs";
 export const title = () => "Jobs";
@@ -49,6 +49,7 @@ export function mount(root, context) {
     if (named) return;
     get("/api/providers").then(({ providers }) => {
       named = true;
+      nameProviders(providers);
       for (const provider of providers) {
         if (![...filters.provider.input.options].some((option) => option.value === provider.name)) filters.provider.input.append(h("option", { value: provider.name }, provider.name));
       }
@@ -68,7 +69,7 @@ export function mount(root, context) {
     };
     return {
       status: picked("status", "Any status", ["pending", "processing", "completed", "failed", "cancelled"]),
-      provider: picked("provider", "Any provider", ["sora", "veo"]),
+      provider: picked("provider", "Any provider", []),
       code: picked("code", "Any error", codes),
       user_id: typed("user_id", "User"),
       scene_id: typed("scene_id", "Scene"),

@@ -3,7 +3,7 @@
 import { get, post, uuid } from "./api.js";
 import { attr, button, empty, h, icon, put, show, swap, toast } from "./dom.js";
 import { priceOf, priceRange } from "./price.js";
-import { money, providerName } from "./words.js";
+import { money, nameProviders, providerName } from "./words.js";
 
 export const name = "make";
 export const title = () => "New video";
@@ -31,6 +31,7 @@ export function mount(root, context) {
   const seconds = h("div.options");
   const shape = h("div.options");
   const resolution = h("div.options");
+  const secondsField = group("Length", seconds);
   const resolutionField = group("Resolution", resolution);
   const shapeField = group("Size", shape);
   const audio = h("input", { type: "checkbox", id: "audio", checked: true });
@@ -61,7 +62,7 @@ export function mount(root, context) {
       null,
       h("div.field", null, h("label", { for: "prompt" }, "Prompt"), prompt, counter),
       h("div.field", null, h("label", { for: "model" }, "Model"), model, about),
-      group("Length", seconds),
+      secondsField,
       shapeField,
       resolutionField,
       optional,
@@ -79,6 +80,7 @@ export function mount(root, context) {
     loading = true;
     try {
       ({ providers } = await get("/api/providers"));
+      nameProviders(providers);
       if (gone) return;
       show(nothing, false);
     } catch (problem) {
@@ -88,7 +90,7 @@ export function mount(root, context) {
       show(nothing, true);
       return;
     }
-    swap(model, providers.filter((provider) => provider.models.length).map((provider) => h("optgroup", { label: `${providerName(provider.name)}${provider.configured ? provider.paused ? ", paused" : "" : ", no key set"}` }, provider.models.map((one) => h("option", { value: `${provider.name}/${one.name}`, disabled: !one.available }, `${one.name}${one.available ? `, ${priceRange(one)} a second` : one.retires_on ? ", switched off" : ", not set up"}`)))));
+    swap(model, providers.filter((provider) => provider.models.length).map((provider) => h("optgroup", { label: `${providerName(provider.name)}${provider.configured ? provider.paused ? ", paused" : "" : ", no key set"}` }, provider.models.map((one) => h("option", { value: `${provider.name}/${one.name}`, disabled: !one.available }, `${one.name}${one.available ? priceRange(one) ? `, ${priceRange(one)} a second` : "" : one.retires_on ? ", switched off" : ", not set up"}`)))));
     const first = [...model.options].find((option) => !option.disabled);
     if (!first) {
       swap(nothing, empty("providers", "No model can be used", "Set a provider's key, or an endpoint that still serves its models, and restart."));
@@ -135,12 +137,14 @@ export function mount(root, context) {
   function chooseModel() {
     const { provider, model: one } = chosen();
     const kept = { seconds: picked(seconds), shape: picked(shape), resolution: picked(resolution) };
-    const ratios = one.aspect_ratios.length > 0;
+    const { ratios, resolutions } = told(one);
     options(seconds, "seconds", one.seconds.map(String), (value) => `${value} s`, kept.seconds ?? String(one.default_seconds));
-    options(shape, "shape", ratios ? one.aspect_ratios : one.sizes, shapeName, kept.shape);
-    options(resolution, "resolution", ratios ? one.resolutions : [], (value) => value, kept.resolution);
+    options(shape, "shape", shapes(one), shapeName, kept.shape);
+    options(resolution, "resolution", resolutions, (value) => value, kept.resolution);
     shapeField.querySelector("legend").textContent = ratios ? "Shape" : "Size";
-    show(resolutionField, ratios);
+    show(resolutionField, resolutions.length > 0);
+    show(shapeField, shapes(one).length > 0);
+    show(secondsField, one.seconds.length > 0);
     show(audioField, one.takes.includes("audio"));
     show(negativeField, one.takes.includes("negative_prompt"));
     show(seedField, one.takes.includes("seed"));
@@ -164,13 +168,14 @@ export function mount(root, context) {
 
   function wish() {
     const { provider, model: one } = chosen();
-    const ratios = one.aspect_ratios.length > 0;
+    const { ratios } = told(one);
     return {
       provider: provider.name,
       model: one.name,
       prompt: prompt.value.trim(),
-      seconds: Number(picked(seconds)),
-      ...(ratios ? { aspect_ratio: picked(shape), resolution: picked(resolution) } : { size: picked(shape) }),
+      ...(one.seconds.length ? { seconds: Number(picked(seconds)) } : {}),
+      ...(ratios ? { aspect_ratio: picked(shape) } : { size: picked(shape) }),
+      resolution: picked(resolution),
       ...(one.takes.includes("audio") ? { audio: audio.checked } : {}),
       ...(one.takes.includes("negative_prompt") && negative.value.trim() ? { negative_prompt: negative.value.trim() } : {}),
       ...(one.takes.includes("seed") && seed.value !== "" ? { seed: Number(seed.value) } : {}),
@@ -283,6 +288,14 @@ function options(holder, key, values, words, wanted) {
   swap(holder, values.map((value) => h("label", null, h("input", { type: "radio", name: key, value }), h("span", null, words(value)))));
   check(holder, values.includes(wanted) ? wanted : values[0]);
 }
+
+// In which words a model is told its shape; what is undefined is left out of the wish.
+function told(model) {
+  const ratios = model.aspect_ratios.length > 0;
+  return { ratios, resolutions: ratios || !model.sizes.length ? model.resolutions : [] };
+}
+
+const shapes = (model) => (model.aspect_ratios.length ? model.aspect_ratios : model.sizes);
 
 const picked = (holder) => holder.querySelector("input:checked")?.value;
 

@@ -5,7 +5,7 @@ import { chart, clockwise } from "./charts.js";
 import { attr, button, empty, h, icon, put, reconcile, show, swap } from "./dom.js";
 import * as rows from "./rows.js";
 import { askDrain, askPause, resume } from "./steer.js";
-import { duration, isFinal, money, number, plural, providerName } from "./words.js";
+import { duration, isFinal, money, nameProviders, number, plural, providerName } from "./words.js";
 
 export const name = "overview";
 export const title = () => "Overview";
@@ -18,7 +18,7 @@ export function mount(root, context) {
   let hours = 24;
   let underWay = [];
   let queue = null;
-  let names = ["sora", "veo"];
+  let names = [];
   let timers = {};
   let gone = false;
 
@@ -90,7 +90,7 @@ export function mount(root, context) {
   );
   lookAtStats();
   lookAtJobs();
-  get("/api/providers").then(({ providers }) => { names = providers.map((one) => one.name); }, () => {});
+  get("/api/providers").then(({ providers }) => { nameProviders(providers); names = providers.map((one) => one.name); }, () => {});
 
   async function lookAtStats() {
     timers.stats = null;

@@ -11,7 +11,7 @@ export function priceOf(model, wish) {
 
 export function priceRange(model) {
   const prices = Object.values(model.price_micros_per_second);
-  if (!prices.length) return "price unknown";
+  if (!prices.length) return null;
   const [least, most] = [Math.min(...prices), Math.max(...prices)];
   return least === most ? money(least) : `${money(least)} to ${money(most)}`;
 }

@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { attr, button, empty, h, put, reconcile, show, swap } from "./dom.js";
 import { priceRange } from "./price.js";
 import { askPause, resume } from "./steer.js";
-import { duration, number, providerName } from "./words.js";
+import { duration, nameProviders, number, providerName } from "./words.js";
 
 export const name = "providers";
 export const title = () => "Providers";
@@ -25,6 +25,7 @@ export function mount(root, context) {
       const { providers } = await get("/api/providers");
       if (gone) return;
       show(error, false);
+      nameProviders(providers);
       if (providers.length === 0) return swap(list, empty("providers", "No provider is known"));
       reconcile(list, providers, (provider) => provider.name, make, update);
     } catch (problem) {
@@ -96,7 +97,7 @@ export function mount(root, context) {
 
   function makeModel(model) {
     const state = h("span.status");
-    const row = h("tr", null, h("td", null, h("code", null, model.name)), h("td", null, state), h("td.muted", null, model.retires_on ?? "–"), h("td.muted.keep", null, `${model.seconds.join(", ")} s`), h("td.muted", null, shapes(model)), h("td.number", null, priceRange(model)));
+    const row = h("tr", null, h("td", null, h("code", null, model.name)), h("td", null, state), h("td.muted", null, model.retires_on ?? "–"), h("td.muted.keep", null, model.seconds.length ? `${model.seconds.join(", ")} s` : "–"), h("td.muted", null, shapes(model)), h("td.number", null, priceRange(model) ?? "–"));
     row.state = state;
     return row;
   }

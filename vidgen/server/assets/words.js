@@ -67,8 +67,10 @@ export const onDay = (iso) => day.format(new Date(iso));
 export const short = (id) => (id ? String(id).slice(-12) : "–");
 export const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 
-const PROVIDERS = { sora: "Sora", veo: "Veo" };
-export const providerName = (name) => PROVIDERS[name] ?? name;
+// Until /api/providers has told the titles, a name with a capital will do.
+const titles = new Map();
+export const nameProviders = (providers) => { for (const one of providers) titles.set(one.name, one.title); };
+export const providerName = (name) => titles.get(name) ?? String(name).replace(/^./, (first) => first.toUpperCase());
 
 const STAGES = { queued: "queued", submitting: "submitting", generating: "generating", transferring: "storing" };
 
