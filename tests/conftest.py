@@ -60,6 +60,9 @@ FIRST = (
     *("tests/journeys/", "tests/dev/", "tests/test_source.py"),
 )
 
+# A package of its own, whose checks run where it is installed.
+collect_ignore = ["plugin_example"]
+
 _CHILDREN = pytest.StashKey[set[psutil.Process]]()
 
 _numbers = itertools.count(1)

@@ -13,7 +13,6 @@ from redis.asyncio import Redis
 from tests.journeys.conftest import StartWorker
 from tests.journeys.test_keys import _all_of_postgresql, _shapes, added, api
 from tests.journeys.test_observed import free_port
-from tests.providers.wires import an_image
 from tests.receiver import SECRET, receiving
 from vidgen import InputImage, JobStatus, VideoJob, VideoQueue, VideoRequest
 from vidgen.job import EventType
@@ -21,6 +20,7 @@ from vidgen.settings import Settings
 from vidgen.simulator.clips import render
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
+from vidgen.testing.provider_wire import an_image
 
 TIMEOUT_S = 40
 WORDS = "planted-prompt-x7Qp2mVb9"

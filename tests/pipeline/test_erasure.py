@@ -10,7 +10,6 @@ from pydantic import SecretStr
 
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
-from tests.providers.wires import an_image
 from vidgen import InputImage, JobStatus, VideoJob, VideoRequest, keys
 from vidgen.errors import InvalidRequestError, JobNotFoundError, StorageError
 from vidgen.job import Operation, Stage
@@ -22,6 +21,7 @@ from vidgen.simulator.s3.server import Fault
 from vidgen.simulator.server import SimulatorServer
 from vidgen.store import erasure, events, steering
 from vidgen.store.erasure import Traces
+from vidgen.testing.provider_wire import an_image
 
 __all__ = ["quick"]
 

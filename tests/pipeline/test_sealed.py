@@ -8,7 +8,6 @@ from pydantic import SecretStr
 
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
-from tests.providers.wires import an_image
 from vidgen import InputImage, JobStatus, VideoJob, VideoRequest
 from vidgen.job import EventType, Stage
 from vidgen.pipeline import carry as carrying
@@ -16,6 +15,7 @@ from vidgen.resources import Resources
 from vidgen.settings import Settings
 from vidgen.simulator.server import SimulatorServer
 from vidgen.store import jobs
+from vidgen.testing.provider_wire import an_image
 from vidgen.vault import Vault
 
 __all__ = ["quick"]

@@ -8,11 +8,11 @@ import orjson
 import pytest
 
 from tests.providers.formats.all import FORMATS
-from tests.providers.wires import CLIP, KEY, Wire, opened
 from vidgen import catalog
 from vidgen.providers.registry import ProvidersConfig
 from vidgen.simulator.cloud import service_account_file
 from vidgen.simulator.server import SimulatorServer
+from vidgen.testing.provider_wire import CLIP, KEY, Wire, opened
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from tests.providers.formats.all import FORMATS
 from tests.providers.test_http import listening
-from tests.providers.wires import KEY, PROMPT, Format
 from vidgen import catalog
 from vidgen.errors import ProviderError
 from vidgen.job import Operation
 from vidgen.providers.protocol import Submission
 from vidgen.providers.registry import ListsVideos, Providers, ProvidersConfig, build
+from vidgen.testing.provider_wire import KEY, PROMPT, Format
 
 # What the formats know, so that strange values get to where they are read.
 NAMES = (

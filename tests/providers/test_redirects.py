@@ -27,13 +27,13 @@ from cryptography.x509.oid import NameOID
 
 from tests.providers.formats.all import FORMATS
 from tests.providers.test_hostile import Hostile, homes
-from tests.providers.wires import KEY, Format
 from vidgen.errors import ProtocolError, ProviderError, SubmitUnknownError, TransientError
 from vidgen.job import Operation
 from vidgen.outgoing import Guard
 from vidgen.providers.http import ProviderHttp
 from vidgen.providers.protocol import Asset, Credential, Provider, Succeeded
 from vidgen.providers.registry import Providers, ProvidersConfig
+from vidgen.testing.provider_wire import KEY, Format
 
 STATUSES = (301, 302, 303, 307, 308)
 FETCHING = tuple(name for name, each in FORMATS.items() if each.result != "inline:0")

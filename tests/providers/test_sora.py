@@ -8,7 +8,6 @@ import orjson
 import pytest
 
 from tests.providers.formats.all import FORMATS
-from tests.providers.wires import CLIP, KEY, Wire, an_image, opened
 from vidgen.errors import (
     ContentBlockedError,
     GenerationFailedError,
@@ -28,6 +27,7 @@ from vidgen.providers.registry import FindsRecent, ProvidersConfig
 from vidgen.providers.sora import build_fields, operation_id, parse_video, refusal
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
+from vidgen.testing.provider_wire import CLIP, KEY, Wire, an_image, opened
 
 pytestmark = pytest.mark.parametrize("wire", ["sora"], indirect=True)
 HOUR_AGO = timedelta(hours=1)

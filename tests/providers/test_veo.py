@@ -7,7 +7,6 @@ from uuid import uuid4
 import pytest
 
 from tests.providers.formats.all import FORMATS
-from tests.providers.wires import CLIP, Wire, an_image, finished_asset, opened
 from vidgen.errors import (
     ContentBlockedError,
     GenerationFailedError,
@@ -22,6 +21,7 @@ from vidgen.providers.registry import ProvidersConfig, build
 from vidgen.providers.veo import Api, VeoEndpoints, build_body, parse_operation
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
+from vidgen.testing.provider_wire import CLIP, Wire, an_image, finished_asset, opened
 
 APIS: tuple[Api, ...] = ("gemini", "vertex")
 REQUEST = VideoRequest(

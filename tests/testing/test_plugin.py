@@ -1,28 +1,15 @@
 """The plug-in from outside: services in folders of their own, each run by a pytest of its own."""
 
 import re
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.testing.conftest import INI, Run
+
 ROOT = Path(__file__).parents[2]
 ORDERS = Path(__file__).with_name("orders.py")
 README = (ROOT / "README.md").read_text()
-
-INI = """
-[pytest]
-asyncio_mode = auto
-asyncio_default_fixture_loop_scope = function
-filterwarnings = error
-"""
-
-# Seconds of each start, and nothing that a service must have.
-NOT_NEEDED = ("cacheprovider", "hypothesispytest", "timeout", "valkey", "xdist")
-RUN_TIMEOUT_S = 150
-
-Run = Callable[..., pytest.RunResult]
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -37,37 +24,6 @@ def pytest_unconfigure(config):
     loaded = {name for name in HEAVY | OURS if name in sys.modules}
     sys.stdout.write(f"heavy: {sorted(loaded)}")
 """
-
-
-@pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """
-    Run pytest in an empty folder that has nothing of this repository but the installed vidgen.
-
-    The installation is written afresh from pyproject.toml: the one at hand may be older.
-    """
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    installed = pytester.path / "installed"
-    metadata = installed / f"vidgen-{project['version']}.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text(
-        f"Metadata-Version: 2.4\nName: vidgen\nVersion: {project['version']}\n"
-    )
-    lines = [
-        "\n".join([f"[{group}]", *(f"{name} = {value}" for name, value in points.items())])
-        for group, points in project["entry-points"].items()
-    ]
-    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    (installed / "vidgen").symlink_to(ROOT / "vidgen")
-    monkeypatch.setenv("PYTHONPATH", str(installed))
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    pytester.makeini(INI)
-
-    def run(*arguments: str) -> pytest.RunResult:
-        left_out = [word for name in NOT_NEEDED for word in ("-p", f"no:{name}")]
-        return pytester.runpytest_subprocess(*left_out, *arguments, timeout=RUN_TIMEOUT_S)
-
-    return run
 
 
 def test_the_tests_of_the_readme_pass(pytester: pytest.Pytester, run: Run) -> None:

@@ -65,7 +65,11 @@ def installed(taken: Collection[Vendor]) -> Plugins:
         except Exception as error:  # noqa: BLE001  whatever a stranger's module does while it is imported
             broken[point.name] = f"{said} cannot be loaded: {type(error).__name__}: {error!s:.200}"
             continue
-        if faults := faults_of(vendor, point.name, [*taken, *vendors.values()]):
+        others = [*taken, *vendors.values()]
+        faults = faults_of(vendor, point.name, others)
+        if not faults:
+            faults = _faults_of_variables(vendor, others)
+        if faults:
             broken[point.name] = f"{said} is declared wrong: {'; '.join(faults)}."
             continue
         vendors[point.name] = vendor
@@ -81,7 +85,6 @@ def faults_of(vendor: object, name: str, others: Collection[Vendor]) -> list[str
         faults.append(f"its name is {vendor.name!r:.60}, wanted {name!r:.60} in [a-z0-9-]")
     if not vendor.interfaces:
         return [*faults, "it has no interface"]
-    faults += _faults_of_variables(vendor, others)
     for word in ("account", "key_name"):
         theirs = [getattr(each, word) for one in others for each in one.interfaces]
         mine = [getattr(each, word) for each in vendor.interfaces]

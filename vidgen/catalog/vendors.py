@@ -1,4 +1,4 @@
-"""Every provider there is, in the order of the documentation; those of other packages at the end."""
+"""Every provider there is: ours in the order of the documentation, then other packages'."""
 
 from collections.abc import Collection, Mapping
 from functools import cache

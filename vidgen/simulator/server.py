@@ -10,7 +10,7 @@ The simulated providers on real ports: one for all of them, one for a host forei
     POST /_simulator/reset      {"simulator": "sora"}, or {} for all
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from aiohttp import web
 from aiohttp.web_runner import AppRunner, TCPSite
 
 from vidgen import catalog
-from vidgen.catalog.vendor import resolved
+from vidgen.catalog.vendor import Vendor, resolved
 from vidgen.job import JsonValue
 from vidgen.simulator.control import Charge, ProviderSimulator, Received, Rule
 from vidgen.simulator.state import StateFile
@@ -50,26 +50,44 @@ class SimulatorServer:
         generation_s: float | Callable[[], float] = 2.0,
         dialect: str = "openai",
         state_file: Path | None = None,
+        only: Collection[str] | None = None,
     ) -> None:
-        """Nothing listens yet. *port* 0 lets the system choose; *state_file* outlives a restart."""
+        """
+        Nothing listens yet.
+
+        Args:
+            port: 0 lets the system choose.
+            state_file: Outlives a restart.
+            only: These providers; None is every one.
+        """
         self._wires: dict[str, SimulatedWire] = {
             vendor.name: resolved(vendor.simulator)
-            for vendor in catalog.vendors()
+            for vendor in _chosen(only)
             if vendor.simulator is not None
         }
         self.simulators = {
             name: ProviderSimulator(name=name, generation_s=generation_s) for name in self._wires
         }
-        self.sora, self.veo = self.simulators["sora"], self.simulators["veo"]
-        self.sora.dialect = dialect
+        if "sora" in self.simulators:
+            self.sora.dialect = dialect
         for name, wire in self._wires.items():
-            if wire.tokens_of is not None:
+            if wire.tokens_of in self.simulators:
                 self.simulators[name].tokens = self.simulators[wire.tokens_of].tokens
         self.foreign = self.simulators["foreign"] = ProviderSimulator(name="foreign")
         self._host = host
         self._port = port
         self._state = StateFile(state_file) if state_file is not None else None
         self._runners: list[AppRunner] = []
+
+    @property
+    def sora(self) -> ProviderSimulator:
+        """Speaks the OpenAI Videos protocol."""
+        return self.simulators["sora"]
+
+    @property
+    def veo(self) -> ProviderSimulator:
+        """Speaks the Gemini API and Vertex AI."""
+        return self.simulators["veo"]
 
     async def __aenter__(self) -> Self:
         """Load what a former process left, and listen."""
@@ -191,6 +209,12 @@ class SimulatorServer:
             if name in {None, simulator.name}:
                 simulator.reset()
         return json_answer({})
+
+
+def _chosen(only: Collection[str] | None) -> list[Vendor]:
+    if only is None:
+        return [*catalog.vendors()]
+    return [catalog.vendor(name) for name in only]
 
 
 def _dicts(records: Iterable[Charge | Received]) -> list[JsonValue]:

@@ -6,6 +6,9 @@ Only two settings are declared here, and where the fixtures are; `-p no:vidgen` 
 
 import pytest
 
+# Its sentences tell what differs, as tests do.
+pytest.register_assert_rewrite("vidgen.testing.provider_conformance")
+
 DATABASE_URL = "vidgen_database_url"
 REDIS_URL = "vidgen_redis_url"
 

@@ -3,9 +3,9 @@
 import base64
 from typing import Any
 
-from tests.providers.wires import HINTS, PROMPT, Format
 from vidgen.job import JsonValue, VideoRequest
 from vidgen.providers.protocol import ImageBytes
+from vidgen.testing.provider_wire import HINTS, PROMPT, Format
 
 ON_GEMINI = VideoRequest(
     provider="veo",
@@ -55,6 +55,7 @@ FORMATS = (
         request=ON_GEMINI,
         body=body(),
         carries=carries,
+        unknown_words=False,
         money=("429-per-day",),
         hints=GOOGLE_HINTS,
         operation_id="models/m/operations/o",
@@ -66,6 +67,7 @@ FORMATS = (
         request=ON_VERTEX,
         body=body(generateAudio=True, storageUri="gs://studio-bucket/videos/"),
         carries=carries,
+        unknown_words=False,
         settings={"VIDGEN_VEO_STORAGE_URI": "gs://studio-bucket/videos/"},
         wrong_secret='{"type": "service_account"}',
         money=("429-per-day",),
@@ -81,6 +83,7 @@ FORMATS = (
         request=ON_VERTEX,
         body=body(generateAudio=True),
         carries=carries,
+        unknown_words=False,
         wrong_secret='{"type": "service_account"}',
         money=("429-per-day",),
         hints=GOOGLE_HINTS,

@@ -1,20 +1,34 @@
-"""The sentences that hold for every provider, on every wire format it speaks."""
+"""
+The sentences that hold for every provider, on every wire format it speaks. One set for ours and for
+those of other packages:
+
+    from vidgen.testing.provider_conformance import *
+    from vidgen.testing.provider_wire import Format, wires
+
+    wire = wires(Format(…))
+
+They need pytest-asyncio and what `vidgen[embedded]` brings. A sentence that has no meaning for a
+format holds without a look.
+"""
 
 import asyncio
 import socket
 import tracemalloc
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
 
-from tests.providers.wires import CLIP, HINTS, KEY, PROMPT, Wire, an_image, finished_asset, opened
 from vidgen import catalog
+from vidgen.catalog.plugins import faults_of
 from vidgen.errors import (
     AuthError,
     ContentBlockedError,
     GenerationFailedError,
     InputRejectedError,
+    InvalidRequestError,
     ModelRetiredError,
     NotReadyError,
     OperationLostError,
@@ -27,11 +41,20 @@ from vidgen.errors import (
     SubmitUnknownError,
     TransientError,
 )
+from vidgen.job import VideoRequest
 from vidgen.providers.protocol import Credential, Failed, Running, Succeeded
-from vidgen.providers.registry import ProvidersConfig
 from vidgen.simulator.control import Rule
 from vidgen.simulator.faults import Deed
-from vidgen.simulator.server import SimulatorServer
+from vidgen.testing.provider_wire import (
+    CLIP,
+    HINTS,
+    KEY,
+    PROMPT,
+    Wire,
+    an_image,
+    finished_asset,
+    opened,
+)
 
 SUBMIT_REFUSALS: dict[str, type[ProviderError]] = {
     "400": InputRejectedError,
@@ -124,12 +147,10 @@ async def test_a_submit_is_billed_once_with_the_length_that_was_asked_for(wire: 
     ]
 
 
-async def test_an_operation_can_be_followed_from_another_process(
-    wire: Wire, simulators: SimulatorServer, config: ProvidersConfig
-) -> None:
+async def test_an_operation_can_be_followed_from_another_process(wire: Wire) -> None:
     operation = await wire.submit()
 
-    async with opened(wire.format, simulators, config) as other:
+    async with opened(wire.format, wire.simulators, wire.config) as other:
         assert isinstance(await other.poll(operation), Succeeded)
 
 
@@ -197,16 +218,14 @@ async def test_a_submit_that_may_have_arrived_is_unknown_and_not_sent_again(
     assert wire.simulator.counts["submit"] == 1
 
 
-async def test_a_submit_that_never_left_may_be_made_again(
-    wire: Wire, simulators: SimulatorServer, config: ProvidersConfig
-) -> None:
+async def test_a_submit_that_never_left_may_be_made_again(wire: Wire) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         closed = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     vendor = catalog.vendor(wire.request.provider)
     variables = {each.base_url_variable: closed for each in vendor.interfaces}
-    nowhere = config.over(**variables)
+    nowhere = wire.config.over(**variables)
 
-    async with opened(wire.format, simulators, nowhere) as unreachable:
+    async with opened(wire.format, wire.simulators, nowhere) as unreachable:
         with pytest.raises(TransientError):
             await unreachable.submit()
 
@@ -342,21 +361,19 @@ async def test_a_redirect_on_the_same_host_is_followed(wire: Wire) -> None:
     assert await wire.download(operation, asset) == CLIP
 
 
-async def test_a_key_never_leaves_its_origin(
-    wire: Wire, simulators: SimulatorServer, config: ProvidersConfig
-) -> None:
+async def test_a_key_never_leaves_its_origin(wire: Wire) -> None:
     if wire.format.inline:
         return  # nothing is fetched there by an address
-    config = replace(config, allow_private_addresses=True)
-    async with opened(wire.format, simulators, config) as lenient:
+    lenient_config = replace(wire.config, allow_private_addresses=True)
+    async with opened(wire.format, wire.simulators, lenient_config) as lenient:
         deliver(lenient, "redirect-foreign")
         operation, asset = await finished_asset(lenient)
 
         data = await lenient.download(operation, asset)
 
     assert data == CLIP
-    assert len(simulators.foreign.received) == 1
-    for request in simulators.foreign.received:
+    assert len(wire.simulators.foreign.received) == 1
+    for request in wire.simulators.foreign.received:
         assert not CREDENTIAL_HEADERS & request.headers.keys()
         assert KEY not in f"{request.path}{request.query}{request.headers}"
 
@@ -455,3 +472,74 @@ async def test_a_finished_video_that_is_not_handed_out_yet_is_asked_for_again(wi
 
         with pytest.raises(NotReadyError):
             await wire.download(operation, asset)
+
+
+async def test_the_declaration_is_sound(wire: Wire) -> None:
+    vendor = catalog.vendor(wire.request.provider)
+    others = [each for each in catalog.vendors() if each is not vendor]
+
+    assert faults_of(vendor, vendor.name, others) == []
+
+
+PARAMETERS = ("seconds", "size", "aspect_ratio", "resolution", "seed", "negative_prompt", "audio")
+
+
+@pytest.mark.parametrize("name", [*PARAMETERS, "extra"])
+async def test_what_a_request_may_name_is_refused_or_sent(wire: Wire, name: str) -> None:
+    for value in _others(wire, name):
+        try:
+            quote = catalog.quote(
+                _with(wire.request, name, value),
+                today=date(2026, 1, 1),
+                endpoints=wire.providers.config.endpoints,
+                allow_unknown_models=False,
+            )
+        except InvalidRequestError:
+            continue
+        submission = replace(wire.submission(), request=quote.request)
+        await wire.provider.submit(submission, wire.credential)
+
+        assert submitted_body(wire) != wire.format.body, f"{name}={value!r} is passed over"
+
+
+async def test_a_word_that_nobody_knows_is_no_verdict(wire: Wire) -> None:
+    if not wire.format.unknown_words:
+        return
+    wire.script(Rule(deed="poll", outcome="status", argument="dreaming"))
+
+    progress = await wire.poll(await wire.submit())
+
+    assert isinstance(progress, Running)
+
+
+def _others(wire: Wire, name: str) -> list[Any]:
+    """Other values for *name* than those of the format's request."""
+    model = catalog.vendor(wire.request.provider).model(wire.request.model or "")
+    assert model is not None  # a format is of a model that the catalog knows
+    known: dict[str, Sequence[Any]] = {
+        "seconds": [*model.seconds][:3] or [7],
+        "size": [*model.sizes][:3] or ["640x480"],
+        "aspect_ratio": model.aspect_ratios[:3] or ["21:9"],
+        "resolution": model.resolutions[:3] or ["360p"],
+        "seed": [7],
+        "negative_prompt": ["rain, and people who run from it"],
+        "audio": [True] if model.silent else [False],
+        "extra": [{"vidgen_made_this_up": 1}],
+    }
+    if name == "size" and wire.request.size is None:
+        # A convenience: what it stands for has to differ.
+        mine = (wire.request.aspect_ratio, wire.request.resolution)
+        return [size for size in known["size"] if model.sizes.get(size) != mine]
+    return [value for value in known[name] if value != getattr(wire.request, name)]
+
+
+def _with(request: VideoRequest, name: str, value: Any) -> VideoRequest:
+    if name == "size":
+        request = replace(request, aspect_ratio=None, resolution=None)
+    changes: dict[str, Any] = {name: value}
+    return replace(request, **changes)
+
+
+for _name, _sentence in [*globals().items()]:
+    if _name.startswith("test_"):
+        pytest.mark.asyncio(_sentence)  # for those whose pytest-asyncio wants to be told

@@ -1,7 +1,10 @@
 """
-Each wire format that vidgen speaks, against its simulator, for the conformance suite.
+What the makers of a provider tell of its wire format, so that the conformance kit can try it.
 
-`formats/` declares them, one file for each provider.
+    wire = wires(Format(name="acme", request=VideoRequest(…), body={…}, carries=…))
+
+`wires` makes the fixture that every sentence of `provider_conformance` asks for: the provider, as
+the catalog builds it, against its simulator, with a key that is worth nothing.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -11,8 +14,11 @@ from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
+import pytest
+import pytest_asyncio
 from PIL import Image
 
+from vidgen import catalog
 from vidgen.errors import ProviderError
 from vidgen.job import ImageRole, JsonValue, Operation, VideoRequest
 from vidgen.providers.protocol import (
@@ -52,6 +58,7 @@ class Format:
         carries: Whether a submitted body has an image in it; None if it takes no first frame.
         settings: Variables beside those that lead to the simulator.
         dialect: Whose manners the simulator has; None leaves it its own.
+        unknown_words: The simulator can answer a look with a word that nobody knows.
         wrong_secret: A key that is refused.
         tries_keys: The vendor has something free to try a key with.
         refusals: Where a refused submit has another class than with most; None: no such refusal.
@@ -79,8 +86,9 @@ class Format:
     body: Mapping[str, JsonValue]
     carries: Callable[[dict[str, Any], ImageBytes], bool] | None
     settings: Mapping[str, str] = field(default_factory=dict)
+    unknown_words: bool = True
     dialect: str | None = None
-    wrong_secret: str = "wrong"
+    wrong_secret: str = "wrong"  # noqa: S105  the simulators refuse it
     tries_keys: bool = True
     refusals: Mapping[str, type[ProviderError] | None] = field(default_factory=dict)
     look_refusals: Mapping[str, type[ProviderError] | None] = field(default_factory=dict)
@@ -108,38 +116,47 @@ class Wire:
 
     format: Format
     simulators: SimulatorServer
+    config: ProvidersConfig
     simulator: ProviderSimulator
     providers: Providers
     request: VideoRequest
 
     @property
     def name(self) -> str:
+        """Of the format."""
         return self.format.name
 
     @property
     def provider(self) -> Provider:
+        """The provider itself."""
         return self.providers.get(self.request.provider)
 
     @property
     def credential(self) -> Credential:
+        """The server's own key."""
         assert self.request.model is not None
         return self.providers.credential(self.request.provider, self.request.model)
 
     def submission(self, *images: ImageBytes, **changes: Any) -> Submission:
+        """A paid try of the format's request, with *changes*."""
         request = replace(self.request, **changes)
         return Submission(job_id=uuid4(), attempt=1, request=request, images=images)
 
     def script(self, *rules: Rule) -> None:
+        """Let happen what *rules* say."""
         self.simulator.script(*rules)
 
     async def submit(self, *images: ImageBytes, **changes: Any) -> Operation:
+        """Start one generation."""
         submission = self.submission(*images, **changes)
         return (await self.provider.submit(submission, self.credential)).operation
 
     async def poll(self, operation: Operation) -> Progress:
+        """Look once."""
         return await self.provider.poll(operation, self.credential)
 
     async def download(self, operation: Operation, asset: Asset) -> bytes:
+        """All bytes of *asset*."""
         async with self.provider.open_result(operation, asset, self.credential) as stream:
             return b"".join([chunk async for chunk in stream.chunks])
 
@@ -170,6 +187,7 @@ async def opened(
     wire = Wire(
         format=wanted,
         simulators=simulators,
+        config=config,
         simulator=simulators.simulators[wanted.request.provider],
         providers=providers,
         request=wanted.request,
@@ -178,3 +196,23 @@ async def opened(
         yield wire
     finally:
         await providers.aclose()
+
+
+def wires(*formats: Format) -> Any:
+    """The fixture `wire`, one format after the other; for pytest-asyncio."""
+
+    @pytest_asyncio.fixture(params=formats, ids=lambda each: each.name)
+    async def wire(request: pytest.FixtureRequest) -> AsyncIterator[Wire]:
+        wanted: Format = request.param
+        async with SimulatorServer(generation_s=0, only={wanted.request.provider}) as simulators:
+            simulators.simulators[wanted.request.provider].clip = CLIP
+            async with opened(wanted, simulators, config_of(simulators)) as found:
+                yield found
+
+    return wire
+
+
+def config_of(simulators: SimulatorServer) -> ProvidersConfig:
+    """What leads to *simulators*, with keys that they take."""
+    addresses = simulators.addresses()
+    return ProvidersConfig.of(**addresses, **dict.fromkeys(catalog.key_variables(addresses), KEY))

@@ -1,0 +1,189 @@
+"""Providers of other packages, as they are found: sound ones, broken ones, ones of our name."""
+
+from pathlib import Path
+
+import pytest
+
+from vidgen.catalog import Endpoints, Interface, Vendor
+from vidgen.catalog.plugins import GROUP, Plugins, installed
+from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError
+from vidgen.providers.registry import ProvidersConfig, build
+from vidgen.settings import Settings
+
+DECLARATION = """
+from vidgen.catalog import Interface, Model, Vendor
+
+VENDOR = Vendor(
+    name={name!r},
+    title="One",
+    wire="nowhere_at_all:build",
+    interfaces=(
+        Interface(
+            name="one",
+            title="the one API",
+            operator="One",
+            account={account!r},
+            key_name="{name} key",
+            base_url="https://one.example",
+            base_url_variable="ONE_BASE_URL",
+            keys=({key!r},),
+        ),
+    ),
+    models=(Model(provider={name!r}, name="one-1", api="one"),),
+    default_models=({model!r},),
+    reserved=frozenset(),
+)
+"""
+
+
+def a_package(
+    folder: Path,
+    package: str,
+    *,
+    provider: str = "one",
+    text: str | None = None,
+    name: str = "one",
+    account: str = "one",
+    key: str = "ONE_API_KEY",
+    model: str = "one-1",
+) -> None:
+    """A package that is installed in *folder*, and brings *provider*."""
+    source = text if text is not None else DECLARATION
+    if text is None:
+        source = source.format(name=name, account=account, key=key, model=model)
+    (folder / f"{package}.py").write_text(source)
+    about = folder / f"{package}-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[{GROUP}]\n{provider} = {package}:VENDOR\n")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def found() -> Plugins:
+    return installed(_built_in().values())
+
+
+def test_a_sound_provider_is_found(folder: Path) -> None:
+    a_package(folder, "plugin_sound")
+
+    plugins = found()
+
+    assert [*plugins.vendors] == ["one"]
+    assert not plugins.broken
+
+
+@pytest.mark.parametrize(
+    ("package", "changes", "sentence"),
+    [
+        ("plugin_raises", {"text": "raise RuntimeError('no licence')"}, "RuntimeError: no licence"),
+        ("plugin_no_import", {"text": "import no_such_module_at_all"}, "ModuleNotFoundError"),
+        ("plugin_syntax", {"text": "VENDOR = ("}, "SyntaxError"),
+        ("plugin_wrong_type", {"text": "VENDOR = 'one'"}, "wanted a vidgen.catalog.Vendor"),
+        ("plugin_other_name", {"name": "two"}, "its name is 'two', wanted 'one'"),
+        ("plugin_account", {"account": "sora"}, "account 'sora' is taken"),
+        ("plugin_variable", {"key": "VIDGEN_ONE_KEY"}, "begins with VIDGEN_"),
+        ("plugin_model", {"model": "one-2"}, "default model 'one-2' is none of its models"),
+    ],
+)
+def test_a_broken_one_is_told_in_a_sentence_and_stops_no_other(
+    folder: Path, package: str, changes: dict[str, str], sentence: str
+) -> None:
+    a_package(folder, package, **changes)
+    a_package(
+        folder, f"{package}_beside", provider="three", name="three", account="3", key="THREE_KEY"
+    )
+
+    plugins = found()
+
+    assert [*plugins.vendors] == ["three"]
+    assert sentence in plugins.broken["one"]
+    assert package in plugins.broken["one"]
+
+
+def test_nobody_takes_the_name_of_one_of_ours(folder: Path) -> None:
+    a_package(folder, "plugin_sora", provider="sora", name="sora", account="other")
+
+    plugins = found()
+
+    assert not plugins.vendors
+    assert "vidgen's own" in plugins.broken["sora of plugin_sora"]
+
+
+def test_two_of_one_name_are_both_refused(folder: Path) -> None:
+    a_package(folder, "plugin_first")
+    a_package(folder, "plugin_second", account="second")
+
+    plugins = found()
+
+    assert not plugins.vendors
+    assert "another package brings one of that name" in plugins.broken["one"]
+
+
+INTERFACE = Interface(
+    name="one",
+    title="the one API",
+    operator="One",
+    account="one",
+    key_name="one key",
+    base_url="https://one.example",
+    base_url_variable="ONE_BASE_URL",
+    keys=("ONE_ID", "ONE_SECRET"),
+    key_form="pair",
+)
+
+
+def test_the_variables_of_a_plug_in_are_read_with_the_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("ONE_SECRET=hidden-in-the-file\n")
+    monkeypatch.setenv("ONE_ID", "me")
+
+    settings = Settings.load(needs=frozenset(), env_file=tmp_path / ".env")
+
+    endpoints = Endpoints(settings.variable)
+    assert INTERFACE.secret(endpoints) == "me:hidden-in-the-file"
+    assert INTERFACE.address(endpoints) == "https://one.example"
+    assert "hidden-in-the-file" not in repr(settings)
+    assert settings.variable("ONE_BASE_URL") == ""
+
+
+def test_settings_of_code_take_the_variables_of_a_plug_in() -> None:
+    settings = Settings(concurrency=7).with_variables({"ONE_ID": "me", "FAL_KEY": "k"})
+
+    assert (settings.variable("ONE_ID"), settings.variable("FAL_KEY")) == ("me", "k")
+    assert settings.concurrency == 7
+    assert settings.with_variables({}).variable("ONE_ID") == "me"
+    assert Settings().variable("ONE_ID") == ""
+
+
+def test_a_wire_that_cannot_be_imported_is_a_broken_plug_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    providers = build(ProvidersConfig.of(ONE_BASE_URL="no address"))
+    vendor = Vendor(
+        name="one",
+        title="One",
+        wire="no_such_module_at_all:build",
+        interfaces=(INTERFACE,),
+        models=(),
+        default_models=("one-1",),
+        reserved=frozenset(),
+    )
+    monkeypatch.setitem(_built_in(), "one", vendor)
+
+    with pytest.raises(ProviderNotConfiguredError, match="ONE_BASE_URL holds no http"):
+        providers.get("one")
+    with pytest.raises(PluginBrokenError, match="no_such_module_at_all:build"):
+        build(ProvidersConfig()).get("one")
+
+
+def _built_in() -> dict[str, Vendor]:
+    from vidgen.catalog.vendors import _BUILT_IN
+
+    assert isinstance(_BUILT_IN, dict)
+    return _BUILT_IN
