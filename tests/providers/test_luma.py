@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.providers.wires import Wire, an_image
 from vidgen import catalog
 from vidgen.errors import (
     ContentBlockedError,
@@ -24,6 +23,7 @@ from vidgen.providers.luma import parse_generation
 from vidgen.providers.protocol import Failed, Listing, Running
 from vidgen.providers.registry import FindsRecent
 from vidgen.simulator.control import Rule
+from vidgen.testing.provider_wire import Wire, an_image
 
 pytestmark = pytest.mark.parametrize("wire", ["luma"], indirect=True)
 

@@ -8,7 +8,6 @@ import pytest
 from aiohttp import web
 
 from tests.providers.test_http import listening
-from tests.providers.wires import Wire, an_image, opened
 from vidgen import catalog
 from vidgen.errors import (
     ContentBlockedError,
@@ -29,6 +28,7 @@ from vidgen.providers.registry import FindsRecent, ProvidersConfig
 from vidgen.providers.replicate import build_request, parse_prediction
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
+from vidgen.testing.provider_wire import Wire, an_image, opened
 
 pytestmark = pytest.mark.parametrize("wire", ["replicate"], indirect=True)
 VERSION = "5a" * 32

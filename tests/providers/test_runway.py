@@ -8,7 +8,6 @@ import pytest
 from aiohttp import web
 
 from tests.providers.test_http import listening
-from tests.providers.wires import CLIP, KEY, Wire, an_image, finished_asset, opened
 from vidgen import catalog
 from vidgen.errors import (
     ContentBlockedError,
@@ -27,6 +26,7 @@ from vidgen.providers.registry import FindsRecent, ProvidersConfig
 from vidgen.providers.runway import parse_task
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
+from vidgen.testing.provider_wire import CLIP, KEY, Wire, an_image, finished_asset, opened
 
 pytestmark = pytest.mark.parametrize("wire", ["runway"], indirect=True)
 

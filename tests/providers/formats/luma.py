@@ -1,7 +1,7 @@
 """Luma's Dream Machine API, as the conformance suite wants it told."""
 
-from tests.providers.wires import PROMPT, Format
 from vidgen.job import VideoRequest
+from vidgen.testing.provider_wire import PROMPT, Format
 
 FORMATS = (
     Format(
