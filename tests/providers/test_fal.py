@@ -9,7 +9,6 @@ import orjson
 import pytest
 
 from tests.providers.formats.all import FORMATS
-from tests.providers.wires import KEY, Wire, an_image, finished_asset, opened
 from vidgen.catalog import Endpoints, Quote, quote
 from vidgen.errors import (
     ContentBlockedError,
@@ -28,6 +27,7 @@ from vidgen.providers.protocol import Failed, Running, Succeeded
 from vidgen.providers.registry import ProvidersConfig
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
+from vidgen.testing.provider_wire import KEY, Wire, an_image, finished_asset, opened
 
 KLING = "fal-ai/kling-video/v2.5-turbo/pro/text-to-video"
 

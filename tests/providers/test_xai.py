@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from tests.providers.formats.all import FORMATS
-from tests.providers.wires import CLIP, Wire, an_image, finished_asset, opened
 from vidgen.catalog import Endpoints, Quote, quote
 from vidgen.catalog.xai import NEWER
 from vidgen.errors import (
@@ -24,6 +23,7 @@ from vidgen.providers.registry import ProvidersConfig
 from vidgen.providers.xai import build_body, parse_video
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
+from vidgen.testing.provider_wire import CLIP, Wire, an_image, finished_asset, opened
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import base64
 from typing import Any
 
-from tests.providers.wires import PROMPT, Format
 from vidgen.job import VideoRequest
 from vidgen.providers.protocol import ImageBytes
+from vidgen.testing.provider_wire import PROMPT, Format
 
 
 def carries(body: dict[str, Any], image: ImageBytes) -> bool:
