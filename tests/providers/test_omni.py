@@ -10,7 +10,6 @@ import pytest
 
 from tests.providers.formats.all import FORMATS
 from tests.providers.formats.omni import BUCKET
-from tests.providers.wires import CLIP, Wire, an_image, finished_asset, opened
 from vidgen.catalog import Endpoints, Quote, quote, vendor
 from vidgen.errors import (
     ContentBlockedError,
@@ -27,6 +26,7 @@ from vidgen.providers.protocol import Credential, Failed, Running, Succeeded
 from vidgen.providers.registry import ProvidersConfig
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
+from vidgen.testing.provider_wire import CLIP, Wire, an_image, finished_asset, opened
 
 MODEL = "gemini-omni-1.2-flash"
 

@@ -4,9 +4,9 @@ import base64
 from typing import Any
 
 from tests.providers.formats.veo import GOOGLE_HINTS
-from tests.providers.wires import PROMPT, Format
 from vidgen.job import JsonValue, VideoRequest
 from vidgen.providers.protocol import ImageBytes
+from vidgen.testing.provider_wire import PROMPT, Format
 
 BUCKET = "gs://studio-bucket/videos/"
 ON_GEMINI = VideoRequest(
