@@ -255,6 +255,29 @@ async def test_a_server_without_a_clock_proves_nothing(date: str) -> None:
     assert not (await found([a_video(prompt=OTHER)], date=date)).trusted
 
 
+@pytest.mark.parametrize(
+    ("told", "likeness_is"),
+    [
+        ({"resolution": "720p"}, "ours"),
+        ({"resolution": "1080p"}, "other"),
+        ({"resolution": None}, "ours"),
+        ({"resolution": ["1080p"]}, "ours"),
+        ({"seed": 8}, "other"),
+        ({"seed": 7}, "ours"),
+        ({"motion": "fast"}, "ours"),
+        ({}, "ours"),
+    ],
+)
+def test_what_a_server_repeats_as_it_was_sent_tells_two_videos_apart(
+    told: dict[str, Any], likeness_is: str
+) -> None:
+    fields: dict[str, Any] = {"prompt": PROMPT, "resolution": "720p", "seed": 7}
+    exact = ("resolution", "seed", "motion")
+
+    assert likeness({"prompt": PROMPT, **told}, fields, exact) == likeness_is
+    assert likeness({"prompt": PROMPT, **told}, fields) == "ours"
+
+
 def test_the_vendor_s_own_empty_list_is_believed() -> None:
     reading = Reading(
         fields=FIELDS,

@@ -127,6 +127,33 @@ async def test_a_blocked_prompt_stays_charged_and_a_blocked_video_does_not(wire:
         assert progress.charged is charged
 
 
+async def test_a_refusal_names_the_field_and_not_the_prompt(wire: Wire) -> None:
+    with pytest.raises(InputRejectedError) as caught:
+        await wire.submit(seconds=11)
+
+    assert "Validation of body failed: duration: Expected one of" in caught.value.message
+    assert wire.request.prompt not in caught.value.message
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
+async def test_the_address_may_lack_its_version_as_the_sdk_has_it(
+    wire: Wire, simulators: SimulatorServer, config: ProvidersConfig, path: str
+) -> None:
+    paths: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        paths.append(request.path)
+        return web.json_response({"id": "task-1"})
+
+    async with listening(answer) as url:
+        elsewhere = config.over(RUNWAYML_BASE_URL=f"{url}{path}")
+        async with opened(wire.format, simulators, elsewhere) as other:
+            operation = await other.submit()
+
+    assert paths == ["/v1/text_to_video"]
+    assert operation.endpoint == f"{url}/v1"
+
+
 async def test_an_account_without_credits_is_told_so_by_a_sentence(wire: Wire) -> None:
     wire.script(Rule(deed="submit", outcome="429-insufficient-quota"))
 

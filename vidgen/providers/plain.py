@@ -9,6 +9,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from vidgen.errors import (
     AuthError,
@@ -160,6 +161,11 @@ def kind_by_words(said: str, status: int, deed: Deed) -> type[ProviderError] | N
 def bearer(credential: Credential) -> dict[str, str]:
     """The header that opens the vendor; none for a server of one's own that wants no key."""
     return {"Authorization": f"Bearer {credential.secret}"} if credential.secret else {}
+
+
+def versioned(base_url: str) -> str:
+    """*base_url* with a version: the vendors' SDKs leave it out of their variables of this name."""
+    return f"{base_url}/v1" if urlsplit(base_url).path in {"", "/"} else base_url
 
 
 def usable_id(body: Mapping[str, Any]) -> str:

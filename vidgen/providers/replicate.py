@@ -58,6 +58,7 @@ from vidgen.providers.plain import (
     only_roles,
     result_address,
     usable_id,
+    versioned,
 )
 from vidgen.providers.protocol import (
     Asset,
@@ -77,7 +78,8 @@ KEPT = timedelta(hours=1)
 MAX_PAGES = 50
 EXACT = ("aspect_ratio", "resolution", "seed")  # a list repeats them as they were sent
 MAX_SECONDS = 3600  # of a clip: more is a mistake
-# Replicate advises files of up to 1 MB here, but takes larger ones; vidgen has no public address.
+# Replicate advises to send up to 1 MB in this way. That it takes more is not verified; a refusal
+# costs nothing, and vidgen has no public address for a file.
 MAX_DATA_URI_BYTES = 10 * 1024 * 1024
 
 _IMAGES = {"first_frame": "image", "last_frame": "last_frame_image"}
@@ -90,7 +92,7 @@ _MODERATION = ("e005", "sensitive", "nsfw", "moderation", "safety", "content pol
 def build(surroundings: Surroundings) -> "ReplicateProvider":
     """The provider as the settings want it."""
     (interface,) = replicate.VENDOR.interfaces
-    return ReplicateProvider(surroundings.address(interface), surroundings.http)
+    return ReplicateProvider(versioned(surroundings.address(interface)), surroundings.http)
 
 
 class ReplicateProvider:

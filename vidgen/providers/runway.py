@@ -46,6 +46,7 @@ from vidgen.providers.plain import (
     only_roles,
     result_address,
     usable_id,
+    versioned,
 )
 from vidgen.providers.protocol import (
     Asset,
@@ -71,7 +72,7 @@ _POSITIONS = {"first_frame": "first", "last_frame": "last"}
 def build(surroundings: Surroundings) -> "RunwayProvider":
     """The provider as the settings want it."""
     (interface,) = runway.VENDOR.interfaces
-    return RunwayProvider(surroundings.address(interface), surroundings.http)
+    return RunwayProvider(versioned(surroundings.address(interface)), surroundings.http)
 
 
 class RunwayProvider:
@@ -181,11 +182,7 @@ class RunwayProvider:
     def _refusal(
         self, answer: Answer, deed: Deed, credential: Credential, private: tuple[str, ...] = ()
     ) -> ProviderError:
-        body = answer.lenient_json()
-        error = body.get("error") if isinstance(body, dict) else None
-        if isinstance(error, dict):
-            error = error.get("message")
-        said = error if isinstance(error, str) else ""
+        said = _said(answer.lenient_json())
         return self._vendor.refusal(
             answer,
             deed,
@@ -245,6 +242,24 @@ def parse_task(task: Mapping[str, Any]) -> Progress:
             share = number(task.get("progress"))
             percent = None if share is None else int(min(1.0, max(0.0, share)) * 100)
             return Running(percent=percent)
+
+
+def _said(body: object) -> str:
+    """What a refusal says, and about which field."""
+    if not isinstance(body, dict):
+        return ""
+    error, issues = body.get("error"), body.get("issues")
+    if isinstance(error, dict):
+        error = error.get("message")
+    texts = [error]
+    for issue in issues if isinstance(issues, list) else ():
+        if isinstance(issue, dict):
+            path = issue.get("path")
+            places = (
+                [each for each in path if isinstance(each, str)] if isinstance(path, list) else []
+            )
+            texts += [".".join(places), issue.get("message")]
+    return ": ".join(text for text in texts if isinstance(text, str) and text)
 
 
 def _verdict(code: str | None) -> ProviderError:

@@ -237,7 +237,7 @@ def refuse(refusal: Refusal) -> web.StreamResponse:
     if is_about_money(refusal):
         status, message = 400, "You do not have enough credits to run this task."
     body: dict[str, JsonValue] = {
-        "error": message,
+        "error": message if refusal.param is None else "Validation of body failed",
         "docUrl": "https://docs.dev.runwayml.com/errors/errors/",
     }
     if refusal.param is not None:
