@@ -36,8 +36,13 @@ NAMES = (
     *("request_id", "status_url", "response_url", "cancel_url", "error_type", "url"),
     *("content_type", "respect_moderation", "duration", "cost_in_usd_ticks", "steps", "content"),
     *("errors", "mime_type", "output_tokens_by_modality", "modality", "tokens", "output"),
+    *("failureCode", "failure", "credits", "issues", "path", "metrics", "predict_time", "input"),
+    *("video_output_duration_seconds", "data_removed", "started_at", "results", "next", "title"),
+    *("state", "assets", "failure_reason", "failure_code", "generations", "request"),
 )
 WORDS = (
+    *("SUCCEEDED", "FAILED", "CANCELLED", "RUNNING", "SAFETY.INPUT.TEXT", "ASSET.INVALID"),
+    *("succeeded", "canceled", "aborted", "E005", "http://127.0.0.1/a.mp4", "2026-11-26T04:00:00Z"),
     *("done", "COMPLETED", "IN_QUEUE", "model_output", "content_policy_violation", "v1_1"),
     *("queued", "completed", "failed", "cancelled", "expired", "deleted", "moderation_blocked"),
     *("Support codes: 58061214, 61493863", "models/m/operations/o", "nan", "1e999999", "8", "31s"),
@@ -69,6 +74,9 @@ thoroughly = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+NOBODY = build(ProvidersConfig())
+FINDING = [name for name, each in FORMATS.items() if NOBODY.finder(each.request.provider)]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -197,17 +205,22 @@ async def test_whatever_answers_a_look_is_progress_or_an_error_of_ours(
     check(await hostile.outcome(provider.poll(operation, credential)))
 
 
-@pytest.mark.parametrize("hostile", ["sora"], indirect=True)
+@pytest.mark.parametrize("hostile", FINDING, indirect=True)
 @thoroughly
 @given(status=statuses, head=headers, body=bodies, videos=st.lists(values, max_size=3) | st.none())
 async def test_whatever_answers_a_look_into_the_list_is_a_listing_or_an_error_of_ours(
     hostile: Hostile, status: int, head: dict[str, str], body: bytes, videos: list[Any] | None
 ) -> None:
-    page = body if videos is None else json.dumps({"data": videos, "has_more": True}).encode()
-    hostile.will(status, head, page)
-    finder = hostile.providers.finder("sora")
+    page = {
+        **dict.fromkeys(("data", "results", "generations"), videos),
+        "has_more": True,
+        "next": f"{hostile.url}/v1/more",
+    }
+    hostile.will(status, head, body if videos is None else json.dumps(page).encode())
+    name = hostile.format.request.provider
+    finder = hostile.providers.finder(name)
     assert finder is not None
-    credential = hostile.providers.credential("sora", "sora-2")
+    credential = hostile.providers.credential(name, hostile.model)
     since = datetime.now(UTC) - timedelta(minutes=1)
 
     submission = replace(hostile.submission, attempt=2)
