@@ -200,12 +200,13 @@ def test_no_metric_has_an_id_or_a_text_of_a_customer_as_a_label() -> None:
         for label in sample.labels
     }
 
+    bounded |= {"scope", "period"}  # of budgets; those of single users are only counted
     assert labels <= bounded | {"le", "source", "version"}
 
 
 def test_every_name_has_a_unit_or_counts_things() -> None:
     things = {"vidgen_held_jobs", "vidgen_queue_jobs", "vidgen_workers_alive", "vidgen_attempts"}
-    things |= {"vidgen_webhooks_pending"}
+    things |= {"vidgen_webhooks_pending", "vidgen_budgets_near"}
     states = {"vidgen_breaker_open", "vidgen_paused", "vidgen_scrape_error", "vidgen_build"}
     units = ("_seconds", "_bytes", "_dollars")
 

@@ -2,9 +2,11 @@
 A job, its events and its webhooks as JSON: the same words for HTTP, webhooks and the command line.
 """
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -20,6 +22,8 @@ PRIVATE = frozenset({"prompt", "parameters", "webhook_url"})
 SEALED = frozenset({"sealed"})
 # What a webhook tells is the job itself, as it was.
 SNAPSHOT = frozenset({"snapshot"})
+# How a formula may begin; users have a say in their names.
+FORMULA = frozenset("=+-@\t\r")
 
 
 def job_document(job: VideoJob, *, private: bool = False) -> dict[str, JsonValue]:
@@ -70,6 +74,8 @@ def json_value(value: object) -> JsonValue:
             return value
         case datetime():
             return iso(value)
+        case date():
+            return value.isoformat()
         case Enum():
             return json_value(value.value)
         case str():
@@ -82,6 +88,15 @@ def json_value(value: object) -> JsonValue:
             return [json_value(item) for item in value]
         case _:
             return json_value(asdict(value))  # type: ignore[call-overload]  # only values of `vidgen.job` are left
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """CSV with a header; what a spreadsheet would take for a formula is told as text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([f"'{cell}" if cell[:1] in FORMULA else cell for cell in row] for row in rows)
+    return text.getvalue()
 
 
 def iso(at: datetime) -> str:

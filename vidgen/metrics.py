@@ -27,8 +27,10 @@ from prometheus_client import (
 
 from vidgen import catalog, errors, lifecycle
 from vidgen.errors import (
+    BudgetExceededError,
     InternalError,
     LeaseLostError,
+    PriceUnknownError,
     ProviderError,
     StorageError,
     SubmitUnknownError,
@@ -61,6 +63,13 @@ GCCollector(registry=REGISTRY)
 BUILD = Info("vidgen_build", "The release that runs.", registry=REGISTRY)
 
 # --- counted where it happens ---
+
+BUDGET_REFUSALS = Counter(
+    "vidgen_budget_refusals_total",
+    "Requests over HTTP that no budget let in, by code.",
+    ["code"],
+    registry=REGISTRY,
+)
 
 SUBMITS = Counter(
     "vidgen_submits_total",
@@ -208,6 +217,24 @@ PAUSED = Gauge(
     ["provider"],
     registry=REGISTRY,
 )
+BUDGET_LIMIT = Gauge(
+    "vidgen_budget_limit_dollars",
+    "What may be spent in a period, by budget; those of single users are left out.",
+    ["scope", "period"],
+    registry=REGISTRY,
+)
+BUDGET_USED = Gauge(
+    "vidgen_budget_used_dollars",
+    "What is spent and reserved of it; of each-user by whoever used most.",
+    ["scope", "period"],
+    registry=REGISTRY,
+)
+BUDGETS_NEAR = Gauge(
+    "vidgen_budgets_near",
+    "Budgets of which 80 % or more are used, those of users among them.",
+    ["period"],
+    registry=REGISTRY,
+)
 BREAKER_OPEN = Gauge(
     "vidgen_breaker_open",
     "1 while submits to a provider pause because it does not answer.",
@@ -351,6 +378,8 @@ def _begin_at_zero() -> None:
             TRANSITIONS.labels(event, provider)
         for reason in (*_codes(), JobStatus.CANCELLED):
             WASTE_DOLLARS.labels(provider, reason)
+    for code in (BudgetExceededError.code, PriceUnknownError.code):
+        BUDGET_REFUSALS.labels(code)
     for reason in RELEASE_REASONS:
         RECOVERIES.labels(reason)
     for outcome in WEBHOOK_OUTCOMES:
@@ -360,7 +389,7 @@ def _begin_at_zero() -> None:
 
 def _codes() -> set[str]:
     """What an attempt can be lost by."""
-    kinds = (ProviderError, StorageError, InternalError, LeaseLostError)
+    kinds = (ProviderError, StorageError, InternalError, LeaseLostError, BudgetExceededError)
     return {
         kind.code
         for kind in vars(errors).values()

@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--single", type=int, default=1_000)
     parser.add_argument("--many", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3, help="of the many; the best is told")
+    parser.add_argument("--budget", action="store_true", help="One that holds, over all videos.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vidgen-enqueue-") as name:
         folder = Path(name)
@@ -52,7 +53,12 @@ async def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any
         ValkeyServer(folder / "valkey") as redis,
     ):
         await migrate(postgres.url)
-        settings = Settings(database_url=postgres.url, redis_url=redis.url, openai_base_url=_SERVER)
+        settings = Settings(
+            database_url=postgres.url,
+            redis_url=redis.url,
+            openai_base_url=_SERVER,
+            budget_usd_per_day=1_000_000 if arguments.budget else None,
+        )
         async with VideoQueue(settings) as queue:
             await _timed(queue.enqueue, 50)  # connections, plans
             alone = await _timed(queue.enqueue, arguments.single)

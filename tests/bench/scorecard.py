@@ -65,6 +65,9 @@ class Scorecard:
         repeated_uploads: Videos begun to be stored more often than once.
         orphaned_uploads: Unfinished multiparts that the cleanup aborted.
         open_uploads: Those that were open after it.
+        books_off_micros: By how much the ledger differs from the bills, over all jobs; what only
+            the provider knows may be on its bill or not.
+        uncertain_micros: How much of the ledger that is.
         defects: What workers logged that nobody planned.
         ended_alone: Workers that ended though nobody had told them to.
     """
@@ -81,6 +84,8 @@ class Scorecard:
     repeated_uploads: int
     orphaned_uploads: int
     open_uploads: int
+    books_off_micros: int
+    uncertain_micros: int
     defects: tuple[str, ...]
     ended_alone: int
 
@@ -103,6 +108,8 @@ class Scorecard:
             "repeated_uploads": self.repeated_uploads,
             "orphaned_uploads": self.orphaned_uploads,
             "open_uploads": self.open_uploads,
+            "books_off_micros": self.books_off_micros,
+            "uncertain_micros": self.uncertain_micros,
             "defects": len(self.defects),
             "ended_alone": self.ended_alone,
         }
@@ -125,7 +132,7 @@ async def judged(
 ) -> Scorecard:
     """The score, once every worker has ended."""
     s3.faults.clear()  # what was meant for the workers must not meet the judge
-    jobs, events = await _read(settings)
+    jobs, events, books = await _read(settings)
     charges = [charge for one in (simulator.sora, simulator.veo) for charge in one.bill]
     by_prompt: dict[str, list[Charge]] = defaultdict(list)
     for charge in charges:
@@ -158,12 +165,20 @@ async def judged(
         repeated_uploads=_repeated(s3),
         orphaned_uploads=orphaned,
         open_uploads=len(s3.uploads()),
+        books_off_micros=sum(
+            _books_off(books.get(job["id"]), by_prompt[job["prompt"]], failed_generations)
+            for job in jobs
+        ),
+        uncertain_micros=sum(entered["uncertain"] for entered in books.values()),
         defects=tuple(_defects(logs)),
         ended_alone=ended_alone,
     )
 
 
-async def _read(settings: Settings) -> "tuple[list[asyncpg.Record], list[asyncpg.Record]]":
+async def _read(
+    settings: Settings,
+) -> "tuple[list[asyncpg.Record], list[asyncpg.Record], dict[UUID, asyncpg.Record]]":
+    """Jobs, their events, and the sums of the ledger by job."""
     connection = await asyncpg.connect(settings.database_url, timeout=10, command_timeout=30)
     try:
         jobs = await connection.fetch(
@@ -175,9 +190,35 @@ async def _read(settings: Settings) -> "tuple[list[asyncpg.Record], list[asyncpg
             FROM job_events ORDER BY job_id, seq
             """
         )
+        books = await connection.fetch(
+            """
+            SELECT job_id,
+                   coalesce(sum(micros) FILTER (
+                       WHERE kind IN ('charged', 'wasted') AND NOT uncertain
+                   ), 0)::bigint AS certain,
+                   coalesce(sum(micros) FILTER (WHERE uncertain), 0)::bigint AS uncertain,
+                   sum(
+                       CASE kind WHEN 'reserved' THEN micros ELSE -micros END
+                   )::bigint AS still_open
+            FROM ledger GROUP BY job_id
+            """
+        )
     finally:
         await connection.close(timeout=10)
-    return jobs, events
+    return jobs, events, {row["job_id"]: row for row in books}
+
+
+def _books_off(
+    entered: "asyncpg.Record | None", charges: Sequence[Charge], failed: set[str]
+) -> int:
+    """How far the bill of a job is from what the ledger has; failures of these are not charged."""
+    billed = sum(charge.cost_micros for charge in charges if charge.operation_id not in failed)
+    if entered is None:
+        return billed
+    lowest, uncertain, still_open = entered["certain"], entered["uncertain"], entered["still_open"]
+    highest = lowest + uncertain
+    off: int = max(lowest - billed, billed - highest, 0) + abs(still_open)
+    return off
 
 
 def _too_many(attempt: int, charges: Sequence[Charge], failed: set[str]) -> int:

@@ -11,12 +11,13 @@ from redis.asyncio import Redis
 
 from tests.builders import a_worker
 from tests.doctor.conftest import NOBODY, changed
+from tests.store.conftest import inserted
 from vidgen.doctor import servers
 from vidgen.doctor.finding import Finding, State
 from vidgen.job import VideoRequest
 from vidgen.queue import VideoQueue
 from vidgen.settings import Settings
-from vidgen.store import workers
+from vidgen.store import budgets, workers
 
 NEVER = "vidgen_never"  # no database has this name
 
@@ -297,3 +298,21 @@ async def test_a_queue_that_nobody_works_on_is_a_warning(
     assert told(somebody) == (State.OK, "1 alive")
     assert told(paused) == (State.WARNING, "1 alive; paused: sora")
     assert told(late) == (State.WARNING, "1 alive; the oldest job has waited for 60 min")
+
+
+async def test_a_budget_whose_count_went_wrong_is_a_problem(
+    well: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    none = await servers.money(well)
+    await budgets.put(connection, "all", "day", 1_000_000, "test")
+    await inserted(connection)
+    near = await servers.money(well)
+    await connection.execute("UPDATE budget_use SET spent_micros = 7")
+    wrong = await servers.money(well)
+
+    assert [each.state for each in (none, near, wrong)] == [
+        State.OK,
+        State.WARNING,
+        State.PROBLEM,
+    ]
+    assert "all by day: $0.80 counted" in wrong.sentence

@@ -7,6 +7,7 @@ The command line: `vidgen`.
     steering.py     stats pause resume drain workers providers audit deliveries replay
     keys.py         keys add, list, rotate, remove
     users.py        forget
+    money.py        spend; budgets list, set, remove
     checkup.py      doctor
     door.py         what most commands open, and the record they leave
     words.py        what is typed, as values: times, images, KEY=VALUE; what a shell completes
@@ -22,6 +23,7 @@ import vidgen.cli.videos
 import vidgen.cli.steering  # isort: skip
 import vidgen.cli.keys  # isort: skip
 import vidgen.cli.users  # isort: skip
+import vidgen.cli.money  # isort: skip
 import vidgen.cli.checkup  # noqa: F401  isort: skip
 from vidgen.cli.app import app, main
 

@@ -17,7 +17,9 @@ from vidgen.document import iso, job_document, without_query
 from vidgen.forecast import Outlook
 from vidgen.job import JobEvent, JobStatus, JsonValue, Stage, VideoJob
 from vidgen.queue import RetryPlan
+from vidgen.store.budgets import Budget
 from vidgen.store.deliveries import Delivery, DeliveryState
+from vidgen.store.ledger import Spend
 from vidgen.store.steering import AuditEntry
 from vidgen.store.workers import ListedWorker
 
@@ -181,6 +183,51 @@ def show_audit(entries: Sequence[AuditEntry], out: Console) -> None:
     ]
     narrow = {"detail", "role", "from"} if out.width < WIDE else set()
     _show_rows(columns, rows, out, nothing="no actions", narrow=narrow, last="target")
+
+
+def show_budgets(budgets: Sequence[Budget], out: Console) -> None:
+    """A row for each budget."""
+    columns = ["scope", "period", "limit", "spent", "reserved", "used", "frees", "by"]
+    rows: list[list[str | Text]] = [
+        [
+            budget.scope,
+            budget.period,
+            screen.money(budget.limit_micros),
+            screen.money(budget.spent_micros),
+            screen.money(budget.reserved_micros),
+            _used(budget),
+            f"{budget.frees_at:%Y-%m-%dT%H:%MZ}" if budget.frees_at else "",
+            budget.by,
+        ]
+        for budget in budgets
+    ]
+    narrow = {"frees", "by"} if out.width < WIDE else set()
+    _show_rows(columns, rows, out, nothing="no budgets", narrow=narrow)
+
+
+def _used(budget: Budget) -> Text:
+    used_micros = budget.spent_micros + budget.reserved_micros
+    if budget.limit_micros == 0:
+        return Text("all", style="red")
+    style = "yellow" if budget.near else ""
+    return Text(f"{used_micros * 100 // budget.limit_micros} %", style=style)
+
+
+def show_spend(spend: Sequence[Spend], by: str, out: Console) -> None:
+    """A row for each day, provider, model or user."""
+    columns = [by, "payer", "charged", "wasted", "of it uncertain", "jobs"]
+    rows: list[list[str | Text]] = [
+        [
+            each.key or "-",
+            each.payer,
+            screen.money(each.charged_micros),
+            screen.money(each.wasted_micros),
+            screen.money(each.uncertain_micros),
+            str(each.jobs),
+        ]
+        for each in spend
+    ]
+    _show_rows(columns, rows, out, nothing="nothing was spent")
 
 
 def show_providers(providers: Sequence[dict[str, Any]], out: Console) -> None:

@@ -47,7 +47,7 @@ def codes(begun: str) -> list[str]:
     return sorted(code for code in found if code.startswith(begun))
 
 
-def moment(text: str, now: datetime) -> datetime:
+def moment(text: str, now: datetime, option: str = "--run-at") -> datetime:
     """
     A point in time: `2026-12-24T18:00:00Z`, or `+10m` from *now*. Without a zone it is UTC.
 
@@ -60,7 +60,7 @@ def moment(text: str, now: datetime) -> datetime:
         at = datetime.fromisoformat(text)
     except ValueError as error:
         raise InvalidRequestError(
-            f"--run-at came as {text!r}; wanted 2026-12-24T18:00:00Z or +10m (s, m, h, d)."
+            f"{option} came as {text!r}; wanted 2026-12-24T18:00:00Z or +10m (s, m, h, d)."
         ) from error
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 

@@ -26,12 +26,14 @@ CHECKS: Mapping[str, Check] = {
     secrets.WEBHOOKS: secrets.webhooks,
     secrets.SEALING: secrets.sealing,
     secrets.TOKENS: secrets.tokens,
+    servers.BUDGETS: servers.money,
     servers.WORKERS: servers.workers,
 }
 # What cannot be looked at if another one is not well.
 NEEDS: Mapping[str, str] = {
     servers.SCHEMA: servers.POSTGRESQL,
     servers.WORKERS: servers.SCHEMA,
+    servers.BUDGETS: servers.SCHEMA,
     servers.EVICTION: servers.REDIS,
 }
 SETTINGS = "settings"

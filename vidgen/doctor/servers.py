@@ -8,13 +8,13 @@ from vidgen.dispatch import open_redis, redis_errors
 from vidgen.doctor.finding import Finding, ok, problem, warning
 from vidgen.errors import DatabaseError, DatabaseRefusedError, DispatchError
 from vidgen.settings import Settings
-from vidgen.store import inspection, jobs, migrate, steering
+from vidgen.store import budgets, inspection, jobs, migrate, steering
 from vidgen.store import workers as processes
 from vidgen.store.pool import connect
 
 POSTGRESQL, SCHEMA = "postgresql", "schema"
 REDIS, EVICTION = "redis", "redis memory"
-WORKERS = "workers"
+WORKERS, BUDGETS = "workers", "budgets"
 
 MIN_POSTGRESQL = 140000
 MIN_REDIS = (6, 2)
@@ -160,6 +160,38 @@ async def workers(settings: Settings) -> Finding:
             "start more workers, or raise VIDGEN_CONCURRENCY or VIDGEN_RATE_LIMIT_PER_MIN",
         )
     return ok(WORKERS, told)
+
+
+async def money(settings: Settings) -> Finding:
+    """Whether what counts against the budgets is what the ledger says."""
+    async with connect(settings.database_url, timeout_s=TIMEOUT_S) as connection:
+        wrong = await budgets.discrepancies(connection)
+        known = await budgets.listed(connection)
+    if wrong:
+        told = ", ".join(
+            f"{each.scope} by {each.period}: {_dollars(each.counted_micros)} counted,"
+            f" {_dollars(each.ledger_micros)} in the ledger"
+            for each in wrong[:5]
+        )
+        return problem(
+            BUDGETS,
+            told,
+            "remove these budgets and set them again: they are counted anew from the ledger",
+        )
+    near = sum(each.near for each in known)
+    if near:
+        return warning(
+            BUDGETS,
+            f"{near} of which 80 % or more are used",
+            "see which: vidgen budgets list; more: vidgen budgets set",
+        )
+    return ok(
+        BUDGETS, f"{len(known)} set" if known else "none is set: nothing limits what is spent"
+    )
+
+
+def _dollars(micros: int) -> str:
+    return f"${micros / 1_000_000:,.2f}"
 
 
 async def _redis_facts(settings: Settings) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from vidgen.server import (
     health,
     jobs,
     metrics,
+    money,
     openapi,
     page,
     session,
@@ -80,6 +81,7 @@ def operations() -> list[Operation]:
         *jobs.operations,
         *deliveries.operations,
         *steering.operations,
+        *money.operations,
         *vault.operations,
         *users.operations,
         *session.operations,
@@ -195,6 +197,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except VidgenError as error:
         status = _status(error)
         _note(request, status, error.code)
+        if isinstance(error, BudgetError):
+            metrics.refused_for_money(error.code)
         if request.path.startswith(admin.PREFIX):
             return admin.refusal(status, error.code, error.message)
         return problem(status, error.code, error.message, members=_members(error))

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 from loguru import logger
@@ -11,6 +11,8 @@ from prometheus_client.exposition import choose_encoder
 from vidgen import catalog, metrics
 from vidgen.errors import ProviderNotConfiguredError, VidgenError
 from vidgen.resources import Resources
+from vidgen.store import budgets
+from vidgen.store.budgets import Budget
 from vidgen.store.figures import figures
 
 # However many scrape, and however often: more is not asked of the servers.
@@ -43,6 +45,7 @@ class Asked:
     async def _queue(self) -> None:
         async with self._resources.database.connection() as connection:
             found = await figures(connection, self._resources.settings.lease_ttl_s)
+            found_budgets = await budgets.listed(connection)
         _forget_queue()
         for provider in catalog.names():
             for status in ("waiting", "delayed", "active", "failed"):
@@ -50,6 +53,7 @@ class Asked:
         for (status, provider), jobs in found.jobs.items():
             known = provider if catalog.is_provider(provider) else metrics.OTHER
             metrics.QUEUE_JOBS.labels(status, known).inc(jobs)
+        _tell_budgets(found_budgets)
         metrics.QUEUE_OLDEST.set(found.oldest_s)
         metrics.WORKERS_ALIVE.set(found.workers)
         metrics.WEBHOOKS_PENDING.set(found.webhooks)
@@ -90,7 +94,30 @@ async def _ask(source: str, ask: Callable[[], Awaitable[None]], forget: Callable
         metrics.SCRAPE_ERROR.labels(source).set(0)
 
 
+def refused_for_money(code: str) -> None:
+    """Count one request that no budget lets in."""
+    metrics.BUDGET_REFUSALS.labels(code).inc()
+
+
+def _tell_budgets(found: Sequence[Budget]) -> None:
+    """Those of single users are counted only: an id is never a label."""
+    near = dict.fromkeys(budgets.PERIODS, 0)
+    for each in found:
+        near[each.period] += each.near
+        if not each.scope.startswith(budgets.USER):
+            metrics.BUDGET_LIMIT.labels(each.scope, each.period).set(
+                each.limit_micros / metrics.MICROS_PER_DOLLAR
+            )
+            metrics.BUDGET_USED.labels(each.scope, each.period).set(
+                (each.spent_micros + each.reserved_micros) / metrics.MICROS_PER_DOLLAR
+            )
+    for period, count in near.items():
+        metrics.BUDGETS_NEAR.labels(period).set(count)
+
+
 def _forget_queue() -> None:
+    for told in (metrics.BUDGET_LIMIT, metrics.BUDGET_USED, metrics.BUDGETS_NEAR):
+        told.clear()
     metrics.QUEUE_JOBS.clear()
     metrics.PAUSED.clear()
     for gauge in (metrics.QUEUE_OLDEST, metrics.WORKERS_ALIVE, metrics.WEBHOOKS_PENDING):

@@ -120,6 +120,7 @@ def _answers(one: Operation) -> dict[str, Any]:
             content = {answer.content_type: {"schema": answer.schema}}
         elif answer.content_type != JSON:
             content = {answer.content_type: {"schema": {"type": "string"}}}
+        content |= {kind: {"schema": {"type": "string"}} for kind in answer.also}
         told[str(status)] = {"description": answer.sentence} | (
             {"content": content} if content else {}
         )

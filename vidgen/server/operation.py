@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from uuid import UUID
@@ -62,11 +62,13 @@ class Answer:
     Attributes:
         schema: Of its JSON; None without any.
         content_type: Of what is not JSON.
+        also: Other types that a client may ask for, as text.
     """
 
     sentence: str
     schema: Schema | None = None
     content_type: str = JSON
+    also: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ class Operations:
 
     def add(
         self,
-        method: Literal["GET", "POST"],
+        method: Literal["GET", "POST", "PUT", "DELETE"],
         path: str,
         *,
         query: type[Query] | None = None,
@@ -247,6 +249,7 @@ _PLAIN: Mapping[Any, Schema] = {
     type(None): {"type": "null"},
     UUID: {"type": "string", "format": "uuid"},
     datetime: {"type": "string", "format": "date-time"},
+    date: {"type": "string", "format": "date"},
 }
 
 

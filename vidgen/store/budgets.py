@@ -14,6 +14,7 @@ from typing import Literal, NoReturn
 import orjson
 from asyncpg import LockNotAvailableError, PostgresError
 
+from vidgen import catalog
 from vidgen.errors import BudgetExceededError, DatabaseError, InvalidRequestError, PriceUnknownError
 from vidgen.store.pool import Connection
 
@@ -67,7 +68,7 @@ def check(scope: str, period: str, limit_micros: int | None = None) -> None:
     Refuse what no budget can be.
 
     Raises:
-        InvalidRequestError: The sentence says what was wanted.
+        InvalidRequestError, UnknownProviderError: The sentence says what was wanted.
     """
     kinds = (PROVIDER, USER)
     is_named = any(scope.startswith(kind) and len(scope) > len(kind) for kind in kinds)
@@ -76,12 +77,25 @@ def check(scope: str, period: str, limit_micros: int | None = None) -> None:
             f"{scope!r:.60} is no scope of a budget; wanted: all, provider:NAME, user:ID or"
             " each-user."
         )
+    if scope.startswith(PROVIDER):
+        catalog.vendor(scope.removeprefix(PROVIDER))  # one that does not exist would hold nobody
     if "\0" in scope or any("\ud800" <= letter <= "\udfff" for letter in scope):
         raise InvalidRequestError("the scope of a budget is text that can be stored.")
     if period not in PERIODS:
         raise InvalidRequestError(f"{period!r:.60} is no period; wanted: day, month or total.")
     if limit_micros is not None and not 0 <= limit_micros <= MAX_LIMIT_MICROS:
         raise InvalidRequestError("a limit is 0 to 1,000,000,000 dollars.")
+
+
+def period_of(text: str) -> Period:
+    """The period that *text* is; `check` has seen it."""
+    return next(period for period in PERIODS if period == text)
+
+
+def named(scope: str) -> tuple[str, str | None]:
+    """How the record of actions names *scope*: a user apart, so that they can be forgotten."""
+    is_user = scope.startswith(USER)
+    return ("user", scope.removeprefix(USER)) if is_user else (scope, None)
 
 
 @asynccontextmanager

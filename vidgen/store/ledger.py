@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
 from vidgen.store.pool import Connection
 
 By = Literal["day", "provider", "model", "user"]
+MICROS_PER_DOLLAR = 1_000_000
 BY: tuple[By, ...] = ("day", "provider", "model", "user")
 
 
@@ -68,6 +70,21 @@ class Spend:
     wasted_micros: int
     uncertain_micros: int
     jobs: int
+
+
+# A table for people and their spreadsheets: dollars.
+COLUMNS = ("key", "payer", "charged_usd", "wasted_usd", "uncertain_usd", "jobs")
+
+
+def cells(spend: Spend) -> list[str]:
+    """One row under *COLUMNS*."""
+    amounts = (spend.charged_micros, spend.wasted_micros, spend.uncertain_micros)
+    return [
+        spend.key or "",
+        spend.payer,
+        *(f"{Decimal(micros) / MICROS_PER_DOLLAR:.6f}" for micros in amounts),
+        str(spend.jobs),
+    ]
 
 
 async def spend(

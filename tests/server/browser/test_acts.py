@@ -2,14 +2,16 @@
 
 import asyncio
 
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.async_api import Page, Route, expect
 
 from tests.journeys.conftest import WorkerProcess
-from tests.server.browser.conftest import TOGETHER, OpenPage, World
-from tests.server.browser.test_views import ask
+from tests.server.browser.conftest import PHONE, READER, TOGETHER, OpenPage, World
+from tests.server.browser.test_views import ask, violations
 from vidgen.errors import ContentBlockedError, StorageDeniedError
 from vidgen.job import EventType, JobStatus, Stage, VideoJob, VideoRequest
 from vidgen.simulator.control import unix_now
+from vidgen.store import budgets
 
 pytestmark = TOGETHER
 
@@ -347,3 +349,55 @@ async def test_of_very_many_it_is_said_how_many_go_at_once(
     dialog = page.get_by_role("dialog")
     await expect(dialog).to_contain_text("1,000 at once: if there are more, they stay here")
     await expect(dialog.get_by_role("button", name="Retry 1,000 jobs for $400.00")).to_be_enabled()
+
+
+# --- money ---
+
+
+async def test_a_budget_is_set_shown_with_what_is_used_and_removed(
+    open_page: OpenPage, world: World
+) -> None:
+    await world.hand.carry(await ask(world, user_id="mira"))
+    page = await open_page("#/money", viewport=PHONE, color_scheme="dark")
+    await expect(page.get_by_text("Nothing limits what is spent")).to_be_visible()
+    spend = page.get_by_role("region", name="What was spent").locator("tbody tr")
+    await expect(spend).to_contain_text("$0.80")
+
+    await page.get_by_role("button", name="Set a budget").press("Enter")
+    await expect(page.get_by_label("Of", exact=True)).to_have_value("all")
+    await page.get_by_label("Dollars").fill("0.90")
+    await page.keyboard.press("Enter")
+
+    row = page.get_by_role("region", name="All budgets").locator("tbody tr")
+    await expect(row).to_contain_text("all videos a day")
+    await expect(row.locator(".status")).to_have_text("88 %")
+    await expect(row.get_by_role("meter")).to_have_js_property("value", 800_000)
+    await page.evaluate(AXE_SCRIPT)
+    assert await violations(page) == []
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    await page.get_by_role("combobox", name="By").select_option("user")
+    await expect(spend).to_contain_text("mira")
+    link = page.get_by_role("link", name="CSV")
+    table = await page.request.get(f"{world.url}{await link.get_attribute('href')}")
+    assert (await table.text()).splitlines()[1].startswith("mira,server,0.800000")
+
+    await page.get_by_role("button", name="Remove").click()
+    await confirm(page, "Remove")
+    await expect(page.get_by_text("Nothing limits what is spent")).to_be_visible()
+    async with world.resources.database.connection() as connection:
+        assert await budgets.listed(connection) == []
+
+
+async def test_who_may_only_look_sees_budgets_and_sets_none(
+    open_page: OpenPage, world: World
+) -> None:
+    async with world.resources.database.connection() as connection:
+        await budgets.put(connection, "provider:veo", "month", 5_000_000, "mira")
+
+    page = await open_page("#/money", token=READER)
+
+    await expect(
+        page.get_by_role("region", name="All budgets").locator("tbody tr")
+    ).to_contain_text("$5.00")
+    await expect(page.get_by_role("button", name="Set a budget")).to_have_count(0)
+    await expect(page.get_by_role("button", name="Remove")).to_have_count(0)

@@ -22,12 +22,13 @@ from vidgen.store import erasure
 
 pytestmark = TOGETHER
 
-VIEWS = ["#/", "#/jobs", "#/failed", "#/workers", "#/providers", "#/audit", "#/new"]
+VIEWS = ["#/", "#/jobs", "#/failed", "#/workers", "#/providers", "#/money", "#/audit", "#/new"]
 NOTHING = {
     "#/": "Nothing is under way",
     "#/jobs": "No jobs yet",
     "#/failed": "Nothing failed",
     "#/workers": "No worker is alive",
+    "#/money": "Nothing limits what is spent",
     "#/audit": "Nobody did anything yet",
 }
 LOOKS_LIKE_MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>owned()</script>&amp;"

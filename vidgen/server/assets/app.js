@@ -19,6 +19,7 @@ import * as job from "./job.js";
 import * as jobs from "./jobs.js";
 import * as login from "./login.js";
 import * as make from "./make.js";
+import * as money from "./money.js";
 import * as overview from "./overview.js";
 import * as providers from "./providers.js";
 import * as workers from "./workers.js";
@@ -30,6 +31,7 @@ const VIEWS = [
   { path: "/failed", view: failed, name: "Failed", glyph: "failed" },
   { path: "/workers", view: workers, name: "Workers", glyph: "workers" },
   { path: "/providers", view: providers, name: "Providers", glyph: "providers" },
+  { path: "/money", view: money, name: "Money", glyph: "money" },
   { path: "/audit", view: audit, name: "Audit", glyph: "audit" },
 ];
 const QUEUE_AT_MOST_EVERY_MS = 1500;

@@ -141,6 +141,8 @@ export function etaTitle(job) {
 
 // What each code means for the one who has to decide.
 const CODES = {
+  budget_exceeded: "A budget cannot bear another attempt. Retry once it frees, or raise it under Money.",
+  price_unknown: "A budget is in force, and nobody knows what this would cost.",
   provider_not_configured: "No key for this provider is set. Set it, then retry: nothing was paid.",
   provider_unavailable: "The provider did not answer until the deadline.",
   rate_limited: "The provider kept refusing for now until the deadline.",
