@@ -916,7 +916,7 @@ async def test_only_the_same_video_of_the_same_user_is_used_again(
 ) -> None:
     made = await hand.carry(await queue.enqueue(KITE, user_id="ada"))
 
-    wanted = {"request": KITE, "user_id": "ada", "reuse_within_s": DAY_S} | changes
+    wanted: dict[str, Any] = {"request": KITE, "user_id": "ada", "reuse_within_s": DAY_S} | changes
     other = await queue.enqueue(**wanted)
 
     assert other.id != made.id
