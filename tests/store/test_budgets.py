@@ -486,3 +486,40 @@ async def test_a_job_from_before_the_ledger_is_charged_when_it_is_known(
     ]
     assert (await used(connection)).spent_micros == PRICE
     await assert_kept(connection, job)
+
+
+FAIL_OVER = """
+UPDATE video_jobs SET provider = 'veo', model = 'veo-3.1-fast-generate-preview',
+                      estimated_cost_micros = $2, reservations = reservations + 1
+WHERE id = $1
+"""
+
+
+async def test_an_attempt_elsewhere_reserves_the_difference_or_is_refused(
+    connection: Connection,
+) -> None:
+    await budgets.put(connection, "all", "day", 2 * PRICE, "test")
+    await budgets.put(connection, "provider:veo", "day", 2 * PRICE, "test")
+    job = await inserted(connection)
+
+    with pytest.raises(BudgetExceededError):
+        async with budgets.money_errors():
+            await connection.execute(FAIL_OVER, job.id, 3 * PRICE)
+    async with budgets.money_errors():
+        await connection.execute(FAIL_OVER, job.id, 2 * PRICE)
+
+    told = {each.scope: each.reserved_micros for each in await budgets.listed(connection)}
+    assert told == {"all": 2 * PRICE, "provider:veo": 2 * PRICE}
+    entries = [(each.kind, each.provider) for each in await ledger.of_job(connection, job.id)]
+    assert entries == [("reserved", "sora"), ("released", "sora"), ("reserved", "veo")]
+    assert await budgets.discrepancies(connection) == []
+
+
+async def test_cleaning_up_old_jobs_keeps_the_ledger(connection: Connection) -> None:
+    job = await held(connection, Stage.GENERATING)
+    job = await applied(connection, job, lifecycle.failed(job, SubmitUnknownError("?")))
+    before = await ledger.of_job(connection, job.id)
+
+    assert await jobs.archive_ended(connection, timedelta(0), 10) == 1
+
+    assert await ledger.of_job(connection, job.id) == before != []
