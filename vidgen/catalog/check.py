@@ -117,7 +117,7 @@ def _alive(today: date, endpoints: Endpoints) -> str:
             living = [
                 model
                 for model in each.models
-                if model.api == interface.name
+                if interface.name in (model.api, *model.also)
                 and not is_retired(model, today=today, endpoints=endpoints)
             ]
             if not living:

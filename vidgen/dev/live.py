@@ -5,7 +5,6 @@ from datetime import date
 from pathlib import Path
 
 from vidgen import catalog
-from vidgen.catalog import sora, veo
 from vidgen.errors import InvalidRequestError, ModelRetiredError, SettingsError
 from vidgen.job import VideoRequest
 from vidgen.queue import endpoints_of
@@ -19,15 +18,6 @@ _OF_JOBS = (
     "rate_limit_per_min",
     "max_attempts",
 )
-_NOTHING_USABLE = f"""\
---live found no provider it can use. Set one of these in the environment or in .env:
-  Veo on Vertex AI     GOOGLE_CLOUD_PROJECT_ID, and GOOGLE_APPLICATION_CREDENTIALS outside of
-                       Google Cloud
-  Sora's protocol      OPENAI_BASE_URL (a gateway or compatible server) and OPENAI_API_KEY;
-                       OpenAI itself switched Sora 2 off on {sora.OFF_ON}
-  Veo on Gemini's API  GEMINI_BASE_URL (a gateway) and GEMINI_API_KEY;
-                       Google itself switched Veo 3.1 off there on {veo.GEMINI_OFF_ON}
-Without --live everything runs on simulated providers and costs nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +44,8 @@ class Offer:
     def address(self, quote: catalog.Quote) -> str:
         """Where this request would go."""
         assert quote.model is not None  # made from the catalog
-        interface = catalog.vendor(quote.model.provider).interface(quote.model.api)
-        return interface.address(endpoints_of(self.settings))
+        vendor, endpoints = catalog.vendor(quote.model.provider), endpoints_of(self.settings)
+        return vendor.interface_of(quote.model.name, endpoints).address(endpoints)
 
 
 def find(provider: str, *, today: date, env_file: Path | None = Path(".env")) -> Offer:
@@ -84,7 +74,7 @@ def find(provider: str, *, today: date, env_file: Path | None = Path(".env")) ->
         except InvalidRequestError:
             continue  # it makes no video from words alone
     if not quotes:
-        raise SettingsError("\n\n".join([*retired, _NOTHING_USABLE]))
+        raise SettingsError("\n\n".join([*retired, _nothing_usable(today)]))
     return Offer(settings=settings, quotes=tuple(quotes))
 
 
@@ -94,8 +84,34 @@ def _candidates(endpoints: catalog.Endpoints) -> list[catalog.Model]:
     for vendor in catalog.vendors():
         wanted = vendor.demo_models or vendor.default_models
         for interface in vendor.interfaces:
-            mine = [vendor.model(name) for name in wanted]
-            model = next((one for one in mine if one and one.api == interface.name), None)
-            if model is not None and interface.is_offered(endpoints):
-                found.append(model)
+            mine = [
+                vendor.model(name)
+                for name in wanted
+                if vendor.interface_of(name, endpoints) is interface
+            ]
+            if mine and mine[0] is not None and interface.is_offered(endpoints):
+                found.append(mine[0])
     return found
+
+
+def _nothing_usable(today: date) -> str:
+    """What can be set, a line for each interface; where all is switched off, the server's name."""
+    lines = []
+    for vendor in catalog.vendors():
+        for interface in vendor.interfaces:
+            models = [
+                model for model in vendor.models if interface.name in (model.api, *model.also)
+            ]
+            is_over = all(model.retires_on and today >= model.retires_on for model in models)
+            wanted = [*interface.needs, *(() if interface.keys_optional else interface.keys)]
+            if is_over and models:
+                wanted.insert(0, f"{interface.base_url_variable} (a compatible server)")
+            way = f"{vendor.title} by {interface.title}" if vendor.interfaces[1:] else vendor.title
+            lines.append(f"  {way:<32} {' and '.join(wanted)}")
+    return "\n".join(
+        [
+            "--live found no provider it can use. Set one of these in the environment or in .env:",
+            *lines,
+            "Without --live everything runs on simulated providers and costs nothing.",
+        ]
+    )
