@@ -16,9 +16,10 @@ from vidgen.errors import (
     SubmitUnknownError,
 )
 from vidgen.job import Operation, VideoRequest
+from vidgen.providers.google_http import Api
 from vidgen.providers.protocol import Credential, Failed, Running, Submission, Succeeded
 from vidgen.providers.registry import ProvidersConfig, build
-from vidgen.providers.veo import Api, VeoEndpoints, build_body, parse_operation
+from vidgen.providers.veo import VeoEndpoints, build_body, parse_operation
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
 from vidgen.testing.provider_wire import CLIP, Wire, an_image, finished_asset, opened

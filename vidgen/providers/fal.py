@@ -25,6 +25,7 @@ for a wrong key and 404 for a right one (`accepts` asks for that, as it costs no
 result is kept; which error types there are besides those in the documentation.
 """
 
+import asyncio
 import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -159,7 +160,8 @@ class FalProvider:
             "POST",
             f"{self._base_url}/{model}",
             headers=_headers(credential),
-            json=orjson.dumps(build_input(submission)),
+            # Images of 20 MiB become base64: too long for the loop.
+            json=await asyncio.to_thread(_encoded, submission),
             not_after=submission.not_after,
         )
         if not answer.ok:
@@ -443,6 +445,10 @@ def _request_path(model: str, request_id: str) -> str:
 
 def _app(model: str) -> _App:
     return _APPS[max((known for known in _APPS if model.startswith(known)), key=len)]
+
+
+def _encoded(submission: Submission) -> bytes:
+    return orjson.dumps(build_input(submission))
 
 
 def _data_url(image: ImageBytes) -> str:

@@ -139,7 +139,8 @@ class OmniProvider:
             place.address,
             api,
             credential,
-            post=orjson.dumps(build_body(submission, api, bucket)),
+            # Images of 20 MiB become base64: too long for the loop.
+            post=await asyncio.to_thread(_encoded, submission, api, bucket),
             not_after=submission.not_after,
             elide=True,
         )
@@ -535,6 +536,10 @@ def _id_of(data: Mapping[str, Any]) -> str:
     if not is_storable_id(text) or _ID.fullmatch(text) is None or text in {".", ".."}:
         raise ProtocolError("Google's answer has no usable id of an interaction.")
     return text
+
+
+def _encoded(submission: Submission, api: Api, storage_uri: str | None) -> bytes:
+    return orjson.dumps(build_body(submission, api, storage_uri))
 
 
 def _image(image: ImageBytes) -> JsonValue:

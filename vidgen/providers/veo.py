@@ -19,16 +19,15 @@ import asyncio
 import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import orjson
 
 from vidgen.catalog import Endpoints, veo
 from vidgen.errors import (
-    AuthError,
     GenerationFailedError,
     InputRejectedError,
     NotReadyError,
@@ -52,6 +51,7 @@ from vidgen.providers.answer import (
     word,
 )
 from vidgen.providers.google import GoogleTokens
+from vidgen.providers.google_http import Api, GoogleHttp
 from vidgen.providers.http import ProviderHttp, joined, same_origin
 from vidgen.providers.protocol import (
     Asset,
@@ -66,8 +66,6 @@ from vidgen.providers.protocol import (
     Succeeded,
 )
 from vidgen.providers.registry import Surroundings
-
-Api = Literal["gemini", "vertex"]
 
 INLINE = "inline:"
 CANCELLED = 1
@@ -143,8 +141,7 @@ class VeoProvider:
     def __init__(self, endpoints: VeoEndpoints, http: ProviderHttp, tokens: GoogleTokens) -> None:
         """Remember where; connections are *http*'s, tokens are *tokens*'."""
         self._at = endpoints
-        self._http = http
-        self._tokens = tokens
+        self._google = GoogleHttp(http, tokens)
 
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one paid generation, once; see `Provider.submit`."""
@@ -157,8 +154,13 @@ class VeoProvider:
         storage_uri = self._at.vertex_storage_uri if is_ours else None
         # Up to four images of 20 MiB become base64: too long for the loop.
         body = await asyncio.to_thread(_encoded, submission, api, storage_uri)
-        answer = await self._call(
-            "submit", f"{home}/{path}", api, credential, body, submission.not_after
+        answer = await self._google.call(
+            "submit",
+            f"{home}/{path}",
+            api,
+            credential,
+            post=body,
+            not_after=submission.not_after,
         )
         if not answer.ok:
             private = private_texts(submission.request)
@@ -186,7 +188,7 @@ class VeoProvider:
         api = self._checked_api(operation)
         if api == "gemini":
             url = f"{operation.endpoint}/{operation.id}"
-            answer = await self._call("poll", url, api, credential, None)
+            answer = await self._google.call("poll", url, api, credential)
             if not answer.ok:
                 raise google.refusal(answer, "poll", secret=credential.secret)
             return parse_operation(answer.json(), api)
@@ -232,12 +234,13 @@ class VeoProvider:
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether Google takes *credential*; see `Provider.accepts`."""
         api = self._api(model)
-        headers = await self._headers(api, credential)
         if api == "vertex":
-            # A token was given. What it opens shows with the first video: lists want other rights.
+            # A token is given, or not. What it opens shows with the first video: lists want other
+            # rights.
+            await self._google.headers(api, credential)
             return True
         url = f"{self._at.gemini_base_url.rstrip('/')}/models?pageSize=1"
-        answer = await self._http.exchange("list", "GET", url, headers=headers)
+        answer = await self._google.call("list", url, api, credential)
         if answer.ok:
             return True
         if answer.status in {404, 405, 501}:
@@ -265,28 +268,6 @@ class VeoProvider:
         path = f"projects/{project}/locations/{location}/publishers/google/{named}"
         return self._at.vertex_home(location), path
 
-    async def _call(
-        self,
-        deed: Literal["submit", "poll"],
-        url: str,
-        api: Api,
-        credential: Credential,
-        body: bytes | None,
-        not_after: float | None = None,
-    ) -> Answer:
-        """One exchange; a token answered by 401 is replaced once, for nothing was accepted."""
-        method = "GET" if body is None else "POST"
-        headers = await self._headers(api, credential)
-        answer = await self._http.exchange(
-            deed, method, url, headers=headers, json=body, not_after=not_after
-        )
-        if answer.status == 401 and api == "vertex":
-            headers = await self._headers(api, credential, rejected=headers)
-            answer = await self._http.exchange(
-                deed, method, url, headers=headers, json=body, not_after=not_after
-            )
-        return answer
-
     @asynccontextmanager
     async def _fetched(
         self, operation: Operation, credential: Credential
@@ -307,39 +288,15 @@ class VeoProvider:
     async def _opened(
         self, url: str, home: str, api: Api, credential: Credential, *, post: bytes | None = None
     ) -> AsyncIterator[ResultStream]:
-        """A stream from *url*; as with `_call`, a token answered by 401 is replaced once."""
+        """A stream from *url*, or why there is none."""
 
         async def refused(answer: Answer) -> ProviderError:
             if post is not None:
                 return google.refusal(answer, "poll", secret=credential.secret)
             return _unavailable(answer, api, credential)
 
-        async with AsyncExitStack() as stack:
-
-            async def opened(headers: Mapping[str, str]) -> ResultStream:
-                return await stack.enter_async_context(
-                    self._http.download(
-                        url, home=home, credential=headers, refusal=refused, post=post
-                    )
-                )
-
-            headers = await self._headers(api, credential)
-            try:
-                stream = await opened(headers)
-            except AuthError as error:
-                if error.http_status != 401 or api != "vertex":
-                    raise
-                stream = await opened(await self._headers(api, credential, rejected=headers))
+        async with self._google.opened(url, home, api, credential, refused, post=post) as stream:
             yield stream
-
-    async def _headers(
-        self, api: Api, credential: Credential, *, rejected: Mapping[str, str] | None = None
-    ) -> dict[str, str]:
-        if api == "gemini":
-            return {"x-goog-api-key": credential.secret} if credential.secret else {}
-        old = None if rejected is None else rejected["Authorization"].removeprefix("Bearer ")
-        token = await self._tokens.token(credential, rejected=old)
-        return {"Authorization": f"Bearer {token}"}
 
     def _checked_api(self, operation: Operation) -> Api:
         """Which interface has *operation*; its endpoint must be one that may see the credential."""

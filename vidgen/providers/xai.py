@@ -22,6 +22,7 @@ documentation does). That exhausted credits answer 403 or 429 with words about c
 limit, and a wrong key 400, is known from public reports only.
 """
 
+import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -122,7 +123,8 @@ class XaiProvider:
             "POST",
             f"{self._base_url}/videos/generations",
             headers=_headers(credential),
-            json=orjson.dumps(build_body(submission)),
+            # Images of 20 MiB become base64: too long for the loop.
+            json=await asyncio.to_thread(_encoded, submission),
             not_after=submission.not_after,
         )
         if not answer.ok:
@@ -348,6 +350,10 @@ def _cost(usage: object) -> int | None:
     if ticks is None or not 0 <= ticks <= MAX_COST_USD * 1_000_000 * TICKS_PER_MICRO:
         return None
     return round(ticks / TICKS_PER_MICRO)
+
+
+def _encoded(submission: Submission) -> bytes:
+    return orjson.dumps(build_body(submission))
 
 
 def _image(image: ImageBytes) -> dict[str, JsonValue]:
