@@ -218,7 +218,7 @@ def read_wish(body: JsonValue, project: str) -> Wish | Refusal:
     if _wrong_keyframes(body.get("keyframes")):
         return _invalid("keyframes", "frame0 and frame1 as images with an address, or generations")
     width, height = shape
-    pixels = width * height * 24 * seconds
+    a_second = width * height * 24 * _PIXEL_PRICES[model] // 1_000_000
     return Wish(
         operation_id=str(uuid4()),
         prompt=prompt,
@@ -227,7 +227,7 @@ def read_wish(body: JsonValue, project: str) -> Wish | Refusal:
         width=width if ratio != "9:16" else height,
         height=height if ratio != "9:16" else width,
         audio=False,
-        cost_micros=pixels * _PIXEL_PRICES[model] // 1_000_000,
+        cost_micros=seconds * a_second,
         project=project,
         parameters={key: body[key] for key in body.keys() - {"prompt", "model"}},
     )
