@@ -15,7 +15,8 @@ Gemini API, `gs://` with VIDGEN_VEO_STORAGE_URI on Vertex AI), or out of the ans
 
 Sources: ai.google.dev/gemini-api/docs/omni and /interactions-overview; docs.cloud.google.com
 (video/overview, models/gemini/omni-1-2-flash); PyPI google-genai 3.6.1 for request, statuses, steps
-and usage. It is run against our simulator by a test. A video is paid by tokens, so the cost is
+and usage. A test runs 2.34 against our simulator; 3.6.1 was run by hand, and asks under `v1` unless
+told `v1beta`, which is what the documentation has. A video is paid by tokens, so the cost is
 reckoned from the tokens in `usage`, at the list price that LiteLLM 1.109.1 holds for the model; an
 interaction without video tokens counts as not charged, one without usage as charged.
 
