@@ -1,11 +1,12 @@
 """Money: what was paid is not given up, and nothing is bought that nobody can use."""
 
 import asyncio
+from dataclasses import replace
 
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import SORA, a_rule, quick
 from vidgen import JobStatus
-from vidgen.job import EventType, Stage
+from vidgen.job import EventType, Stage, VideoJob
 from vidgen.resources import Resources
 from vidgen.simulator.server import SimulatorServer
 
@@ -116,3 +117,25 @@ async def test_an_old_turn_under_the_rate_limit_is_not_used(
     assert (waiting.status, len(simulator.sora.bill)) == (JobStatus.PENDING, 1)
     types = [event.type for event in await carrier.queue.history(job.id)]
     assert EventType.POSTPONED in types
+
+
+async def test_a_worker_without_the_provider_says_nothing_about_a_submit_that_may_have_arrived(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.script(a_rule("submit accept-then-disconnect", times=1))
+    job = await carrier.carry(await carrier.enqueue(SORA))
+    job = await renamed(carrier, job, "of-a-package-that-is-not-here")
+
+    job = await carrier.carry(job)
+
+    assert (job.stage, job.attempt, job.status) == (Stage.SUBMITTING, 1, JobStatus.PROCESSING)
+    done = await carrier.finish(await renamed(carrier, job, "sora"))
+    assert (done.status, done.attempt, len(simulator.sora.bill)) == (JobStatus.COMPLETED, 1, 1)
+
+
+async def renamed(carrier: Carrier, job: VideoJob, provider: str) -> VideoJob:
+    async with carrier.resources.database.connection() as connection:
+        await connection.execute(
+            "UPDATE video_jobs SET provider = $2 WHERE id = $1", job.id, provider
+        )
+    return replace(job, provider=provider)

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from tests.by_hand import Hand
 from tests.server.conftest import TOKEN, Client
+from vidgen import catalog
 from vidgen.errors import VidgenError
 from vidgen.job import JobStatus, VideoJob, VideoRequest
 from vidgen.queue import VideoQueue
@@ -253,7 +254,7 @@ async def test_workers_providers_and_statistics_are_told(
     stats = await (await admin.get("/api/stats?hours=1")).json()
 
     assert isinstance(workers, list)
-    assert [provider["name"] for provider in providers] == ["sora", "veo"]
+    assert [provider["name"] for provider in providers] == [*catalog.names()]
     assert providers[0]["configured"] is True
     assert providers[0]["breaker"] == {"open": False, "failures": 0, "pause_s": 0.0}
     assert providers[1]["models"][0]["available"] is False
