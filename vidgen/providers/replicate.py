@@ -26,6 +26,7 @@ A model takes what its own schema names, and ignores the rest in silence. The ca
 models; to all others the fields go by their most usual names, and `extra` can say otherwise.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -111,13 +112,14 @@ class ReplicateProvider:
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one paid generation, once; see `Provider.submit`."""
         only_roles(submission, tuple(_IMAGES), "Replicate")
-        path, body = build_request(submission)
+        # Images become base64: too long for the loop.
+        path, body = await asyncio.to_thread(_encoded, submission)
         answer = await self._http.exchange(
             "submit",
             "POST",
             f"{self._vendor.base_url}/{path}",
             headers=bearer(credential),
-            json=orjson.dumps(body),
+            json=body,
             not_after=submission.not_after,
         )
         if not answer.ok:
@@ -302,6 +304,11 @@ def build_request(submission: Submission) -> tuple[str, dict[str, Any]]:
         )
     owner, _, name = model.partition("/")
     return f"models/{quote(owner)}/{quote(name)}/predictions", given
+
+
+def _encoded(submission: Submission) -> tuple[str, bytes]:
+    path, body = build_request(submission)
+    return path, orjson.dumps(body)
 
 
 def parse_prediction(prediction: Mapping[str, Any], model: str) -> Progress:

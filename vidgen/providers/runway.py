@@ -19,6 +19,7 @@ host of results answers once an address has ended. There is no list of tasks, so
 stays unknown.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -92,12 +93,14 @@ class RunwayProvider:
         """Start one paid generation, once; see `Provider.submit`."""
         only_roles(submission, tuple(_POSITIONS), "Runway")
         deed = "image_to_video" if submission.images else "text_to_video"
+        # Images become base64: too long for the loop.
+        body = await asyncio.to_thread(_encoded, submission)
         answer = await self._http.exchange(
             "submit",
             "POST",
             f"{self._vendor.base_url}/{deed}",
             headers=_headers(credential),
-            json=orjson.dumps(build_body(submission)),
+            json=body,
             not_after=submission.not_after,
         )
         if not answer.ok:
@@ -219,6 +222,10 @@ def build_body(submission: Submission) -> dict[str, JsonValue]:
         }
     )
     return body | dict(request.extra)
+
+
+def _encoded(submission: Submission) -> bytes:
+    return orjson.dumps(build_body(submission))
 
 
 def parse_task(task: Mapping[str, Any]) -> Progress:
