@@ -7,7 +7,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from vidgen.job import JobStatus, Operation, Stage, VideoJob
+from vidgen.job import JobStatus, Operation, Stage, Target, VideoJob
 from vidgen.lifecycle import StoredVideo
 from vidgen.store.jobs import NewJob
 from vidgen.store.workers import Worker
@@ -41,6 +41,17 @@ def a_video(**changes: Any) -> StoredVideo:
     return replace(video, **changes)
 
 
+def targets(*prices: int | None) -> dict[str, Any]:
+    """Fields of a job with a target for each price: sora and then veo, and so on."""
+    names = [("sora", "sora-2", "openai"), ("veo", "veo-3.1-generate-001", "vertex")] * len(prices)
+    made = [
+        Target(provider=provider, model=model, api=api, estimated_cost_micros=price)
+        for (provider, model, api), price in zip(names, prices, strict=False)
+    ]
+    parameters = [{"seconds": 8}, *({"seconds": 8, "of": n} for n in range(1, len(made)))]
+    return {"targets": tuple(made), "target_parameters": tuple(parameters)}
+
+
 def a_job(stage: Stage = Stage.QUEUED, **changes: Any) -> VideoJob:
     """A job that a worker holds in *stage*; with `worker_id=None` one that waits there."""
     begun = stage is not Stage.QUEUED
@@ -72,6 +83,10 @@ def a_job(stage: Stage = Stage.QUEUED, **changes: Any) -> VideoJob:
         "unknown_attempts": 0,
         "lost_cost_micros": 0,
         "discards": 0,
+        "targets": (),
+        "target_parameters": (),
+        "target": 0,
+        "reroute_on": (),
     }
     empty = dict.fromkeys(VideoJob.__dataclass_fields__)
     return VideoJob(**{**empty, **values, **changes})
@@ -91,6 +106,9 @@ def a_new_job(**changes: Any) -> NewJob:
         "estimated_cost_micros": 800_000,
         "allow_unknown_price": False,
         "metadata": {},
+        "targets": (),
+        "target_parameters": (),
+        "reroute_on": (),
     }
     empty = dict.fromkeys(NewJob.__dataclass_fields__)
     return NewJob(**{**empty, **values, **changes})

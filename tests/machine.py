@@ -39,6 +39,14 @@ def played(
     values: dict[str, Any] = {
         name: value for name, value in change.changes.items() if hasattr(job, name)
     }
+    if "target" in values:
+        there = job.targets[values["target"]]
+        values |= {
+            "provider": there.provider,
+            "model": there.model,
+            "estimated_cost_micros": there.estimated_cost_micros,
+            "parameters": job.target_parameters[values["target"]],
+        }
     if values.get("operation"):
         values["operation"] = Operation(**values["operation"])
     if change.event is EventType.CANCEL_REQUESTED:

@@ -307,6 +307,11 @@ async def test_submit_prints_the_id_and_nothing_else_into_a_pipe(
         (["--provider", "sora", "--extra", "a"], "--extra came as 'a'; wanted KEY=VALUE"),
         (["--provider", "sora", "--extra", "a=b"], "--extra a is no JSON"),
         (["--provider", "sora", "--metadata", "=b"], "--metadata came as '=b'"),
+        (["--provider", "sora", "--fallback", "vimeo/x"], "fallbacks[0] (vimeo/x): There is no"),
+        (
+            ["--provider", "sora", "--max-cost", "cheap"],
+            "--max-cost came as 'cheap'; wanted dollars",
+        ),
         (["--provider", "sora", "--priority", "12"], "[invalid_request]: priority must be"),
         (["--provider", "sora", "--webhook-url", "ftp://x"], "webhook_url must be an http"),
     ],
@@ -321,6 +326,24 @@ async def test_submit_refuses_with_a_sentence(
     assert said.err.startswith("error [")
     assert sentence in said.err
     assert await queue.recent() == []
+
+
+async def test_fallbacks_are_asked_for_and_shown(vidgen: Program, tmp_path: Path) -> None:
+    (tmp_path / "routes.toml").write_text(
+        '[routes.cheap]\ntargets = ["sora", "veo/veo-3.1-lite-generate-preview"]\n'
+    )
+    routed = away(vidgen, VIDGEN_ROUTES_FILE="routes.toml")
+    instead = ("--fallback", "veo/veo-3.1-lite-generate-preview", "--reroute-on", "policy")
+
+    named = await vidgen("submit", PROMPT, "--provider", "sora", *instead, "--max-cost", "0.50")
+    by_route = await routed("submit", PROMPT, "--route", "cheap", "--json")
+
+    shown = await vidgen("show", named.out.strip())
+    assert "> sora/sora-2, $0.40" in shown.out
+    assert "veo/veo-3.1-lite-generate-preview, $0.20" in shown.out
+    assert "policy" in shown.out
+    assert "$0.50" in shown.out
+    assert (by_route.document["route"], len(by_route.document["targets"])) == ("cheap", 2)
 
 
 async def test_a_prompt_that_is_no_text_is_refused(vidgen: Program) -> None:

@@ -41,6 +41,7 @@ POLICY = """
     PluginBrokenError       end       unpaid      patient     patient
     UnknownModelError       end       unpaid      end         end
     ProviderNotConfiguredError end    unpaid      patient     patient
+    CostCeilingError        end       unpaid      end         end
     NoEncryptionKeyError    end       unpaid      end         end
     KeyNotFoundError        end       unpaid      end         end
     IdempotencyConflictError end      unpaid      end         end

@@ -2,6 +2,7 @@
 Any sequence of what can happen to a job, played on the pure machine: what must never happen.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -9,16 +10,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.builders import NOON, WORKER, a_job, a_video, an_operation
+from tests.builders import NOON, WORKER, a_job, a_video, an_operation, targets
 from tests.machine import GuardRefusedError, played
 from vidgen import errors, lifecycle
 from vidgen.errors import SubmitUnknownError, VidgenError
-from vidgen.job import EventType, JobStatus, Stage
-from vidgen.lifecycle import ACTIVE, Backoff, Transition
+from vidgen.job import REROUTES, EventType, JobStatus, Stage
+from vidgen.lifecycle import ACTIVE, Backoff, Prospect, Transition
 
 BACKOFF = Backoff(base_s=2)
 MAX_ATTEMPTS = 3
 PRICE = 1000
+CEILING = 2 * PRICE
 
 REFUSALS = [
     errors.TransientError,
@@ -52,12 +54,20 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.job = a_job(status=JobStatus.PENDING, worker_id=None, max_attempts=MAX_ATTEMPTS)
-        self.job = replace(self.job, estimated_cost_micros=PRICE)
+        self.job = replace(
+            self.job,
+            estimated_cost_micros=PRICE,
+            reroute_on=REROUTES,
+            max_cost_micros=CEILING,
+            **targets(PRICE, PRICE, PRICE),
+        )
         self.charged: set[int] = set()  # attempts that are known to be paid
         self.calls: list[int] = []  # attempts whose paid call may have been accepted
         self.unanswered: list[tuple[int, bool]] = []  # receipts on their way, and if by hand since
         self.settled = True  # refused, judged, or a person decided: a new attempt is right
         self.by_hand = 0
+        self.undone = 0  # attempts that provably never were, whose number is used up
+        self.moved: dict[int, int] = {}  # by attempt: which target was left for its absence
 
     @property
     def held(self) -> bool:
@@ -68,7 +78,22 @@ class Life(RuleBasedStateMachine):
         return self.job.deadline_at is not None and self.job.deadline_at <= NOON
 
     def play(self, change: Transition) -> None:
+        before = self.job
         self.job = played(self.job, change)
+        if change.event is EventType.REROUTED:
+            assert self.job.target > before.target, "it went back to a target"
+            assert self.settled, "it moved on from what may be under way"
+            assert not self.late, "it moved on when no time was left"
+            spent = lifecycle.spent_micros(self.job)
+            assert spent + PRICE <= CEILING, "it moved on to what it may not pay"
+
+    def prospects(self, data: st.DataObject) -> list[Prospect]:
+        """The targets behind, and what is in their way."""
+        obstacle: st.SearchStrategy[str | None] = st.sampled_from(
+            [None, None, "down", "retired", "paused", "unconfigured"]
+        )
+        behind = range(self.job.target + 1, len(self.job.targets))
+        return [Prospect(target=number, obstacle=data.draw(obstacle)) for number in behind]
 
     # --- workers: the natural next step, in three rules so that most sequences get far ---
 
@@ -78,7 +103,7 @@ class Life(RuleBasedStateMachine):
         if not self.held:
             self.play(lifecycle.claimed())
             return
-        steps = {
+        steps: dict[Stage, list[Callable[[st.DataObject], None]]] = {
             Stage.QUEUED: [self.intend, self.intend, self.trouble_before],
             Stage.SUBMITTING: [self.answer, self.refuse, self.lose_the_answer, self.settle],
             Stage.GENERATING: [self.generate, self.judge, self.trouble],
@@ -124,7 +149,7 @@ class Life(RuleBasedStateMachine):
         )
         assert self.job.operation == was.operation
 
-    def intend(self, _: st.DataObject) -> None:
+    def intend(self, data: st.DataObject) -> None:
         if self.job.cancel_requested_at is not None:
             self.play(lifecycle.cancelled(self.job, held=True, stopped_at_provider=False))
             return
@@ -133,13 +158,20 @@ class Life(RuleBasedStateMachine):
             assert not lifecycle.resumes(self.job), "what was never bought cannot go on"
             return
         assert self.settled, "a new attempt without a refusal, a verdict or a person"
+        try:
+            lifecycle.check_affordable(self.job)
+        except errors.CostCeilingError as error:
+            self.err(error, data)
+            return
         self.play(lifecycle.submitting(self.job))
         self.calls.append(self.job.attempt)
         self.unanswered.append((self.job.attempt, False))
         self.settled = False
 
     def trouble_before(self, data: st.DataObject) -> None:
-        self.err(data.draw(st.sampled_from([*REFUSALS, errors.StorageUnavailableError]))("oh"))
+        self.err(
+            data.draw(st.sampled_from([*REFUSALS, errors.StorageUnavailableError]))("oh"), data
+        )
 
     def answer(self, _: st.DataObject) -> None:
         if (self.job.attempt, False) in self.unanswered:
@@ -151,10 +183,10 @@ class Life(RuleBasedStateMachine):
         self.unanswered.remove((self.job.attempt, False))
         self.calls.remove(self.job.attempt)
         self.settled = True
-        self.err(data.draw(st.sampled_from(REFUSALS))("no"))
+        self.err(data.draw(st.sampled_from(REFUSALS))("no"), data)
 
     def lose_the_answer(self, data: st.DataObject) -> None:
-        self.err(data.draw(st.sampled_from(UNCLEAR))("?"))
+        self.err(data.draw(st.sampled_from(UNCLEAR))("?"), data)
         assert self.job.status is JobStatus.FAILED
 
     def settle(self, data: st.DataObject) -> None:
@@ -165,16 +197,26 @@ class Life(RuleBasedStateMachine):
             case "unclear":
                 self.play(lifecycle.unsettled(self.job, error, wait_s=5))
             case "absent" if receipt in self.unanswered:
-                self.unanswered.remove(receipt)
-                self.calls.remove(self.job.attempt)
-                self.settled = True
-                self.play(lifecycle.disproved(self.job))
+                self.absent(data, receipt)
             case "spend again":
                 self.play(lifecycle.resubmitted(self.job, error))
                 if not self.job.is_final:
                     self.give_up_receipts()
             case _:
                 pass
+
+    def absent(self, data: st.DataObject, receipt: tuple[int, bool]) -> None:
+        """By the list it never arrived; which may be wrong, and its receipt still come."""
+        was = self.job
+        self.settled = True
+        change = lifecycle.disproved(was, prospects=self.prospects(data), now=NOON)
+        self.play(change)
+        if change.event is EventType.REROUTED:
+            self.moved[was.attempt] = was.target
+            self.undone += 1
+            return
+        self.unanswered.remove(receipt)
+        self.calls.remove(was.attempt)
 
     def give_up_receipts(self) -> None:
         """Somebody decided to pay again: what comes of earlier attempts is too late."""
@@ -188,11 +230,18 @@ class Life(RuleBasedStateMachine):
     def judge(self, data: st.DataObject) -> None:
         error = data.draw(st.sampled_from(VERDICTS))("no")
         charged = data.draw(st.sampled_from([False, False, True]))
-        change = lifecycle.judged(self.job, error, charged=charged, backoff=BACKOFF, now=NOON)
+        change = lifecycle.judged(
+            self.job,
+            error,
+            charged=charged,
+            backoff=BACKOFF,
+            now=NOON,
+            prospects=self.prospects(data),
+        )
         if change.event is EventType.REATTEMPTED:
             assert not charged, "a charged failure was paid again without a person"
             assert not self.late, "money was spent when no time was left"
-            self.settled = True
+        self.settled = change.event in {EventType.REATTEMPTED, EventType.REROUTED}
         if charged:
             self.charged.add(self.job.attempt)
         self.play(change)
@@ -202,7 +251,7 @@ class Life(RuleBasedStateMachine):
 
     def trouble(self, data: st.DataObject) -> None:
         was = self.job
-        self.err(data.draw(st.sampled_from(TROUBLES))("oh"))
+        self.err(data.draw(st.sampled_from(TROUBLES))("oh"), data)
         assert (self.job.operation, self.job.stage) == (was.operation, was.stage)
 
     @precondition(lambda self: self.unanswered)
@@ -214,6 +263,9 @@ class Life(RuleBasedStateMachine):
     def bring(self, attempt: int, *, retried: bool) -> None:
         self.unanswered.remove((attempt, retried))
         was = self.job
+        if attempt in self.moved and not retried:
+            self.bring_after_all(attempt)
+            return
         try:
             self.play(lifecycle.submitted(attempt, an_operation(f"video_{attempt}")))
         except GuardRefusedError:
@@ -221,8 +273,27 @@ class Life(RuleBasedStateMachine):
         else:
             assert not retried, "a receipt of an older attempt was taken"
 
-    def err(self, error: VidgenError) -> None:
-        self.play(lifecycle.errored(self.job, error, backoff=BACKOFF, now=NOON))
+    def bring_after_all(self, attempt: int) -> None:
+        """It was not in the list, and the job moved on; it is taken back, or told."""
+        was, operation = self.job, an_operation(f"video_{attempt}")
+        to = self.moved.pop(attempt)
+        try:
+            self.play(lifecycle.returned(was, attempt, operation, to=to))
+        except GuardRefusedError:
+            assert was.attempt != attempt or was.status is JobStatus.CANCELLED, "it was refused"
+            self.play(lifecycle.overtaken(was, operation))
+            assert self.job.unknown_attempts == was.unknown_attempts + 1
+        else:
+            assert (self.job.target, self.job.stage) == (to, Stage.GENERATING)
+            self.undone -= 1
+            self.settled = False
+
+    def err(self, error: VidgenError, data: st.DataObject) -> None:
+        self.play(
+            lifecycle.errored(
+                self.job, error, backoff=BACKOFF, now=NOON, prospects=self.prospects(data)
+            )
+        )
 
     @rule(seconds=st.sampled_from([1, 10_000]))
     def come_near_the_deadline(self, seconds: int) -> None:
@@ -254,7 +325,9 @@ class Life(RuleBasedStateMachine):
         was = self.job
         self.play(lifecycle.retried(self.job, max_attempts=MAX_ATTEMPTS, anew=anew))
         if self.job.stage is Stage.QUEUED:
+            assert self.job.target == 0, "it begins with the first one again"
             self.give_up_receipts()
+            self.moved.clear()
         else:
             assert self.job.operation == was.operation is not None
         self.by_hand += 1
@@ -296,7 +369,14 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def attempts_stay_within_what_was_allowed(self) -> None:
-        assert self.job.attempt <= self.job.max_attempts <= MAX_ATTEMPTS * (1 + self.by_hand)
+        most = MAX_ATTEMPTS * (1 + self.by_hand) + self.undone
+        assert self.job.attempt <= self.job.max_attempts <= most
+
+    @invariant()
+    def the_target_in_force_is_one_of_them(self) -> None:
+        there = self.job.targets[self.job.target]
+        assert (self.job.provider, self.job.model) == (there.provider, there.model)
+        assert self.job.parameters == self.job.target_parameters[self.job.target]
 
     @invariant()
     def the_row_keeps_its_promises(self) -> None:
@@ -344,6 +424,14 @@ def test_the_event_of_each_transition_is_told_by_its_name() -> None:
         lifecycle.parked(job, errors.KeyUnreadableError("no"), wait_s=1).event,
         lifecycle.judged(
             job, errors.GenerationFailedError("no"), charged=False, backoff=BACKOFF, now=NOON
+        ).event,
+        lifecycle.overtaken(job, an_operation()).event,
+        lifecycle.errored(
+            replace(job, reroute_on=REROUTES, **targets(PRICE, PRICE)),
+            errors.ProviderNotConfiguredError("no"),
+            backoff=BACKOFF,
+            now=NOON,
+            prospects=[Prospect(target=1)],
         ).event,
     }
 

@@ -292,6 +292,30 @@ def test_a_key_that_is_wrong_is_told_once(load: Load) -> None:
     assert [problem.partition(":")[0] for problem in _problems(error)] == ["ENCRYPTION_KEY"]
 
 
+def test_what_is_wrong_with_routes_is_told_with_file_line_and_key(
+    load: Load, tmp_path: Path
+) -> None:
+    file = tmp_path / "routes.toml"
+    file.write_text("# ours\n[routes.cheap]\ntargets = ['sora']\non = ['never']\n")
+    missing = tmp_path / "none.toml"
+
+    with pytest.raises(SettingsError) as error:
+        load(VIDGEN_ROUTES_FILE=str(file))
+    with pytest.raises(SettingsError, match="a TOML file that can be read"):
+        load(VIDGEN_ROUTES_FILE=str(missing))
+
+    [problem] = _problems(error)
+    assert f"{file}, line 2: routes.cheap.on: has 'never'; known are refused, " in problem
+
+    file.write_text("[routes.cheap]\ntargets = ['sora', 'veo']\n")
+    assert [
+        each.provider for each in load(VIDGEN_ROUTES_FILE=str(file)).routes["cheap"].targets
+    ] == [
+        "sora",
+        "veo",
+    ]
+
+
 def test_a_service_account_is_a_file_that_exists_or_json(load: Load, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"came '/nowhere\.json'; wanted: the path"):
         load(GOOGLE_APPLICATION_CREDENTIALS="/nowhere.json")

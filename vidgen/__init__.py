@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 from vidgen.errors import VidgenError
-from vidgen.job import InputImage, JobEvent, JobStatus, VideoJob, VideoRequest
+from vidgen.job import Fallback, InputImage, JobEvent, JobStatus, VideoJob, VideoRequest
 
 if TYPE_CHECKING:
     from vidgen.queue import VideoQueue
 
 __all__ = [
+    "Fallback",
     "InputImage",
     "JobEvent",
     "JobStatus",

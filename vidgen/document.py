@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it lives two floors above
     from vidgen.store.deliveries import Delivery
 
 # A prompt is private: only who asks for one job is told, and what stands beside it.
-PRIVATE = frozenset({"prompt", "parameters", "webhook_url"})
+PRIVATE = frozenset({"prompt", "parameters", "target_parameters", "webhook_url"})
 # Told to nobody: what is in it stands in prompt and parameters once it is opened.
 SEALED = frozenset({"sealed"})
 # What a webhook tells is the job itself, as it was.

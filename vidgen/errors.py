@@ -9,6 +9,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     │   ├── PluginBrokenError       plugin_broken       another package's provider is unusable
     │   ├── UnknownModelError       unknown_model
     │   ├── ProviderNotConfiguredError  provider_not_configured
+    │   ├── CostCeilingError        cost_ceiling        the next attempt could cost too much
     │   ├── NoEncryptionKeyError    no_encryption_key   nothing can be sealed
     │   ├── KeyNotFoundError        key_not_found
     │   ├── IdempotencyConflictError  idempotency_conflict
@@ -113,6 +114,12 @@ class ProviderNotConfiguredError(RequestError):
     """The provider exists, but no credential for it is set."""
 
     code = "provider_not_configured"
+
+
+class CostCeilingError(RequestError):
+    """Another attempt could cost more than the job may; or nobody knows what it costs."""
+
+    code = "cost_ceiling"
 
 
 class NoEncryptionKeyError(RequestError):

@@ -2,7 +2,7 @@
 The words of vidgen as values: what a caller asks for, what a job is, what happened to it. Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -81,6 +81,64 @@ class InputImage:
     key: str | None = None
 
 
+class RerouteReason(_Word):
+    """
+    Why a job leaves a target for the next one: each is proof that the one left will not be billed
+    for the video, but for `charged`.
+    """
+
+    REFUSED = "refused"  # busy or unreachable several times in a row, before it accepted anything
+    DOWN = "down"  # its breaker is open: submits pause
+    RETIRED = "retired"  # the model is switched off, by the catalog or by its own word
+    QUOTA = "quota"  # money or the day's quota ran out
+    AUTH = "auth"  # it refuses the server's own key
+    UNCONFIGURED = "unconfigured"  # there is no key for it
+    ABSENT = "absent"  # the paid request provably never arrived
+    FAILED = "failed"  # its verdict; not charged
+    POLICY = "policy"  # moderation of prompt, image or result
+    REJECTED = "rejected"  # it refuses the request as it stands
+    CHARGED = "charged"  # its verdict, and it charges for that
+    BUDGET = "budget"  # no budget bears another attempt there
+    CEILING = "ceiling"  # another attempt could cost more than the job may
+
+
+# What moves a job on unless it says otherwise.
+REROUTES_BY_DEFAULT = (
+    RerouteReason.REFUSED,
+    RerouteReason.DOWN,
+    RerouteReason.RETIRED,
+    RerouteReason.QUOTA,
+    RerouteReason.AUTH,
+    RerouteReason.UNCONFIGURED,
+    RerouteReason.ABSENT,
+    RerouteReason.FAILED,
+    RerouteReason.BUDGET,
+)
+# What a request may name; a ceiling holds without being named.
+REROUTES = tuple(reason for reason in RerouteReason if reason is not RerouteReason.CEILING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """
+    Who makes the video if nobody before it does, and what is different there. None takes what was
+    asked for, as near as the model comes (`vidgen.fallback`).
+
+    Attributes:
+        seconds: May be longer than asked: who says it here allows it.
+        extra: Fields of this provider's wire format; those of the request are for its own.
+    """
+
+    provider: str
+    model: str | None = None
+    seconds: int | None = None
+    size: str | None = None
+    aspect_ratio: str | None = None
+    resolution: str | None = None
+    audio: bool | None = None
+    extra: Mapping[str, JsonValue] | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoRequest:
     """
@@ -88,7 +146,8 @@ class VideoRequest:
     is spent.
 
     Attributes:
-        provider: e.g. `sora`, `veo`, `fal`; the catalog has them all.
+        provider: e.g. `sora`, `veo`, `fal`; the catalog has them all. Empty with a *route*, which
+            names it.
         model: e.g. `sora-2`, `veo-3.1-generate-001`.
         seconds: Length of the clip.
         size: `WIDTHxHEIGHT` in pixels, for models that are told pixels (as Sora's).
@@ -97,9 +156,15 @@ class VideoRequest:
         audio: Whether the clip has sound, where the model leaves the choice.
         images: First frame, last frame, references.
         extra: Fields of the provider's own wire format, sent as they are.
+        fallbacks: Who makes it instead, in this order, once it is proven that the one before
+            will not.
+        route: The name of a route of `VIDGEN_ROUTES_FILE`, in place of *provider*, *model* and
+            *fallbacks*.
+        reroute_on: Words of `RerouteReason` that move it on; None for the usual ones.
+        max_cost_micros: What all attempts together may cost at most, in micro-dollars.
     """
 
-    provider: str
+    provider: str = ""
     prompt: str = field(repr=False)
     model: str | None = None
     seconds: int | None = None
@@ -111,6 +176,28 @@ class VideoRequest:
     audio: bool | None = None
     images: tuple[InputImage, ...] = ()
     extra: Mapping[str, JsonValue] = field(default_factory=dict, repr=False)
+    fallbacks: Sequence[Fallback] = ()
+    route: str | None = None
+    reroute_on: Sequence[str] | None = None
+    max_cost_micros: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """
+    Who may make a job's video, settled when it was asked for.
+
+    Attributes:
+        api: The interface that serves the model.
+        estimated_cost_micros: In micro-dollars, None for a model without a price.
+        mapped: What it makes otherwise than asked, one sentence for each.
+    """
+
+    provider: str
+    model: str
+    api: str
+    estimated_cost_micros: int | None
+    mapped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +234,7 @@ class VideoJob:
     One requested video: the row of `video_jobs`. Money is in micro-dollars, times are aware UTC.
 
     Attributes:
+        provider, model, parameters, estimated_cost_micros: Of the target in force.
         parameters: The rest of the request as it was accepted (seconds, size, images
             without bytes, …).
         due_at: When a worker should look at it next; None while one holds it, and when it is final.
@@ -166,6 +254,13 @@ class VideoJob:
         lost_cost_micros: The part of the cost that was given up for a new video.
         discards: How often a stored video of the job was thrown away.
         archived_at: Since when only a summary is kept: prompt, parameters and files are gone.
+        targets: Who may make it, in order; the first is what was asked for. Empty if nobody else
+            may.
+        target_parameters: What each of them is asked for.
+        target: Which of them is in force.
+        route: The route that named them.
+        reroute_on: The reasons that move it on.
+        max_cost_micros: What all attempts together may cost at most; None without a limit.
         sealed: The envelope of prompt and parameters while they are not opened (`vidgen.prompts`):
             then the prompt is empty. None once they are, and where they were never sealed.
     """
@@ -222,6 +317,12 @@ class VideoJob:
     unknown_attempts: int = 0
     lost_cost_micros: int = 0
     discards: int = 0
+    targets: tuple[Target, ...] = ()
+    target_parameters: tuple[Mapping[str, JsonValue], ...] = field(default=(), repr=False)
+    target: int = 0
+    route: str | None = None
+    reroute_on: tuple[RerouteReason, ...] = ()
+    max_cost_micros: int | None = None
     sealed: bytes | None = field(default=None, repr=False)
 
     @property
@@ -254,10 +355,12 @@ class EventType(StrEnum):
     ERRORED = "errored"  # the step will be tried again
     PARKED = "parked"  # its provider key or prompt does not open; nothing is counted
     REATTEMPTED = "reattempted"  # a verdict ended the attempt; a new one is due
+    REROUTED = "rerouted"  # moved on to another target
     FAILED = "failed"
     RELEASED = "released"  # given back by its worker, or freed from a dead one
     CANCEL_REQUESTED = "cancel_requested"
     CANCELLED = "cancelled"
+    OVERTAKEN = "overtaken"  # a receipt came after the job had moved on: that may be billed, too
     ANSWERED = "answered"  # the provider's answer to a cancel came after the job had ended
     RETRIED = "retried"  # by hand
     PROGRESSED = "progressed"  # live only: never a row of job_events

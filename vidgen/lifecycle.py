@@ -9,6 +9,7 @@ What may happen to a job, decided purely; `store.jobs.apply` writes it in one gu
     any ──failed──> failed        any ──cancelled──> cancelled                       v
     failed, cancelled ──retried──> where the paid result still is                completed
     any held ──parked──> the same stage, later: its key or prompt does not open
+    queued, submitting, generating ──rerouted──> pending, at the next target: see `onward`
 
 Money adds up over all attempts: `actual_cost_micros` grows once it is known what the current one
 cost, and an attempt is given up as unknown when only the provider can tell. The ledger follows from
@@ -17,7 +18,7 @@ the columns of money, whoever writes them (`store/migrations/0011_money.sql`).
 Two counters, never mixed: `attempt` counts paid submits, `failures` errors in a row of one stage.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -26,7 +27,9 @@ from uuid import UUID
 
 from vidgen.errors import (
     AuthError,
+    BudgetError,
     ContentBlockedError,
+    CostCeilingError,
     GenerationFailedError,
     GenerationTimeoutError,
     InputRejectedError,
@@ -53,6 +56,7 @@ from vidgen.job import (
     JobStatus,
     JsonValue,
     Operation,
+    RerouteReason,
     Stage,
     VideoJob,
 )
@@ -68,6 +72,14 @@ MAX_BACKOFF_S = 60.0
 MAX_UNSEEN_LOOKS = 6
 # After the first refusal a fresh look may bring a fresh address; after a second one it is gone.
 MAX_EXPIRED_LOOKS = 1
+
+# So many refusals in a row, with their back-off some seconds, are more than a hiccup; and whoever
+# asks to come back only after so long may be left at once.
+REFUSALS_TO_MOVE = 3
+PATIENCE_S = 60.0
+
+# For the time of one job.
+_SHUT = frozenset({RerouteReason.RETIRED, RerouteReason.UNCONFIGURED, RerouteReason.BUDGET})
 
 # Errors that say: with this credential, from here, now, the operation cannot be seen.
 _UNSEEN = (
@@ -314,8 +326,27 @@ def unsettled(
     )
 
 
-def disproved(job: VideoJob) -> Transition:
-    """The paid call provably never arrived: the same attempt may be made again."""
+def disproved(
+    job: VideoJob, *, prospects: Sequence["Prospect"] = (), now: datetime | None = None
+) -> Transition:
+    """
+    The paid call provably never arrived: the same attempt may be made again, or one at the next
+    target.
+
+    Args:
+        now: With *prospects*, to see whether there is time.
+    """
+    gone = TransientError("the paid request provably never arrived")
+    if now is not None and (
+        elsewhere := onward(job, gone, RerouteReason.ABSENT, prospects, now=now)
+    ):
+        # The number is not given to another call: should the receipt come after all, it is told
+        # by it whose it is. That the attempt was none is made up for.
+        return replace(
+            elsewhere,
+            changes={**elsewhere.changes, "max_attempts": job.max_attempts + 1},
+            detail={**elsewhere.detail, "absent": True},
+        )
     return Transition(
         event=EventType.ERRORED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -326,6 +357,50 @@ def disproved(job: VideoJob) -> Transition:
         stage=Stage.QUEUED,
         changes={"attempt": job.attempt - 1, "failures": 0, "credential_id": None},
         detail={"code": SubmitUnknownError.code, "absent": True},
+    )
+
+
+def returned(job: VideoJob, attempt: int, operation: Operation, *, to: int) -> Transition:
+    """
+    The receipt of an attempt that seemed never to have arrived, while nothing was sent to a target
+    behind it yet: the job goes back to target *to*, where its video is being made.
+    """
+    receipt = submitted(attempt, operation)
+    return replace(
+        receipt,
+        statuses=receipt.statuses | {JobStatus.PENDING},
+        stages=frozenset({Stage.QUEUED}),
+        changes={
+            **receipt.changes,
+            "target": to,
+            "slot_at": None,
+            "capped": False,
+            "max_attempts": job.max_attempts - 1,  # as it was before `disproved`
+        },
+        detail={**receipt.detail, "returned": True, "target": _place(job, to)},
+    )
+
+
+def overtaken(job: VideoJob, operation: Operation) -> Transition:
+    """
+    The receipt of an attempt that seemed never to have arrived, too late: the next target was sent
+    the request already. What the first one makes may be billed, and only it can tell.
+    """
+    return Transition(
+        event=EventType.OVERTAKEN,
+        statuses=frozenset(JobStatus),
+        stages=EVERY_STAGE,
+        holder=Holder.ANYONE,
+        hold=Hold.KEEP,
+        attempt=job.attempt,
+        changes={"unknown_attempts": job.unknown_attempts + 1},
+        detail={
+            "operation_id": operation.id,
+            "endpoint": operation.endpoint,
+            "provider": operation.provider,
+            "model": operation.model,
+            "may_be_paid_twice": True,
+        },
     )
 
 
@@ -539,6 +614,8 @@ def retried(job: VideoJob, *, max_attempts: int, anew: bool = False) -> Transiti
         changes |= {
             "operation": None,
             "credential_id": None,
+            # From the first one on: whatever kept it from there may be over.
+            **({"target": 0} if job.targets else {}),
             "progress": 0,
             "max_attempts": job.attempt + max_attempts,
             # "Nothing" was the price of a cancel, and is not the one of the video to come.
@@ -576,15 +653,28 @@ def resumes(job: VideoJob) -> bool:
     return job.stage in {Stage.GENERATING, Stage.TRANSFERRING} and job.error_code not in over
 
 
-def errored(job: VideoJob, error: VidgenError, *, backoff: Backoff, now: datetime) -> Transition:
+def errored(
+    job: VideoJob,
+    error: VidgenError,
+    *,
+    backoff: Backoff,
+    now: datetime,
+    prospects: Sequence["Prospect"] = (),
+) -> Transition:
     """
-    What an error in the job's current stage means: the same step again later, or the end.
+    What an error in the job's current stage means: the same step again later, the next target, or
+    the end.
 
     An error never buys a second video: in `submitting` only a provable refusal goes on, with the
     same attempt; later stages keep their operation.
     """
+    reason = _reason_to_move(job, error)
+    if reason is not None and (
+        elsewhere := onward(job, error, reason, prospects, now=now, patient=_goes_on(job, error))
+    ):
+        return elsewhere
     if not _goes_on(job, error):
-        return failed(job, _lost(job, error) or error)
+        return _telling_skipped(job, failed(job, _lost(job, error) or error), prospects)
     wait_s = backoff.wait_s(job.failures + 1, error.retry_after_s)
     if job.deadline_at is not None:
         left_s = (job.deadline_at - now).total_seconds()
@@ -612,9 +702,14 @@ def errored(job: VideoJob, error: VidgenError, *, backoff: Backoff, now: datetim
     )
 
 
-def _unpaid(job: VideoJob, error: VidgenError) -> dict[str, JsonValue]:
-    """Give the attempt back when *error* proves that nothing was started, so nothing was paid."""
-    refused = job.stage is Stage.SUBMITTING and isinstance(error, _REFUSED)
+def _unpaid(job: VideoJob, error: VidgenError, *, keeps: bool = False) -> dict[str, JsonValue]:
+    """
+    Give the attempt back when *error* proves that nothing was started, so nothing was paid.
+
+    Args:
+        keeps: Its number is used up all the same.
+    """
+    refused = job.stage is Stage.SUBMITTING and isinstance(error, _REFUSED) and not keeps
     return {"attempt": job.attempt - 1, "credential_id": None} if refused else {}
 
 
@@ -657,20 +752,36 @@ def _goes_on(job: VideoJob, error: VidgenError) -> bool:
 
 
 def judged(
-    job: VideoJob, error: ProviderError, *, charged: bool, backoff: Backoff, now: datetime
+    job: VideoJob,
+    error: ProviderError,
+    *,
+    charged: bool,
+    backoff: Backoff,
+    now: datetime,
+    prospects: Sequence["Prospect"] = (),
 ) -> Transition:
     """
-    The provider's verdict that the attempt will never deliver: a new attempt, or the end.
+    The provider's verdict that the attempt will never deliver: the next target, a new attempt, or
+    the end.
 
-    A new attempt only for a failed generation that was not charged, while attempts and time remain.
+    A new attempt only for a failed generation that was not charged, while attempts and time remain;
+    at another target also after what the job lets it move on for.
     """
+    reason = _verdict_to_move(error, charged=charged)
+    allowed = reason is not None and (not charged or RerouteReason.CHARGED in job.reroute_on)
+    if reason is not None and allowed and job.attempt < job.max_attempts:
+        bill = _settled(job, job.estimated_cost_micros) if charged else {}
+        if bill:
+            bill |= {"lost_cost_micros": bill["actual_cost_micros"]}
+        if elsewhere := onward(job, error, reason, prospects, now=now, bill=bill):
+            return elsewhere
     again = (
         isinstance(error, GenerationFailedError) and not charged and job.attempt < job.max_attempts
     )
     wait_s = backoff.wait_s(job.attempt, error.retry_after_s)
     ends_at = now + timedelta(seconds=wait_s)
     if not again or (job.deadline_at is not None and ends_at >= job.deadline_at):
-        return failed(job, error, charged=charged)
+        return _telling_skipped(job, failed(job, error, charged=charged), prospects)
     return Transition(
         event=EventType.REATTEMPTED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -761,6 +872,208 @@ def expired(job: VideoJob) -> Transition:
         },
         detail=told,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """
+    A target behind the one in force, as it stands now.
+
+    Attributes:
+        obstacle: Why nothing can be submitted there: a word for what stays (`retired`,
+            `unconfigured`, `budget`) or for what passes (`down`, `paused`); None if nothing is in
+            the way.
+    """
+
+    target: int
+    obstacle: str | None = None
+
+    @property
+    def is_shut(self) -> bool:
+        """Waiting there would be in vain."""
+        return self.obstacle in _SHUT
+
+
+def onward(
+    job: VideoJob,
+    error: VidgenError,
+    reason: RerouteReason,
+    prospects: Sequence[Prospect],
+    *,
+    now: datetime,
+    patient: bool = False,
+    bill: Mapping[str, JsonValue] | None = None,
+) -> Transition | None:
+    """
+    Leave the target in force for the next one that can be used and paid; None if the job may not
+    for *reason*, or there is none.
+
+    Only forward, so that it ends; before money is spent, or after a verdict that the attempt is
+    over and what it cost. What may have been accepted has no reason, and stays where it is.
+
+    Args:
+        error: Why, in words.
+        patient: The one in force may still do: nothing that is closed now is worth the move.
+        bill: What the attempt that is left cost, as changes of the job.
+    """
+    late = job.deadline_at is not None and job.deadline_at <= now
+    if late or (reason is not RerouteReason.CEILING and reason not in job.reroute_on):
+        return None
+    bill = bill or {}
+    skipped = _obstacles(job, prospects, spent_micros(job, bill))
+    shut = {each.target for each in prospects if each.is_shut}
+    shut |= {target for target, why in skipped.items() if why == RerouteReason.CEILING}
+    clear = [each.target for each in prospects if each.target not in skipped]
+    # In front of a closed door one may wait, if there is nowhere to stay.
+    waiting = [] if patient else [each.target for each in prospects if each.target not in shut]
+    to = next(iter(clear or waiting), None)
+    if to is None:
+        return None
+    return Transition(
+        event=EventType.REROUTED,
+        statuses=frozenset({JobStatus.PROCESSING}),
+        stages=frozenset({job.stage}),
+        holder=Holder.LEASE,
+        hold=Hold.FREE,
+        status=JobStatus.PENDING,
+        stage=Stage.QUEUED,
+        reserves=True,
+        changes={
+            "target": to,
+            "operation": None,
+            "credential_id": None,
+            "slot_at": None,
+            "capped": False,
+            "progress": 0,
+            "failures": 0,
+            "error_code": error.code,
+            "error_message": error.message,
+            **bill,
+            **_unpaid(job, error, keeps=reason is RerouteReason.ABSENT),
+        },
+        detail=_told(error)
+        | {
+            "reason": reason,
+            "from": _place(job, job.target),
+            "to": _place(job, to),
+            "cost_micros": bill.get("actual_cost_micros", job.actual_cost_micros),
+            "skipped": _told_skipped(job, {t: why for t, why in skipped.items() if t < to}),
+        },
+    )
+
+
+def _obstacles(job: VideoJob, prospects: Sequence[Prospect], spent: int) -> dict[int, str]:
+    """Why targets cannot be used now, by their number."""
+    found: dict[int, str] = {}
+    for each in prospects:
+        if not is_affordable(job, job.targets[each.target].estimated_cost_micros, spent):
+            found[each.target] = RerouteReason.CEILING
+        elif each.obstacle is not None:
+            found[each.target] = each.obstacle
+    return found
+
+
+def _told_skipped(job: VideoJob, skipped: Mapping[int, str]) -> JsonValue:
+    return [{**_place(job, target), "reason": why} for target, why in skipped.items()]
+
+
+def _telling_skipped(
+    job: VideoJob, change: Transition, prospects: Sequence[Prospect]
+) -> Transition:
+    """*change*, the end of the job, with the reasons why no target behind was any use."""
+    spent = change.changes.get("actual_cost_micros")
+    skipped = _obstacles(job, prospects, spent_micros(job, {"actual_cost_micros": spent}))
+    if not skipped:
+        return change
+    return replace(change, detail={**change.detail, "skipped": _told_skipped(job, skipped)})
+
+
+def spent_micros(job: VideoJob, bill: Mapping[str, JsonValue] | None = None) -> int:
+    """
+    What all attempts so far cost at most: one that only the provider knows counts as the dearest.
+    """
+    prices = [each.estimated_cost_micros for each in job.targets] or [job.estimated_cost_micros]
+    known = (bill or {}).get("actual_cost_micros", job.actual_cost_micros)
+    assert known is None or isinstance(known, int)
+    return (known or 0) + job.unknown_attempts * max(price or 0 for price in prices)
+
+
+def is_affordable(job: VideoJob, price_micros: int | None, spent: int) -> bool:
+    """Whether one more attempt at this price, None for no price, stays under the ceiling."""
+    if job.max_cost_micros is None:
+        return True
+    return price_micros is not None and spent + price_micros <= job.max_cost_micros
+
+
+def check_affordable(job: VideoJob) -> None:
+    """
+    Look at the ceiling before the next attempt.
+
+    Raises:
+        CostCeilingError: All attempts together could cost more than the job may.
+    """
+    spent = spent_micros(job)
+    if not is_affordable(job, job.estimated_cost_micros, spent):
+        price = job.estimated_cost_micros
+        wanted = "has no price in the catalog" if price is None else f"costs {_dollars(price)}"
+        raise CostCeilingError(
+            f"{job.provider}/{job.model} {wanted}, {_dollars(spent)} may be spent already, and the"
+            f" job may cost {_dollars(job.max_cost_micros or 0)} at most"
+        )
+
+
+def _dollars(micros: int) -> str:
+    return f"${micros / 1_000_000:.2f}"
+
+
+def _place(job: VideoJob, target: int) -> dict[str, JsonValue]:
+    there = job.targets[target]
+    return {"target": target, "provider": there.provider, "model": there.model}
+
+
+def _reason_to_move(job: VideoJob, error: VidgenError) -> RerouteReason | None:
+    """
+    What *error* is as a reason to leave the target; None for what says nothing about it, or not
+    that the attempt is over.
+    """
+    if job.stage not in {Stage.QUEUED, Stage.SUBMITTING}:
+        return None
+    was_asked = job.stage is Stage.SUBMITTING
+    match error:
+        case CostCeilingError():
+            return RerouteReason.CEILING
+        case BudgetError() if not was_asked:
+            return RerouteReason.BUDGET
+        case ProviderNotConfiguredError():
+            return RerouteReason.UNCONFIGURED
+        case ModelRetiredError():
+            return RerouteReason.RETIRED
+        case InputRejectedError() | RequestError():
+            return RerouteReason.REJECTED
+        case QuotaExhaustedError():
+            return RerouteReason.QUOTA
+        case AuthError() if job.credential_id in {None, SERVER_CREDENTIAL}:
+            return RerouteReason.AUTH
+        case ContentBlockedError():
+            return RerouteReason.POLICY
+        case TransientError() | RateLimitedError() if was_asked:
+            too_often = job.failures + 1 >= REFUSALS_TO_MOVE
+            too_long = (error.retry_after_s or 0) > PATIENCE_S
+            return RerouteReason.REFUSED if too_often or too_long else None
+        case _:
+            return None
+
+
+def _verdict_to_move(error: ProviderError, *, charged: bool) -> RerouteReason | None:
+    match error:
+        case GenerationFailedError():
+            return RerouteReason.CHARGED if charged else RerouteReason.FAILED
+        case ContentBlockedError():
+            return RerouteReason.POLICY
+        case InputRejectedError():
+            return RerouteReason.REJECTED
+        case _:
+            return None
 
 
 def outstanding(job: VideoJob) -> bool:

@@ -164,6 +164,12 @@ WASTE_DOLLARS = Counter(
     ["provider", "reason"],
     registry=REGISTRY,
 )
+FAILOVERS = Counter(
+    "vidgen_failovers_total",
+    "Jobs that moved on to another target, by the providers of both and the reason.",
+    ["from", "to", "reason"],
+    registry=REGISTRY,
+)
 RATE_LIMIT_WAITS = Counter(
     "vidgen_rate_limit_waits_total",
     "Submits that had to wait for their turn.",
@@ -264,7 +270,7 @@ def written(before: VideoJob | None, change: Transition, after: VideoJob) -> Non
     provider = provider_of(after)
     TRANSITIONS.labels(change.event, provider).inc()
     if before is not None and "code" in change.detail and not change.detail.get("absent"):
-        ERRORS.labels(change.detail["code"], before.stage, provider).inc()
+        ERRORS.labels(change.detail["code"], before.stage, provider_of(before)).inc()
     if after.is_final and change.status is not None:
         ATTEMPTS.labels(after.status).observe(after.attempt)
     match change.event:
@@ -279,6 +285,8 @@ def written(before: VideoJob | None, change: Transition, after: VideoJob) -> Non
             _took(Stage.TRANSFERRING, provider, after.generated_at, after.completed_at)
         case EventType.RELEASED:
             RECOVERIES.labels(change.detail["reason"]).inc()
+        case EventType.REROUTED if before is not None:
+            FAILOVERS.labels(provider_of(before), provider, change.detail["reason"]).inc()
         case _:
             pass
     if before is not None:
@@ -333,10 +341,17 @@ def _count_money(before: VideoJob, change: Transition, after: VideoJob) -> None:
     """By how much the bill has grown; and what of it, or beside it, bought no video."""
     grown_micros = (after.actual_cost_micros or 0) - (before.actual_cost_micros or 0)
     if grown_micros > 0:
-        SPEND_DOLLARS.labels(provider_of(after), model_of(after)).inc(
+        # Whoever a job leaves is paid for what it did.
+        SPEND_DOLLARS.labels(provider_of(before), model_of(before)).inc(
             grown_micros / MICROS_PER_DOLLAR
         )
     match change.event:
+        case EventType.REROUTED:
+            _wasted(
+                before,
+                after.error_code or OTHER,
+                after.lost_cost_micros - before.lost_cost_micros,
+            )
         case EventType.REATTEMPTED if change.detail.get("may_be_paid_twice"):
             wasted(after, after.error_code or OTHER)
         case EventType.FAILED | EventType.CANCELLED:

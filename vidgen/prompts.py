@@ -49,6 +49,8 @@ def seal(vault: Vault, new: NewJob) -> NewJob:
     words = {
         "prompt": new.prompt,
         "parameters": _those(new.parameters, WORDS),
+        # What the others are asked for, for those that are not the first.
+        "targets": [_those(each, WORDS) for each in new.target_parameters],
         # A rotation makes the keyed one anew of it.
         "fingerprint": new.fingerprint,
     }
@@ -56,7 +58,8 @@ def seal(vault: Vault, new: NewJob) -> NewJob:
     return replace(
         new,
         prompt="",
-        parameters=_those(new.parameters, new.parameters.keys() - WORDS),
+        parameters=_bare(new.parameters),
+        target_parameters=tuple(map(_bare, new.target_parameters)),
         fingerprint=vault.fingerprints(new.fingerprint)[0],
         sealed=envelope,
     )
@@ -84,10 +87,15 @@ def opened(vault: Vault, job: VideoJob) -> VideoJob:
     if job.sealed is None:
         return job
     words = orjson.loads(vault.open_bytes(job.sealed, _prompt_of(job.id)))
+    targets = words.get("targets", [])  # releases before wrote none
+    in_force = targets[job.target] if targets else words["parameters"]
     return replace(
         job,
         prompt=words["prompt"],
-        parameters={**job.parameters, **words["parameters"]},
+        parameters={**job.parameters, **in_force},
+        target_parameters=tuple(
+            {**plain, **own} for plain, own in zip(job.target_parameters, targets, strict=True)
+        ),
         sealed=None,
     )
 
@@ -188,6 +196,10 @@ def _prompt_of(job_id: UUID) -> JobPart:
 
 def _image_of(item: StoredInput) -> JobPart:
     return JobPart(job_id=item.job_id, name=f"image {item.position}")
+
+
+def _bare(parameters: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    return _those(parameters, parameters.keys() - WORDS)
 
 
 def _those(

@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Self, TypeGuard, TypeVar
@@ -23,9 +23,10 @@ from loguru import logger
 from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
 
-from vidgen import catalog, image, keys, lifecycle, live, prompts, tracing, webhook
+from vidgen import catalog, fallback, image, keys, lifecycle, live, prompts, tracing, webhook
 from vidgen.catalog import Endpoints
 from vidgen.dispatch import HEAD_START_MS, Dispatch, Dispatcher, open_redis
+from vidgen.document import json_value
 from vidgen.errors import (
     BudgetError,
     DatabaseError,
@@ -46,6 +47,7 @@ from vidgen.job import (
     JobStatus,
     JsonValue,
     Stage,
+    Target,
     VideoJob,
     VideoRequest,
 )
@@ -136,6 +138,7 @@ class VideoQueue:
         self._settings = settings
         self._tracing = tracing.of(settings)
         self._vault = Vault(settings.encryption_key_bytes)
+        self._routes = settings.routes
         self._stack = AsyncExitStack()
         self._jitter = random.Random().random  # noqa: S311  spreads load, keeps no secret
         self._database: Database
@@ -699,14 +702,18 @@ class VideoQueue:
     ) -> tuple[NewJob, list[StoredInput]]:
         settings = self._settings
         endpoints = endpoints_of(settings)
-        quote = catalog.quote(
-            request,
+        asked, mapped = self._resolved(request)
+        options = fallback.options(
+            asked,
+            asked.fallbacks,
             today=now.date(),
             endpoints=endpoints,
             allow_unknown_models=settings.allow_unknown_models,
+            mapped=mapped,
         )
-        checked = quote.request
-        assert checked.model is not None  # a quote names the model
+        reasons = fallback.reasons(asked.reroute_on)
+        checked = options[0].quote.request
+        targets, all_parameters = _targets(options, endpoints)
         job_id = uuid7()
         stored = [
             StoredInput(
@@ -718,15 +725,19 @@ class VideoQueue:
             for position, item in enumerate(checked.images)
             if item.data is not None
         ]
-        parameters = parameters_of(checked)
+        # A route is the same wish, whatever its file says by now.
+        wished = checked
+        if request.route is not None:
+            wished = replace(request, provider=f"route {request.route}")
+        has_fallbacks = len(targets) > 1
         return (
             NewJob(
                 id=job_id,
-                provider=checked.provider,
-                model=checked.model,
+                provider=targets[0].provider,
+                model=targets[0].model,
                 prompt=checked.prompt,
-                parameters=parameters,
-                fingerprint=_fingerprint(checked, parameters),
+                parameters=all_parameters[0],
+                fingerprint=_fingerprint(wished, parameters_of(wished)),
                 scene_id=wish.scene_id,
                 user_id=wish.user_id,
                 idempotency_key=wish.idempotency_key,
@@ -734,16 +745,58 @@ class VideoQueue:
                 run_at=wish.run_at,
                 max_attempts=settings.max_attempts,
                 deadline_s=wish.deadline_s or settings.deadline_s,
-                estimated_cost_micros=quote.cost_micros,
+                estimated_cost_micros=targets[0].estimated_cost_micros,
                 webhook_url=wish.webhook_url,
                 metadata=wish.metadata,
                 traceparent=self._tracing.traceparent(),
-                wish=None if wish.idempotency_key is None else _hashed(wish),
-                api=catalog.vendor(checked.provider).interface_of(checked.model, endpoints).name,
+                wish=None if wish.idempotency_key is None else _hashed(wish, request),
+                targets=targets if has_fallbacks else (),
+                target_parameters=all_parameters if has_fallbacks else (),
+                route=request.route,
+                reroute_on=reasons if has_fallbacks else (),
+                max_cost_micros=asked.max_cost_micros,
+                api=targets[0].api,
                 allow_unknown_price=settings.allow_unknown_prices,
             ),
             stored,
         )
+
+    def _resolved(self, request: VideoRequest) -> tuple[VideoRequest, tuple[str, ...]]:
+        """
+        *request* with those that its route names, if it has one; and what the first of them makes
+        otherwise than asked.
+
+        Raises:
+            InvalidRequestError: There is no such route, or it was given beside what it is for.
+        """
+        if request.route is None:
+            fallbacks: object = request.fallbacks
+            if not isinstance(fallbacks, list | tuple):
+                raise InvalidRequestError("fallbacks must be a list of Fallback")
+            if not request.provider:
+                known = ", ".join(catalog.names())
+                raise InvalidRequestError(f"provider is missing: give one of {known}, or a route")
+            return request, ()
+        route = self._routes.get(request.route)
+        if route is None:
+            known = ", ".join(sorted(self._routes)) or "none; VIDGEN_ROUTES_FILE names their file"
+            raise InvalidRequestError(f"there is no route {request.route!r:.60}; known are {known}")
+        if request.provider or request.model or request.fallbacks:
+            raise InvalidRequestError(
+                "route names who makes the video: give it, or provider, model and fallbacks"
+            )
+        if request.extra:
+            raise InvalidRequestError("extra is for one provider: it belongs into the route")
+        first, *others = route.targets
+        begin, mapped = fallback.begun(request, first, endpoints_of(self._settings))
+        resolved = replace(
+            begin,
+            fallbacks=others,
+            route=None,
+            reroute_on=route.on if request.reroute_on is None else request.reroute_on,
+            max_cost_micros=_lower(request.max_cost_micros, route.max_cost_micros),
+        )
+        return resolved, mapped
 
     async def _insert_or_reuse(
         self,
@@ -813,7 +866,9 @@ class VideoQueue:
         is_same = prompts.is_same(self._vault, new.fingerprint, first.fingerprint)
         others = [] if is_same else ["the video"]
         if first.wish is not None:
-            others += [name for name, value in new.wish.items() if first.wish.get(name) != value]
+            # Fields that are not the usual ones only stand there if they were asked for.
+            names = dict.fromkeys((*new.wish, *first.wish))
+            others += [name for name in names if first.wish.get(name) != new.wish.get(name)]
         if others:
             raise IdempotencyConflictError(
                 f"idempotency key {new.idempotency_key!r} was used before for another request (job"
@@ -870,7 +925,7 @@ def retry_plan(job: VideoJob, *, anew: bool = False) -> RetryPlan:
         job_id=job.id,
         stage=job.stage if goes_on else Stage.QUEUED,
         pays_again=not goes_on,
-        cost_micros=0 if goes_on else job.estimated_cost_micros,
+        cost_micros=0 if goes_on else (job.targets or (job,))[0].estimated_cost_micros,
     )
 
 
@@ -879,7 +934,34 @@ def endpoints_of(settings: Settings) -> Endpoints:
     return Endpoints(settings.variable)
 
 
-def _hashed(wish: _Wish) -> dict[str, JsonValue]:
+def _targets(
+    options: Sequence[fallback.Option], endpoints: Endpoints
+) -> tuple[tuple[Target, ...], tuple[dict[str, JsonValue], ...]]:
+    """Who may make it, and what each is asked for, as the row keeps them."""
+    targets = []
+    for option in options:
+        provider, model = option.quote.request.provider, option.quote.request.model
+        assert model is not None  # a quote names the model
+        targets.append(
+            Target(
+                provider=provider,
+                model=model,
+                api=catalog.vendor(provider).interface_of(model, endpoints).name,
+                estimated_cost_micros=option.quote.cost_micros,
+                mapped=option.mapped,
+            )
+        )
+    return tuple(targets), tuple(parameters_of(option.quote.request) for option in options)
+
+
+def _lower(asked: int | None, of_route: int | None) -> int | None:
+    """The ceiling that holds: a request may lower the one of its route."""
+    if not isinstance(asked, int) or of_route is None:
+        return of_route if asked is None else asked
+    return min(asked, of_route)
+
+
+def _hashed(wish: _Wish, request: VideoRequest) -> dict[str, JsonValue]:
     """
     What makes another request of one for the same video, a hash for each field: values may be
     private, and are not kept as long as the key.
@@ -892,6 +974,9 @@ def _hashed(wish: _Wish) -> dict[str, JsonValue]:
         "metadata": dict(wish.metadata),
         "scene_id": wish.scene_id,
     }
+    for name in ("fallbacks", "route", "reroute_on", "max_cost_micros"):
+        if value := getattr(request, name):  # else as before there were any
+            compared[name] = json_value(value)
     return {
         name: hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
         for name, value in compared.items()

@@ -42,6 +42,7 @@ from pydantic_settings import (
 
 from vidgen import webhook
 from vidgen.errors import SettingsError
+from vidgen.route import Route, routes_of
 
 Need = Literal["database", "redis"]
 LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical"]
@@ -448,6 +449,11 @@ class Settings(BaseSettings):
         validation_alias="VIDGEN_ON_SUBMIT_UNKNOWN",
         description="When nobody can know whether a paid submit arrived: fail, or spend again.",
     )
+    routes_file: str = Field(
+        "",
+        validation_alias="VIDGEN_ROUTES_FILE",
+        description="TOML file with routes: who makes a video, and who instead, by a name.",
+    )
     settle_s: float = Field(
         60,
         validation_alias="VIDGEN_SETTLE_S",
@@ -740,6 +746,19 @@ class Settings(BaseSettings):
         return webhook.secrets_of(secret.get_secret_value()) if secret else ()
 
     @property
+    def routes(self) -> dict[str, Route]:
+        """
+        Who makes a video, and who instead, by the names that requests use; read now.
+
+        Raises:
+            SettingsError: The file was changed since, and is no good now.
+        """
+        try:
+            return _routes(self.routes_file)
+        except PydanticCustomError as error:
+            raise SettingsError(f"VIDGEN_ROUTES_FILE: wanted {error.message()}") from None
+
+    @property
     def trusted_networks(self) -> tuple[Network, ...]:
         """Where our reverse proxies are; empty if there are none."""
         return _networks(self.trusted_proxies)
@@ -837,6 +856,12 @@ class Settings(BaseSettings):
             if not text.startswith("{") and not Path(text).is_file():
                 raise _wanted("the path of a file that exists, or the JSON of a service account")
         return secret
+
+    @field_validator("routes_file")
+    @classmethod
+    def _check_routes_file(cls, text: str) -> str:
+        _routes(text)
+        return text
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -1052,6 +1077,17 @@ def _redis_url(text: str) -> str:
     if check is None or not check() or parts.fragment:
         raise wanted
     return text
+
+
+def _routes(path: str) -> dict[str, Route]:
+    if not path:
+        return {}
+    try:
+        return routes_of(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeError) as error:
+        raise _wanted(f"a TOML file that can be read ({type(error).__name__})") from None
+    except ValueError as error:
+        raise _wanted(f"routes as the README has them; {path}, {error}") from None
 
 
 def _networks(text: str) -> tuple[Network, ...]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.builders import WORKER, a_job, a_new_job, a_worker
+from tests.builders import WORKER, a_job, a_new_job, a_worker, targets
 from tests.store.conftest import applied, claimed, history, inserted
 from vidgen import lifecycle
 from vidgen.errors import DatabaseError, InvalidRequestError, InvalidStateError, LeaseLostError
@@ -152,3 +152,42 @@ async def test_an_old_release_leaves_a_newer_schema_alone(database_url: str) -> 
         await deploy.execute(EXPAND)
 
     assert await migrate(database_url) == []
+
+
+async def test_a_worker_of_the_release_before_leaves_a_job_with_fallbacks_or_a_ceiling_alone(
+    database: Database,
+) -> None:
+    claim = (
+        "UPDATE video_jobs SET status = 'processing', worker_id = $2, due_at = NULL, opener_id = $2"
+    )
+    async with database.connection() as connection:
+        plain = await inserted(connection)
+        routed, capped = [
+            (await jobs.insert(connection, [a_new_job(**more)]))[0]
+            for more in (targets(1, 2), {"max_cost_micros": 5})
+        ]
+
+        taken = [
+            await connection.execute(f"{claim} WHERE id = $1", job.id, WORKER)
+            for job in (plain, routed, capped)
+        ]
+
+        assert taken == ["UPDATE 1", "UPDATE 0", "UPDATE 0"]
+        assert (await claimed(connection, routed)).worker_id == WORKER
+
+
+async def test_what_the_release_before_archives_keeps_no_words_of_its_fallbacks(
+    database: Database,
+) -> None:
+    async with database.connection() as connection:
+        [job] = await jobs.insert(connection, [a_new_job(**targets(1, 2))])
+        await connection.execute(
+            "UPDATE video_jobs SET archived_at = now(), prompt = '', parameters = '{}'"
+            " WHERE id = $1",
+            job.id,
+        )
+
+        archived = await jobs.get(connection, job.id)
+
+    assert archived is not None
+    assert (archived.target_parameters, len(archived.targets)) == ((), 2)

@@ -351,6 +351,26 @@ def _plain_jobs(jobs: Sequence[VideoJob], out: Console) -> None:
         out.file.write("\t".join(screen.plain(cell) for cell in row) + "\n")
 
 
+def _targets(job: VideoJob) -> list[tuple[str, str | Text | None]]:
+    """Who may make it, with a mark at the one in force."""
+    told: list[tuple[str, str | Text | None]] = []
+    for number, target in enumerate(job.targets):
+        mark = ">" if number == job.target else " "
+        price = screen.money(target.estimated_cost_micros)
+        mapped = f" ({'; '.join(target.mapped)})" if target.mapped else ""
+        told.append(
+            (
+                "targets" if number == 0 else "",
+                f"{mark} {target.provider}/{target.model}, {price}{mapped}",
+            )
+        )
+    if job.targets:
+        told.append(("moves on", ", ".join(job.reroute_on) or "for nothing"))
+    if job.max_cost_micros is not None:
+        told.append(("costs at most", screen.money(job.max_cost_micros)))
+    return told
+
+
 def _facts(job: VideoJob, url: str | None) -> list[tuple[str, str | Text | None]]:
     parameters = {
         name: value for name, value in job.parameters.items() if value not in (None, [], {})
@@ -365,6 +385,8 @@ def _facts(job: VideoJob, url: str | None) -> list[tuple[str, str | Text | None]
         ("stage", job.stage.value),
         ("error", f"[{job.error_code}] {job.error_message}" if job.error_code else None),
         ("model", f"{job.provider}/{job.model}"),
+        ("route", job.route),
+        *_targets(job),
         ("prompt", job.prompt or (SEALED_PROMPT if job.sealed is not None else None)),
         ("parameters", _json(parameters)),
         ("scene", job.scene_id),
@@ -497,10 +519,25 @@ def _counted(count: int, noun: str) -> str:
 
 def _told(event: JobEvent) -> str:
     attempt = f"attempt {event.attempt}" if event.attempt else ""
-    detail = ", ".join(f"{name}: {value}" for name, value in event.detail.items())
+    detail = ", ".join(
+        f"{name}: {_word(value)}" for name, value in event.detail.items() if value != []
+    )
     by = f"by {event.by}" if event.by else ""
     worker = f"worker {event.worker_id}" if event.worker_id else ""
     return ", ".join(part for part in (by, attempt, detail, worker) if part)
+
+
+def _word(value: JsonValue) -> str:
+    """*value* of a detail; a target by its name."""
+    match value:
+        case {"provider": provider, "model": model, "reason": reason}:
+            return f"{provider}/{model} ({reason})"
+        case {"provider": provider, "model": model}:
+            return f"{provider}/{model}"
+        case list():
+            return " and ".join(map(_word, value))
+        case _:
+            return str(value)
 
 
 def _unknown(job: VideoJob) -> str | None:

@@ -16,7 +16,7 @@ from vidgen.cli.app import REFUSED, WRONG_SETTINGS, AsJson, app, run
 from vidgen.cli.door import Door, open_door, signed
 from vidgen.document import delivery_document, event_document, job_document, json_value
 from vidgen.errors import DatabaseError, DispatchError, InvalidRequestError, VidgenError
-from vidgen.job import InputImage, JobStatus, Stage, VideoJob, VideoRequest
+from vidgen.job import REROUTES, InputImage, JobStatus, Stage, VideoJob, VideoRequest
 
 if TYPE_CHECKING:
     from vidgen.queue import RetryPlan, VideoQueue
@@ -32,7 +32,7 @@ JobId = Annotated[UUID, typer.Argument(metavar="ID", help="The job's id.", show_
 JobIds = Annotated[
     list[UUID], typer.Argument(metavar="ID", help="One id or several.", show_default=False)
 ]
-_THE_VIDEO, _THE_JOB, _THEN = "The video", "The job", "Then"
+_THE_VIDEO, _INSTEAD, _THE_JOB, _THEN = "The video", "If that fails", "The job", "Then"
 _OF_THE_FAILED = "Which of the failed"
 
 
@@ -47,14 +47,14 @@ def submit(
         ),
     ],
     provider: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="sora, veo, …; vidgen providers has them all.",
+            help="sora, veo, …; vidgen providers has them all. Left out with --route.",
             rich_help_panel=_THE_VIDEO,
             show_default=False,
             autocompletion=words.providers,
         ),
-    ],
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +112,37 @@ def submit(
             metavar="KEY=JSON",
             help="A field of the provider's own; may be repeated.",
             rich_help_panel=_THE_VIDEO,
+        ),
+    ] = None,
+    fallback: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROVIDER/MODEL",
+            help="Who makes it if nobody before does; may be repeated.",
+            rich_help_panel=_INSTEAD,
+        ),
+    ] = None,
+    route: Annotated[
+        str | None,
+        typer.Option(
+            help="One of VIDGEN_ROUTES_FILE, in place of all these.", rich_help_panel=_INSTEAD
+        ),
+    ] = None,
+    reroute_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REASON",
+            help=f"{', '.join(REROUTES)}; may be repeated.",
+            rich_help_panel=_INSTEAD,
+            autocompletion=words.reasons,
+        ),
+    ] = None,
+    max_cost: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DOLLARS",
+            help="What all attempts together may cost.",
+            rich_help_panel=_INSTEAD,
         ),
     ] = None,
     idempotency_key: Annotated[
@@ -172,13 +203,15 @@ def submit(
 
     With --wait or --output the exit code is 0 only if the video was made.
     """
+    if provider is None and route is None:
+        raise typer.BadParameter("say who makes it: --provider, or --route")
     images = [
         *([words.image("first_frame", first_frame)] if first_frame is not None else []),
         *([words.image("last_frame", last_frame)] if last_frame is not None else []),
         *(words.image("reference", text) for text in reference or ()),
     ]
     request = VideoRequest(
-        provider=provider,
+        provider=provider or "",
         prompt=_read_stdin() if prompt == "-" else prompt,
         model=model,
         seconds=seconds,
@@ -190,13 +223,18 @@ def submit(
         audio=audio,
         images=tuple[InputImage, ...](images),
         extra=words.pairs("--extra", extra or (), as_json=True),
+        fallbacks=[words.fallback(text) for text in fallback or ()],
+        route=route,
+        reroute_on=reroute_on or None,
+        max_cost_micros=None if max_cost is None else words.micros("--max-cost", max_cost),
     )
     not_before = None if run_at is None else words.moment(run_at, datetime.now(UTC))
     details = words.pairs("--metadata", metadata or (), as_json=False)
 
     async def work() -> bool:
         async with open_door() as door:
-            await door.note("enqueue", provider=provider, model=model)
+            named = {"provider": provider, "model": model, "route": route}
+            await door.note("enqueue", **{name: text for name, text in named.items() if text})
             job = await door.queue.enqueue(
                 request,
                 idempotency_key=idempotency_key,

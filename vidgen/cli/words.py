@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import orjson
 
 from vidgen.errors import InvalidRequestError
 from vidgen.image import MAX_IMAGE_BYTES
-from vidgen.job import ImageRole, InputImage, JsonValue
+from vidgen.job import Fallback, ImageRole, InputImage, JsonValue
 
 # As `store.deliveries` has them, which is too heavy for a help text.
 DELIVERY_STATES = ("pending", "delivered", "failed", "gone")
@@ -30,6 +31,35 @@ def models(begun: str) -> list[str]:
     from vidgen import catalog
 
     return [model.name for model in catalog.models() if model.name.startswith(begun)]
+
+
+def reasons(begun: str) -> list[str]:
+    """What a shell offers for a reason to move on of which *begun* is typed."""
+    from vidgen.job import REROUTES
+
+    return [reason for reason in REROUTES if reason.startswith(begun)]
+
+
+def fallback(text: str) -> Fallback:
+    """`PROVIDER` or `PROVIDER/MODEL` as a fallback."""
+    provider, _, model = text.partition("/")
+    return Fallback(provider=provider, model=model or None)
+
+
+def micros(option: str, text: str) -> int:
+    """
+    Dollars as micro-dollars.
+
+    Raises:
+        InvalidRequestError: It is no such number.
+    """
+    try:
+        found = Decimal(text.removeprefix("$")) * 1_000_000
+    except ArithmeticError:
+        found = Decimal("nan")
+    if not found.is_finite() or found % 1:
+        raise InvalidRequestError(f"{option} came as {text!r:.60}; wanted dollars, as 1.50.")
+    return int(found)
 
 
 def delivery_states(begun: str) -> list[str]:

@@ -133,6 +133,9 @@ def _word(event: JobEvent) -> str:
             return f"{new} in {event.detail.get('wait_s', 0):.0f} s ({code})"
         case EventType.POSTPONED:
             return f"rate limit, {event.detail.get('wait_s', 0):.0f} s"
+        case EventType.REROUTED:
+            to = event.detail.get("to")
+            return f"on to {plain(to['provider'])}" if isinstance(to, dict) else "moved on"
         case EventType.FAILED:
             return f"failed ({plain(event.detail.get('code', 'error'))})"
         case EventType.CANCEL_REQUESTED:

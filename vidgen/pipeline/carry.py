@@ -3,6 +3,7 @@ Carrying one job as far as it goes: from its dispatch through the stages, until 
 given back.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -20,9 +21,9 @@ from vidgen.errors import (
     SubmitUnknownError,
     VidgenError,
 )
-from vidgen.job import Stage, VideoJob
-from vidgen.lifecycle import Backoff
-from vidgen.pipeline import discards
+from vidgen.job import EventType, Stage, VideoJob
+from vidgen.lifecycle import Backoff, Prospect, Transition
+from vidgen.pipeline import discards, failover
 from vidgen.pipeline.leases import Held, InterruptedStageError, Interruption, Leases
 from vidgen.pipeline.lookout import Lookout
 from vidgen.pipeline.poll import poll
@@ -186,14 +187,26 @@ async def _give_up_for_now(resources: Resources, held: Held, error: VidgenError)
     """Write what an error of the current stage means: later again, or the end."""
     backoff = Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter())
     job = replace(held.job, failures=0) if held.progressed else held.job
-    change = lifecycle.errored(job, error, backoff=backoff, now=resources.clock.now())
-    told = {"stage": held.job.stage, "code": error.code, "reason": error.message}
-    job = await held.apply(change)
-    if job.is_final:
-        logger.info("job failed", **told, attempt=job.attempt)
+
+    def decide(prospects: Sequence[Prospect]) -> Transition:
+        now = resources.clock.now()
+        return lifecycle.errored(job, error, backoff=backoff, now=now, prospects=prospects)
+
+    told: dict[str, object] = {
+        "stage": held.job.stage,
+        "code": error.code,
+        "reason": error.message,
+    }
+    if job.stage in {Stage.QUEUED, Stage.SUBMITTING}:
+        change = await failover.move(resources, held, decide)
     else:
-        wait_s = change.detail["wait_s"]
-        logger.info("step will be tried again", **told, failures=job.failures, wait_s=wait_s)
+        change = decide(())
+        await held.apply(change)
+    if held.job.is_final:
+        logger.info("job failed", **told, attempt=held.job.attempt)
+    elif change.event is EventType.ERRORED:
+        told |= {"failures": held.job.failures, "wait_s": change.detail["wait_s"]}
+        logger.info("step will be tried again", **told)
 
 
 async def _look_again_if_missing(resources: Resources, dispatch: Dispatch) -> None:

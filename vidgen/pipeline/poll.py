@@ -2,6 +2,7 @@
 Following an operation: look, sleep, look. Thousands of these sleep side by side in one process.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import assert_never
 
@@ -15,7 +16,8 @@ from vidgen.errors import (
     OperationLostError,
     ProviderError,
 )
-from vidgen.lifecycle import Backoff
+from vidgen.lifecycle import Backoff, Prospect, Transition
+from vidgen.pipeline import failover
 from vidgen.pipeline.leases import Held
 from vidgen.pipeline.lookout import MIN_WAIT_S, Follower, Lookout
 from vidgen.providers.protocol import Asset, Failed, Progress, Running, Succeeded
@@ -93,14 +95,15 @@ async def _judge(resources: Resources, held: Held, error: ProviderError, *, char
     job = held.job
     provider = resources.providers.get(job.provider)
     charged = charged or provider.charges_failures
-    change = lifecycle.judged(
-        job,
-        error,
-        charged=charged,
-        backoff=Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter()),
-        now=resources.clock.now(),
-    )
-    await held.apply(change)
+    backoff = Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter())
+
+    def decide(prospects: Sequence[Prospect]) -> Transition:
+        now = resources.clock.now()
+        return lifecycle.judged(
+            job, error, charged=charged, backoff=backoff, now=now, prospects=prospects
+        )
+
+    await failover.move(resources, held, decide)
     logger.info("generation failed", code=error.code, reason=error.message, attempt=job.attempt)
 
 

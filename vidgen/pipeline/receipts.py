@@ -4,7 +4,7 @@ Where the receipt of a paid submit waits when PostgreSQL does not answer: in the
 It holds the job's id, the attempt and the operation, so nothing secret. A sweep brings it home.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from enum import StrEnum
@@ -23,7 +23,7 @@ from vidgen.errors import (
     StorageDeniedError,
     StorageError,
 )
-from vidgen.job import Operation
+from vidgen.job import EventType, JobEvent, Operation, RerouteReason, VideoJob
 from vidgen.pipeline.leases import Leases
 from vidgen.resources import Resources
 from vidgen.store import events, jobs
@@ -39,6 +39,7 @@ class Fate(StrEnum):
 
     STORED = "stored"  # for this very attempt, by whoever was faster
     ADOPTED = "adopted"  # another job has the operation
+    RETURNED = "returned"  # its job had moved on, sent nothing yet, and goes on with it
     TOO_LATE = "too_late"  # the job is past the attempt: what was paid belongs to nobody
 
 
@@ -121,6 +122,79 @@ async def clear(resources: Resources, job_id: UUID, attempt: int) -> None:
         await resources.storage.delete(_key(job_id, attempt))
 
 
+async def settle_late(
+    resources: Resources, leases: Leases, job_id: UUID, attempt: int, operation: Operation
+) -> Fate | None:
+    """
+    See to a receipt that its job does not wait for any more; what became of it, as `explain`.
+
+    A job that moved on because the request seemed never to have arrived comes back, as long as
+    nothing was sent to another target. After that both may be billed: its timeline says so, and its
+    ceiling counts it.
+    """
+    try:
+        async with resources.database.connection() as connection:
+            job = await jobs.get(connection, job_id)
+            happened = await events.of_job(connection, job_id)
+        left = next(
+            (
+                event
+                for event in reversed(happened)
+                if event.type is EventType.REROUTED
+                and event.attempt == attempt
+                and event.detail.get("reason") == RerouteReason.ABSENT
+            ),
+            None,
+        )
+        if job is not None and left is not None and not _is_known(happened, operation):
+            if await _come_back(resources, leases, job, attempt, operation, left):
+                return Fate.RETURNED
+            async with resources.database.connection() as connection:
+                latest = await jobs.get(connection, job_id)
+            if latest is not None:
+                await leases.record(latest, lifecycle.overtaken(latest, operation))
+    except DatabaseError:
+        logger.warning("receipt left to the sweep", jobId=str(job_id), attempt=attempt)
+        return None
+    except LeaseLostError:
+        pass  # it changes at this very moment, and the log tells
+    return await explain(resources, job_id, attempt, operation)
+
+
+async def _come_back(
+    resources: Resources,
+    leases: Leases,
+    job: VideoJob,
+    attempt: int,
+    operation: Operation,
+    left: JobEvent,
+) -> bool:
+    """Whether *job* goes on with *operation* at the target that it had left."""
+    place = left.detail["from"]
+    assert isinstance(place, dict)  # as `lifecycle.onward` wrote it
+    to = place["target"]
+    assert isinstance(to, int)
+    change = lifecycle.returned(job, attempt, operation, to=to)
+    try:
+        async with resources.database.connection() as connection:
+            after = await jobs.apply(connection, job.id, change, worker_id=leases.id)
+    except (LeaseLostError, OperationTakenError):
+        return False
+    metrics.written(None, change, after)
+    logger.warning("late receipt taken, job back at its target", jobId=str(job.id), attempt=attempt)
+    await leases.announce(after)
+    return True
+
+
+def _is_known(happened: Sequence[JobEvent], operation: Operation) -> bool:
+    """Whether the timeline tells of *operation* already."""
+    return any(
+        event.detail.get("operation_id") == operation.id
+        and event.detail.get("endpoint") == operation.endpoint
+        for event in happened
+    )
+
+
 async def explain(
     resources: Resources, job_id: UUID, attempt: int, operation: Operation
 ) -> Fate | None:
@@ -158,7 +232,7 @@ async def _store(
         async with resources.database.connection() as connection:
             job = await jobs.apply(connection, job_id, change, worker_id=leases.id)
     except (OperationTakenError, LeaseLostError):
-        return await explain(resources, job_id, attempt, operation) is not None
+        return await settle_late(resources, leases, job_id, attempt, operation) is not None
     metrics.written(None, change, job)
     logger.info("receipt brought home", jobId=str(job_id), **change.detail)
     await leases.announce(job)

@@ -3,11 +3,13 @@ A submit that may have arrived: find out what became of it, and spend nothing me
 
     its receipt is in the bucket, where it waited for PostgreSQL: it is as good as stored
     the provider lists it       adopt it: it is ours, or an equal video somebody else did not claim
-    the list lacks it for long  it never arrived; the same attempt is made again
+    the list lacks it for long  it never arrived; the same attempt is made again, or one at the
+                                job's next target
     the provider cannot list, or its list proves nothing
                                 `submit_unknown`, unless a setting says to spend again
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from loguru import logger
@@ -25,8 +27,8 @@ from vidgen.errors import (
     VidgenError,
 )
 from vidgen.job import Operation
-from vidgen.lifecycle import Backoff
-from vidgen.pipeline import credentials, receipts
+from vidgen.lifecycle import Backoff, Prospect, Transition
+from vidgen.pipeline import credentials, failover, receipts
 from vidgen.pipeline.leases import Held, Leases
 from vidgen.providers.protocol import Submission
 from vidgen.providers.registry import FindsRecent
@@ -101,8 +103,12 @@ async def settle(resources: Resources, leases: Leases, held: Held) -> None:
         )
         await _undecidable(resources, held, unproven)
         return
-    await held.apply(lifecycle.disproved(job))
-    logger.info("submit provably never arrived, will be made again", attempt=job.attempt)
+
+    def decide(prospects: Sequence[Prospect]) -> Transition:
+        return lifecycle.disproved(job, prospects=prospects, now=resources.clock.now())
+
+    await failover.move(resources, held, decide)
+    logger.info("submit provably never arrived", attempt=job.attempt)
 
 
 async def _unclaimed(

@@ -32,7 +32,7 @@ from vidgen.errors import (
 )
 from vidgen.image import MAX_IMAGE_BYTES
 from vidgen.job import SERVER_CREDENTIAL, InputImage, VideoJob, VideoRequest
-from vidgen.pipeline import credentials, receipts
+from vidgen.pipeline import credentials, failover, receipts
 from vidgen.pipeline.leases import Held, Leases
 from vidgen.providers.protocol import (
     Credential,
@@ -68,12 +68,14 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         SubmitUnknownError: The request may have arrived.
         KeyUnreadableError, ProviderNotConfiguredError: As `credentials.resolve`, or the prompt does
             not open; nothing was sent.
+        CostCeilingError, ModelRetiredError: As `failover.check`; nothing was sent.
     """
     job, now = held.job, resources.clock.now()
     if job.deadline_at is not None and now >= job.deadline_at:
         job = await held.apply(lifecycle.expired(job))
         logger.info("job failed", stage=job.stage, code=job.error_code, attempt=job.attempt)
         return Running()
+    failover.check(resources, job)
     credential = await credentials.resolve(resources, job)
     request = request_of(prompts.opened(resources.vault, job))
     account = resources.providers.account(job.provider, job.model, credential)
@@ -123,7 +125,9 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
             # An equal video without a receipt has adopted ours: then its own one is left for us.
             raise SubmitUnknownError("its operation was adopted by another job") from error
         except LeaseLostError:
-            fate = await receipts.explain(resources, job.id, submission.attempt, receipt.operation)
+            fate = await receipts.settle_late(
+                resources, leases, job.id, submission.attempt, receipt.operation
+            )
             if kept and fate is not None:
                 await receipts.clear(resources, job.id, submission.attempt)
             raise
@@ -170,9 +174,13 @@ async def _answered(resources: Resources, name: str, account: str, passage: Pass
 async def _passage(
     resources: Resources, held: Held, account: str, credential: Credential
 ) -> Passage | None:
-    """None if the job was put back: its provider is left alone now, or it is not its turn."""
+    """
+    None if the job was put back or moved on: its provider is left alone now, or it is not its turn.
+    """
     passage = await resources.breakers.ask(held.job.provider, account)
     if passage.wait_s:
+        if await failover.leave_closed(resources, held):
+            return None
         # Not all of them at the same moment.
         spread_s = passage.wait_s * (1 + resources.jitter() / 4)
         await held.apply(

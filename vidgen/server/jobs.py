@@ -12,8 +12,18 @@ from pydantic import ConfigDict, Field
 from vidgen import catalog
 from vidgen.document import PRIVATE, SEALED, event_document, job_document, without_query
 from vidgen.errors import InvalidRequestError, NoResultError
+from vidgen.fallback import MAX_FALLBACKS
 from vidgen.forecast import Eta
-from vidgen.job import ImageRole, InputImage, JobEvent, JobStatus, VideoJob, VideoRequest
+from vidgen.job import (
+    REROUTES,
+    Fallback,
+    ImageRole,
+    InputImage,
+    JobEvent,
+    JobStatus,
+    VideoJob,
+    VideoRequest,
+)
 from vidgen.queue import RetryPlan, VideoQueue, retry_plan
 from vidgen.server import audit, body, deliveries, stream
 from vidgen.server.keys import HUB, QUEUE, RESOURCES
@@ -74,6 +84,22 @@ class Image(Body):
     data: str | None = Field(None, description="Base64 of a PNG, JPEG or WebP file.")
 
 
+class Instead(Body):
+    """
+    Who makes it if nobody before it does, and what is different there; what is left out is asked
+    for as near as the model comes.
+    """
+
+    provider: Text = Field(json_schema_extra={"enum": [*catalog.names()]})
+    model: Text | None = None
+    seconds: int | None = Field(None, description="May be longer than asked.")
+    size: Text | None = None
+    aspect_ratio: Text | None = None
+    resolution: Text | None = None
+    audio: bool | None = None
+    extra: dict[str, Any] | None = None
+
+
 class NewVideo(Body):
     """What a video should be; what is left out is the model's default."""
 
@@ -92,7 +118,11 @@ class NewVideo(Body):
         }
     )
 
-    provider: Text = Field(json_schema_extra={"enum": [*catalog.names()]})
+    provider: Text | None = Field(
+        None,
+        json_schema_extra={"enum": [*catalog.names(), None]},
+        description="Null with a route only.",
+    )
     prompt: str
     model: Text | None = None
     seconds: int | None = None
@@ -104,6 +134,18 @@ class NewVideo(Body):
     audio: bool | None = None
     images: list[Image] = Field(default_factory=list, max_length=16)
     extra: dict[str, Any] = Field(default_factory=dict)
+    fallbacks: list[Instead] = Field(default_factory=list, max_length=MAX_FALLBACKS)
+    route: Text | None = Field(
+        None, description="In place of provider, model and fallbacks: one of VIDGEN_ROUTES_FILE."
+    )
+    reroute_on: list[Text] | None = Field(
+        None,
+        max_length=len(REROUTES),
+        description=f"What moves it on to a fallback: {', '.join(REROUTES)}; null for the usual.",
+    )
+    max_cost_micros: int | None = Field(
+        None, description="What all attempts together may cost at most, in micro-dollars."
+    )
     idempotency_key: str | None = Field(
         None, description="The same key gives the same job; the header Idempotency-Key does, too."
     )
@@ -169,7 +211,8 @@ async def create(request: web.Request) -> web.Response:
     key = wish.idempotency_key
     if key is None:  # an empty one is refused like any other that is none
         key = request.headers.get("Idempotency-Key")
-    async with audit.noted(request, "enqueue", provider=wish.provider, model=wish.model):
+    named = {"provider": wish.provider, "model": wish.model, "route": wish.route}
+    async with audit.noted(request, "enqueue", **named):
         job = await request.app[QUEUE].enqueue(
             video,
             idempotency_key=key,
@@ -193,7 +236,7 @@ def wanted(wish: NewVideo) -> VideoRequest:
         InvalidRequestError: An image is no base64.
     """
     return VideoRequest(
-        provider=wish.provider,
+        provider=wish.provider or "",
         prompt=wish.prompt,
         model=wish.model,
         seconds=wish.seconds,
@@ -205,6 +248,10 @@ def wanted(wish: NewVideo) -> VideoRequest:
         audio=wish.audio,
         images=tuple(_image(number, image) for number, image in enumerate(wish.images)),
         extra=wish.extra,
+        fallbacks=[Fallback(**each.model_dump()) for each in wish.fallbacks],
+        route=wish.route,
+        reroute_on=wish.reroute_on,
+        max_cost_micros=wish.max_cost_micros,
     )
 
 

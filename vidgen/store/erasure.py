@@ -252,7 +252,8 @@ async def archive(connection: Connection, job_ids: Sequence[UUID]) -> int:
         WITH archived AS (
             UPDATE video_jobs
             SET archived_at = now(), prompt = '', parameters = '{}', metadata = '{}',
-                webhook_url = NULL, sealed = NULL, thumbnail_key = NULL, spritesheet_key = NULL
+                webhook_url = NULL, sealed = NULL, thumbnail_key = NULL, spritesheet_key = NULL,
+                target_parameters = '[]'
             WHERE id = ANY($1::uuid[]) AND status = 'completed' AND archived_at IS NULL
             RETURNING id
         ), events AS (

@@ -14,7 +14,7 @@ from asyncpg import Record, UniqueViolationError
 from uuid_utils.compat import uuid7
 
 from vidgen.errors import LeaseLostError, OperationTakenError, UserLimitError
-from vidgen.job import JobStatus, JsonValue, Lease, Stage, VideoJob
+from vidgen.job import JobStatus, JsonValue, Lease, RerouteReason, Stage, Target, VideoJob
 from vidgen.lifecycle import ACTIVE, Transition
 from vidgen.store.budgets import money_errors
 from vidgen.store.pool import Connection
@@ -50,6 +50,11 @@ class NewJob:
     metadata: Mapping[str, JsonValue]
     traceparent: str | None
     wish: Mapping[str, JsonValue] | None
+    targets: tuple[Target, ...] = ()
+    target_parameters: tuple[Mapping[str, JsonValue], ...] = field(default=(), repr=False)
+    route: str | None = None
+    reroute_on: tuple[RerouteReason, ...] = ()
+    max_cost_micros: int | None = None
     sealed: bytes | None = field(default=None, repr=False)
     api: str | None = None
     allow_unknown_price: bool = False
@@ -77,7 +82,8 @@ async def _insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJ
                 id, provider, model, prompt, parameters, fingerprint, scene_id, user_id,
                 idempotency_key, priority, due_at, max_attempts, deadline_s,
                 estimated_cost_micros, webhook_url, metadata, traceparent, wish, sealed,
-                reservations, payer, allow_unknown_price
+                reservations, payer, allow_unknown_price,
+                targets, target_parameters, route, reroute_on, max_cost_micros
             )
             SELECT n.id, n.provider, n.model, n.prompt, n.parameters, n.fingerprint, n.scene_id,
                    n.user_id, n.idempotency_key, n.priority, coalesce(n.run_at, now()),
@@ -91,17 +97,20 @@ async def _insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJ
                        ) THEN 'user'
                        ELSE 'server'
                    END,
-                   n.allow_unknown_price
+                   n.allow_unknown_price,
+                   n.targets, n.target_parameters, n.route, n.reroute_on, n.max_cost_micros
             FROM unnest(
                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
                 $8::text[], $9::text[], $10::smallint[], $11::timestamptz[], $12::integer[],
                 $13::integer[], $14::bigint[], $15::text[], $16::jsonb[], $17::text[],
-                $18::jsonb[], $19::bytea[], $20::text[], $21::boolean[]
+                $18::jsonb[], $19::bytea[], $20::text[], $21::boolean[],
+                $22::jsonb[], $23::jsonb[], $24::text[], $25::jsonb[], $26::bigint[]
             ) AS n (
                 id, provider, model, prompt, parameters, fingerprint, scene_id,
                 user_id, idempotency_key, priority, run_at, max_attempts,
                 deadline_s, estimated_cost_micros, webhook_url, metadata, traceparent, wish,
-                sealed, api, allow_unknown_price
+                sealed, api, allow_unknown_price,
+                targets, target_parameters, route, reroute_on, max_cost_micros
             )
             ON CONFLICT DO NOTHING
             RETURNING *
@@ -140,6 +149,11 @@ def _values(job: NewJob) -> tuple[object, ...]:
         job.sealed,
         job.api,
         job.allow_unknown_price,
+        orjson.dumps(job.targets).decode(),
+        orjson.dumps([dict(each) for each in job.target_parameters]).decode(),
+        job.route,
+        orjson.dumps(job.reroute_on).decode(),
+        job.max_cost_micros,
     )
 
 
@@ -291,6 +305,7 @@ async def _apply(
                 stage = coalesce($9, job.stage),
                 worker_id = CASE $10 WHEN 'take' THEN $7 WHEN 'keep' THEN job.worker_id END,
                 opener_id = CASE $10 WHEN 'take' THEN $7 ELSE job.opener_id END,
+                router_id = CASE $10 WHEN 'take' THEN $7 ELSE job.router_id END,
                 lease_epoch = job.lease_epoch + ($10 = 'take')::integer,
                 due_at = CASE
                     WHEN ($10 = 'free' OR ($10 = 'keep' AND job.worker_id IS NULL))
@@ -331,12 +346,30 @@ async def _apply(
                 END,
                 parked_at = CASE $1 WHEN 'parked' THEN now() END,
                 reservations = job.reservations + $21::boolean::integer,
+                parameters = CASE WHEN $12::jsonb ? 'target'
+                    THEN job.target_parameters -> ($12::jsonb ->> 'target')::integer
+                    ELSE job.parameters
+                END,
+                -- As at the enqueue: whether the user has a key for whom it goes to.
+                payer = CASE
+                    WHEN NOT $12::jsonb ? 'target' THEN job.payer
+                    WHEN job.user_id IS NOT NULL AND EXISTS (
+                        SELECT FROM provider_keys AS key
+                        WHERE key.user_id = job.user_id AND key.removed_at IS NULL
+                          AND key.provider
+                              = job.targets -> ($12::jsonb ->> 'target')::integer ->> 'provider'
+                          AND key.api
+                              = job.targets -> ($12::jsonb ->> 'target')::integer ->> 'api'
+                    ) THEN 'user'
+                    ELSE 'server'
+                END,
                 (
                     attempt, max_attempts, failures, operation, progress, error_code, error_message,
                     storage_key, size_bytes, sha256, content_type, duration_s, width, height,
                     thumbnail_key, spritesheet_key, actual_cost_micros, slot_at, result_expires_at,
                     cancel_discards, credential_id, settled_attempt, unknown_attempts,
-                    lost_cost_micros, discards, discarding, capped
+                    lost_cost_micros, discards, discarding, capped, target, provider, model,
+                    estimated_cost_micros
                 ) = (
                     SELECT next.attempt, next.max_attempts, next.failures, next.operation,
                            next.progress, next.error_code, next.error_message, next.storage_key,
@@ -345,8 +378,12 @@ async def _apply(
                            next.actual_cost_micros, next.slot_at, next.result_expires_at,
                            next.cancel_discards, next.credential_id, next.settled_attempt,
                            next.unknown_attempts, next.lost_cost_micros, next.discards,
-                           next.discarding, next.capped
-                    FROM jsonb_populate_record(job, $12::jsonb) AS next
+                           next.discarding, next.capped, next.target, next.provider, next.model,
+                           next.estimated_cost_micros
+                    -- Who is in force by a new target stands in the row, not in the change.
+                    FROM jsonb_populate_record(job, $12::jsonb || coalesce(
+                        job.targets -> ($12::jsonb ->> 'target')::integer, '{}'
+                    )) AS next
                 )
             WHERE job.id = $2
               AND job.status = ANY($3::text[])
@@ -385,7 +422,7 @@ async def _apply(
                    changed.webhook_url,
                    to_jsonb(changed) - ARRAY[
                        'prompt', 'parameters', 'fingerprint', 'webhook_url', 'wish', 'sealed',
-                       'opener_id'
+                       'opener_id', 'target_parameters', 'router_id'
                    ]
             FROM changed, event
             WHERE $8 IN ('completed', 'failed', 'cancelled') AND changed.webhook_url IS NOT NULL
@@ -822,7 +859,7 @@ async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> 
         ), archived AS (
             UPDATE video_jobs AS job
             SET archived_at = now(), prompt = '', parameters = '{}', metadata = '{}',
-                webhook_url = NULL, sealed = NULL
+                webhook_url = NULL, sealed = NULL, target_parameters = '[]'
             FROM old WHERE job.id = old.id
             RETURNING job.id
         ), events AS (

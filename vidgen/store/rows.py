@@ -17,12 +17,15 @@ from vidgen.job import (
     JobStatus,
     JsonValue,
     Operation,
+    RerouteReason,
     Stage,
+    Target,
     VideoJob,
     VideoRequest,
 )
 
 _COLUMNS = frozenset(field.name for field in fields(VideoJob))
+_TARGET = frozenset(field.name for field in fields(Target))
 _OPERATION = frozenset(field.name for field in fields(Operation))
 
 
@@ -42,8 +45,17 @@ def job_of(row: asyncpg.Record) -> VideoJob:
         "operation": None if operation is None else _operation_or_none(operation),
         "parameters": orjson.loads(values["parameters"]),
         "metadata": orjson.loads(values["metadata"]),
+        "targets": tuple(target_of(each) for each in orjson.loads(values["targets"])),
+        "target_parameters": tuple(orjson.loads(values["target_parameters"])),
+        "reroute_on": tuple(map(RerouteReason.read, orjson.loads(values["reroute_on"]))),
     }
     return VideoJob(**values)
+
+
+def target_of(value: Mapping[str, Any]) -> Target:
+    """The target in *value*, JSON of ours; fields of a newer release are left out."""
+    known = {name: found for name, found in value.items() if name in _TARGET}
+    return Target(**known | {"mapped": tuple(known.get("mapped", ()))})
 
 
 def event_of(row: asyncpg.Record) -> JobEvent:

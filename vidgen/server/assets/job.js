@@ -329,6 +329,8 @@ function factsOf(job) {
   return [
     ["Provider", providerName(job.provider)],
     ["Model", job.model],
+    ["Route", job.route],
+    ...targetsOf(job),
     ["Scene", linked(job.scene_id, `#/jobs?${new URLSearchParams({ scene_id: job.scene_id ?? "" })}`)],
     ["User", linked(job.user_id, `#/jobs?${new URLSearchParams({ user_id: job.user_id ?? "" })}`)],
     ["Cost", costWords(job)],
@@ -347,6 +349,15 @@ function factsOf(job) {
     ["Webhook", job.webhook_url],
     ["Job id", coded(job.id, "job id")],
   ];
+}
+
+// Who else may make it, and what is different there.
+function targetsOf(job) {
+  const rows = (job.targets ?? []).map((one, index) => {
+    const words = [`${providerName(one.provider)} ${one.model}`, money(one.estimated_cost_micros), ...(one.mapped ?? [])].join(", ");
+    return [index === 0 ? "Asked of" : `Else ${index}`, index === job.target ? `${words} (now)` : words];
+  });
+  return [...rows, ["Costs at most", job.max_cost_micros ? money(job.max_cost_micros) : null]];
 }
 
 function costWords(job) {

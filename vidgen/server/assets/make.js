@@ -17,6 +17,7 @@ export function mount(root, context) {
   let loading = false;
   let sent = null; // the idempotency key of this wish, and the wish: one wish never becomes two videos
   const images = [];
+  const fallbacks = [];
 
   if (!context.acts) {
     root.append(h("div.head", null, context.heading), h("div.panel", null, empty("film", "Your role may look and not act")));
@@ -44,6 +45,9 @@ export function mount(root, context) {
   const imageList = h("div.field");
   const addImage = button("Add an image", { kind: "small", glyph: "plus", onclick: () => newImage() });
   const imageField = h("div.field", null, h("span.label", null, "Images"), imageList, h("div", null, addImage));
+  const fallbackList = h("div.field");
+  const addFallback = button("Add a fallback", { kind: "small", glyph: "plus", onclick: () => newFallback() });
+  const ceiling = h("input", { id: "ceiling", type: "number", min: "0.01", step: "0.01", placeholder: "no more than the first one" });
   const scene = h("input", { id: "scene", maxlength: "500", autocomplete: "off" });
   const user = h("input", { id: "user", maxlength: "500", autocomplete: "off" });
   const priority = h("select", { id: "priority" }, [...Array(10).keys()].map((value) => h("option", { value }, value === 0 ? "0, usual" : value === 9 ? "9, first of all" : String(value))));
@@ -68,6 +72,7 @@ export function mount(root, context) {
       optional,
       audioField,
       imageField,
+      h("details.more", null, h("summary", null, "If that fails"), h("div", null, h("p.hint", null, "Who makes it instead, in this order, once it is proven that the one before will not: refused, switched off, out of quota, left alone for a while. Never while it may have been accepted."), fallbackList, h("div", null, addFallback), field("All attempts may cost, in dollars", ceiling))),
       h("details.more", null, h("summary", null, "For whom and when"), h("div", null, h("div.form-row", null, field("Scene", scene), field("User", user), field("Priority", priority)), h("div.form-row", null, field("Not before", runAt), field("Webhook", webhook)))),
     ),
     h("div.panel.form-side.price", null, h("span.muted", null, "Estimated price"), value, note, submit, error),
@@ -107,10 +112,13 @@ export function mount(root, context) {
   async function copyOf(id) {
     try {
       const job = await get(`/api/jobs/${id}`);
-      const option = [...model.options].find((one) => one.value === `${job.provider}/${job.model}` && !one.disabled);
+      const first = job.targets?.[0] ?? job;
+      const option = [...model.options].find((one) => one.value === `${first.provider}/${first.model}` && !one.disabled);
       if (option) model.value = option.value;
       chooseModel();
-      const wish = job.parameters;
+      const wish = job.target_parameters?.[0] ?? job.parameters;
+      for (const one of job.targets?.slice(1) ?? []) newFallback(`${one.provider}/${one.model}`);
+      if (job.max_cost_micros) ceiling.value = String(job.max_cost_micros / 1e6);
       prompt.value = job.prompt ?? "";
       check(seconds, wish.seconds);
       check(shape, wish.size ?? wish.aspect_ratio);
@@ -179,6 +187,8 @@ export function mount(root, context) {
       ...(one.takes.includes("audio") ? { audio: audio.checked } : {}),
       ...(one.takes.includes("negative_prompt") && negative.value.trim() ? { negative_prompt: negative.value.trim() } : {}),
       ...(one.takes.includes("seed") && seed.value !== "" ? { seed: Number(seed.value) } : {}),
+      ...(fallbacks.length ? { fallbacks: fallbacks.map((one) => one.wish()) } : {}),
+      ...(ceiling.value ? { max_cost_micros: Math.round(Number(ceiling.value) * 1e6) } : {}),
       ...(images.length ? { images: images.map((image) => image.wish()) } : {}),
       ...(scene.value.trim() ? { scene_id: scene.value.trim() } : {}),
       ...(user.value.trim() ? { user_id: user.value.trim() } : {}),
@@ -243,6 +253,32 @@ export function mount(root, context) {
       images.splice(images.indexOf(image), 1);
       row.remove();
       addImage.focus();
+    }
+  }
+
+  function newFallback(wanted = null) {
+    const number = fallbacks.length ? fallbacks.at(-1).number + 1 : 1;
+    const select = h("select", { aria: { label: `Fallback ${number}` } });
+    swap(select, [...model.children].map((group) => group.cloneNode(true)));
+    const other = [...select.options].find((one) => !one.disabled && !one.value.startsWith(`${chosen().provider.name}/`));
+    const option = [...select.options].find((one) => one.value === wanted) ?? other;
+    if (option) select.value = option.value;
+    const remove = h("button.button.ghost.bare", { type: "button", title: "Remove", aria: { label: `Remove fallback ${number}` }, onclick: drop }, icon("stop"));
+    const row = h("div.image-row", null, select, remove);
+    const one = {
+      number,
+      wish() {
+        const [provider, ...name] = select.value.split("/");
+        return { provider, model: name.join("/") };
+      },
+    };
+    fallbacks.push(one);
+    fallbackList.append(row);
+
+    function drop() {
+      fallbacks.splice(fallbacks.indexOf(one), 1);
+      row.remove();
+      addFallback.focus();
     }
   }
 

@@ -143,6 +143,7 @@ export function etaTitle(job) {
 const CODES = {
   budget_exceeded: "A budget cannot bear another attempt. Retry once it frees, or raise it under Money.",
   price_unknown: "A budget is in force, and nobody knows what this would cost.",
+  cost_ceiling: "Another attempt could cost more than the job may. Ask for it anew, with a higher ceiling.",
   provider_not_configured: "No key for this provider is set. Set it, then retry: nothing was paid.",
   provider_unavailable: "The provider did not answer until the deadline.",
   rate_limited: "The provider kept refusing for now until the deadline.",
@@ -174,11 +175,11 @@ export const codes = Object.keys(CODES).sort();
 // One event as {title, more, tone, cost}.
 export function told(event, job) {
   const detail = event.detail ?? {};
-  const who = providerName(job.provider);
+  const who = providerName(targetAt(event, job).provider);
   const wait = detail.wait_s ? `Next try in ${duration(detail.wait_s)}.` : null;
   switch (event.type) {
     case "created":
-      return { title: "Accepted", more: `Checked against the catalog; nothing is spent yet.`, tone: "idle", cost: job.estimated_cost_micros === null ? null : `estimated ${money(job.estimated_cost_micros)}` };
+      return { title: "Accepted", more: `Checked against the catalog; nothing is spent yet.`, tone: "idle", cost: (job.targets?.[0] ?? job).estimated_cost_micros === null ? null : `estimated ${money((job.targets?.[0] ?? job).estimated_cost_micros)}` };
     case "claimed":
       return { title: "Taken by a worker", more: event.worker_id ? `Worker ${short(event.worker_id)}.` : null, tone: "idle" };
     case "postponed":
@@ -186,6 +187,7 @@ export function told(event, job) {
     case "submitting":
       return { title: `Paid request goes to ${who}`, more: `Attempt ${event.attempt}. Written down before it was sent.`, tone: "busy" };
     case "submitted":
+      if (detail.returned) return { title: `${who} had accepted it after all`, more: `Back there with operation ${tail(detail.operation_id)}; nothing was sent to anybody else.`, tone: "busy" };
       return detail.adopted
         ? { title: `Found again at ${who}`, more: `Adopted ${tail(detail.operation_id)}; nothing was paid twice.`, tone: "busy" }
         : { title: `${who} accepted it`, more: `Operation ${tail(detail.operation_id)}`, tone: "busy" };
@@ -201,8 +203,12 @@ export function told(event, job) {
       return { title: "Waits: its provider key or prompt does not open", more: [detail.message, detail.wait_s ? `Next try in ${duration(detail.wait_s)}; nothing is counted meanwhile.` : null].filter(Boolean).join(" "), tone: "warn", code: detail.code };
     case "reattempted":
       return { title: "Another attempt follows", more: [detail.message, wait].filter(Boolean).join(" "), tone: "warn", code: detail.code, cost: detail.may_be_paid_twice ? "may be paid twice" : null };
+    case "rerouted":
+      return { title: `Moves on from ${place(detail.from)} to ${place(detail.to)}`, more: [`${rerouted(detail.reason)}.`, detail.message, skippedWords(detail)].filter(Boolean).join(" "), tone: "warn", code: detail.reason, cost: detail.cost_micros ? `paid so far ${money(detail.cost_micros)}` : null };
+    case "overtaken":
+      return { title: `${providerName(detail.provider)} answered after the job had moved on`, more: `Operation ${tail(detail.operation_id)}: what it makes may be billed, and nobody waits for it.`, tone: "bad", cost: "may be paid twice" };
     case "failed":
-      return { title: "Failed", more: detail.message, tone: "bad", code: detail.code };
+      return { title: "Failed", more: [detail.message, skippedWords(detail)].filter(Boolean).join(" "), tone: "bad", code: detail.code };
     case "released":
       return { title: "Given back", more: released(detail.reason), tone: "idle" };
     case "cancel_requested":
@@ -216,6 +222,44 @@ export function told(event, job) {
     default:
       return { title: event.type, more: null, tone: "idle" };
   }
+}
+
+// Whose an event is: a job may have moved on since.
+function targetAt(event, job) {
+  let at = job.targets?.[0] ?? job;
+  for (const one of job.events ?? []) {
+    if (one.seq > event.seq) break;
+    if (one.type === "rerouted") at = one.seq === event.seq ? (one.detail.from ?? at) : (one.detail.to ?? at);
+    else if (one.type === "submitted" && one.detail?.returned) at = one.detail.target ?? at;
+    else if (one.type === "retried" && one.detail?.pays_again) at = job.targets?.[0] ?? job;
+  }
+  return at;
+}
+
+const place = (target) => `${providerName(target?.provider)} (${target?.model})`;
+
+function rerouted(reason) {
+  const words = {
+    refused: "It refused several times in a row, before it accepted anything",
+    down: "It does not answer and is left alone for a while",
+    retired: "The model is switched off",
+    quota: "Money or the day's quota ran out there",
+    auth: "It refuses the server's key",
+    unconfigured: "There is no key for it",
+    absent: "The paid request provably never arrived",
+    failed: "It failed, and charges nothing for that",
+    policy: "Its moderation blocked it",
+    rejected: "It refuses the request as it stands",
+    charged: "It failed, and charges for that",
+    budget: "No budget bears another attempt there",
+    ceiling: "Another attempt there could cost more than the job may",
+  };
+  return words[reason] ?? String(reason);
+}
+
+function skippedWords(detail) {
+  const skipped = detail.skipped ?? [];
+  return skipped.length ? `Passed over: ${skipped.map((one) => `${place(one)}, ${one.reason}`).join("; ")}.` : null;
 }
 
 function postponed(reason) {
