@@ -316,8 +316,9 @@ BEGIN
         HAVING sum(CASE l.kind WHEN 'reserved' THEN l.micros ELSE -l.micros END) > 0
         ORDER BY l.provider <> OLD.provider, l.reserved_on LIMIT 1;
         IF NOT FOUND THEN
+            /* As a sum is: the plans below are kept for one type. */
             SELECT OLD.provider, vidgen_payer(OLD.credential_id, OLD.payer) AS payer,
-                   vidgen_today() AS reserved_on, 0 AS micros
+                   vidgen_today() AS reserved_on, 0::numeric AS micros
             INTO held;
         END IF;
         INSERT INTO ledger (kind, job_id, attempt, provider, model, payer, user_id, micros, uncertain,
