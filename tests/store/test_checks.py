@@ -46,6 +46,9 @@ BROKEN = [
     ("completed", "stage = 'generating'", "completed_has_a_video"),
     ("queued", f"{FAILED}, error_code = 'x'", "failed_has_a_reason"),
     ("queued", f"{FAILED}, error_message = 'x'", "failed_has_a_reason"),
+    ("pending", "target = 1", "target_is_one_of_them"),
+    ("pending", "target = -1", "target_is_one_of_them"),
+    ("pending", "max_cost_micros = 0", "ceiling_is_positive"),
 ]
 
 
