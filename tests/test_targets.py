@@ -178,6 +178,22 @@ async def test_a_key_is_for_one_way_to_get_the_video(
         await queue.enqueue(replace(REQUEST, **change), idempotency_key="k")  # type: ignore[arg-type]  # as the row says
 
 
+async def test_only_what_was_asked_for_is_used_again(queue: VideoQueue) -> None:
+    hand = Hand(queue)
+    instead = await hand.complete(
+        await hand.generate(
+            await hand.submit(await hand.claim(await moved(queue, await queue.enqueue(REQUEST))))
+        )
+    )
+
+    bought = await queue.enqueue(REQUEST, reuse_within_s=3600)
+    made = await hand.carry(bought)
+    again = await queue.enqueue(replace(REQUEST, fallbacks=()), reuse_within_s=3600)
+
+    assert bought.id != instead.id
+    assert again == made
+
+
 # --- what others are told ---
 
 

@@ -217,7 +217,7 @@ async def made(
 ) -> dict[str, VideoJob]:
     """
     By fingerprint, the newest job of *user_id* whose video was stored in the last *within_s*
-    seconds and is still there.
+    seconds and is still there. What a fallback made is not what was asked for.
     """
     rows = await connection.fetch(
         """
@@ -225,7 +225,7 @@ async def made(
         WHERE fingerprint = ANY($2::text[]) AND status = 'completed' AND archived_at IS NULL
           AND completed_at > now() - make_interval(secs => $3)
           AND coalesce(user_id, '') = coalesce($1, '') AND storage_key IS NOT NULL
-          AND cancel_requested_at IS NULL
+          AND cancel_requested_at IS NULL AND target = 0
         ORDER BY fingerprint, completed_at DESC
         """,
         user_id,
