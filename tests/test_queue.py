@@ -781,7 +781,7 @@ def test_the_names_of_the_wishes_are_the_ones_that_are_documented() -> None:
 
     assert set(documented) - {"request", "return"} == {
         *("idempotency_key", "priority", "run_at", "webhook_url", "metadata"),
-        *("scene_id", "user_id", "deadline_s", "connection"),
+        *("scene_id", "user_id", "deadline_s", "reuse_within_s", "connection"),
     }
 
 
