@@ -128,6 +128,56 @@ def test_the_environment_wins_over_the_file(load: Load, tmp_path: Path) -> None:
     assert (settings.concurrency, settings.max_attempts) == (9, 8)
 
 
+def test_a_folder_of_secrets_is_read_and_stands_between_the_file_and_the_environment(
+    load: Load, tmp_path: Path
+) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "OPENAI_API_KEY").write_text("sk-of-the-folder\n")
+    (folder / "VIDGEN_CONCURRENCY").write_text("7")
+    (folder / "VIDGEN_MAX_ATTEMPTS").write_text("7")
+    (folder / "GEMINI_API_KEY").write_text("\n")
+    (folder / "redis_password").write_text("of somebody else")
+    (tmp_path / ".env").write_text("VIDGEN_MAX_ATTEMPTS=6\nVIDGEN_CONCURRENCY=6\n")
+
+    settings = load(VIDGEN_SECRETS_DIR=str(folder), VIDGEN_CONCURRENCY="8")
+
+    assert settings.openai_api_key == SecretStr("sk-of-the-folder")
+    assert settings.gemini_api_key is None
+    assert (settings.concurrency, settings.max_attempts) == (8, 7)
+
+
+def test_a_wrong_name_in_the_folder_of_secrets_is_told(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "VIDGEN_CONCURENCY").write_text("7")
+
+    with pytest.raises(SettingsError, match="VIDGEN_CONCURENCY: vidgen has no such setting"):
+        load(VIDGEN_SECRETS_DIR=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: folder.rmdir(),
+        lambda folder: (folder / "ADMIN_TOKEN").mkdir(),
+        lambda folder: (folder / "ADMIN_TOKEN").write_bytes(b"hunter2\xff"),
+        lambda folder: (folder / "ADMIN_TOKEN").write_text("hunter2" * 10_000),
+        lambda folder: (folder / "ADMIN_TOKEN").symlink_to("/dev/zero"),
+    ],
+    ids=["missing", "folder", "bytes", "large", "endless"],
+)
+def test_a_folder_of_secrets_that_cannot_be_read_is_told_without_what_is_in_it(
+    load: Load, tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    spoil(folder)
+
+    with pytest.raises(SettingsError, match="VIDGEN_SECRETS_DIR: .* cannot be read") as error:
+        load(VIDGEN_SECRETS_DIR=str(folder))
+
+    assert "hunter2" not in str(error.value)
+
+
 def test_empty_is_not_set_and_white_space_is_cut(load: Load) -> None:
     settings = load(VIDGEN_CONCURRENCY="", OPENAI_API_KEY=" sk-1\n")
 

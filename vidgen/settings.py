@@ -1,8 +1,9 @@
 """
 What the environment says, read once, checked as a whole, frozen. Nothing else reads it.
 
-`Settings.load()` is for programs: it looks at `.env` and at the environment, which wins, and tells
-every problem at once. `Settings(...)` is for code and tests: values given are all there is.
+`Settings.load()` is for programs: it looks at `.env`, at the files of VIDGEN_SECRETS_DIR, which win
+over it, and at the environment, which wins over both, and tells every problem at once.
+`Settings(...)` is for code and tests: values given are all there is.
 """
 
 import base64
@@ -62,6 +63,8 @@ _REDIS_WANTED = (
     "or redis+sentinel://host1:26379,host2:26379/service/0"
 )
 _ENV_FILE = Path(".env")
+_SECRETS_DIR = "VIDGEN_SECRETS_DIR"
+_MAX_SECRET_BYTES = 65_536  # the JSON of a service account has 2,400
 
 _PAIRS = (
     ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
@@ -633,6 +636,11 @@ class Settings(BaseSettings):
     # What the variables say that are none of ours: a plug-in may ask for its own.
     _others: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
 
+    secrets_dir: str = Field(
+        "",
+        validation_alias=_SECRETS_DIR,
+        description="Folder with a file per setting, named as the setting, holding its value.",
+    )
     pg_bin: str = Field(
         "",
         validation_alias="VIDGEN_PG_BIN",
@@ -644,7 +652,7 @@ class Settings(BaseSettings):
         cls, *, needs: frozenset[Need] = EVERYTHING, env_file: Path | None = _ENV_FILE
     ) -> Self:
         """
-        Read `.env` and the environment, which wins.
+        Read `.env`, the files of VIDGEN_SECRETS_DIR and the environment; the later one wins.
 
         Raises:
             SettingsError: One line per problem: name, what came (secrets masked), what is wanted.
@@ -963,9 +971,12 @@ def _given(env_file: Path | None) -> dict[str, str]:
         raise SettingsError(
             f"{env_file}: cannot be read ({type(error).__name__}); wanted a text in UTF-8"
         ) from error
+    environment = EnvSettingsSource(Settings).env_vars
+    folder = environment.get(_SECRETS_DIR, in_file.get(_SECRETS_DIR))
     sources: tuple[Mapping[str, str | None], ...] = (
         in_file,
-        EnvSettingsSource(Settings).env_vars,
+        _in_folder(Path(folder)) if folder else {},
+        environment,
     )
     stripped = {
         name: text.strip()
@@ -974,6 +985,27 @@ def _given(env_file: Path | None) -> dict[str, str]:
         if text is not None
     }
     return {name: text for name, text in stripped.items() if text}
+
+
+def _in_folder(folder: Path) -> dict[str, str]:
+    """What the files of *folder* say, as Docker, Kubernetes and systemd lay secrets out."""
+    try:
+        # What else lies there is none of ours and may be closed to us.
+        files = [path for path in folder.iterdir() if path.name in _FIELDS or _is_typo(path.name)]
+        return {path.name: _secret(path) for path in files}
+    except (OSError, ValueError) as error:  # no such folder, no right to read it; no UTF-8
+        raise SettingsError(
+            f"{_SECRETS_DIR}: {folder} cannot be read ({type(error).__name__}); "
+            "wanted a folder with small files in UTF-8"
+        ) from error
+
+
+def _secret(path: Path) -> str:
+    with path.open("rb") as file:
+        text = file.read(_MAX_SECRET_BYTES + 1)
+    if len(text) > _MAX_SECRET_BYTES:
+        raise ValueError  # a device, a dump
+    return text.decode()
 
 
 def _is_typo(name: str) -> bool:
