@@ -751,6 +751,14 @@ async def test_webhooks_are_listed_and_sent_again(
 # --- processes ---
 
 
+async def test_doctor_can_look_at_the_servers_alone(vidgen: Program) -> None:
+    said = await away(vidgen, OPENAI_API_KEY="wrong")("doctor", "--servers", "--json")
+
+    assert said.code == 0
+    looked_at = [check["name"] for check in said.document["checks"]]
+    assert looked_at == ["settings", "postgresql", "redis", "redis memory", "bucket"]
+
+
 async def test_doctor_exits_with_one_only_if_there_is_a_problem(vidgen: Program) -> None:
     well = await vidgen("doctor")
     ill = await away(vidgen, S3_BUCKET="other")("doctor", "--json")
@@ -763,7 +771,7 @@ async def test_doctor_exits_with_one_only_if_there_is_a_problem(vidgen: Program)
     problems = [check for check in ill.document["checks"] if check["state"] == "problem"]
     assert [check["name"] for check in problems] == ["bucket"]
     assert "S3_BUCKET" in problems[0]["remedy"]
-    assert (lost.code, [check["name"] for check in lost.document["checks"]]) == (1, ["settings"])
+    assert (lost.code, [check["name"] for check in lost.document["checks"]]) == (2, ["settings"])
     assert "DATABASE_URL" in lost.document["checks"][0]["sentence"]
 
 

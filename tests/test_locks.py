@@ -10,9 +10,16 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-LOCKS = {"requirements.lock": ["embedded", "speed"], "requirements-test.lock": list(EXTRAS)}
+BUILD: list[str] = PYPROJECT["dependency-groups"]["build"]
+LOCKS = {
+    "requirements.lock": ["embedded", "speed"],
+    "requirements-image.lock": ["otel", "speed"],
+    "requirements-test.lock": list(EXTRAS),
+}
+BUILD_LOCK = "requirements-build.lock"
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 
@@ -32,7 +39,7 @@ def wanted(extras: list[str]) -> list[Requirement]:
     return found
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, BUILD_LOCK])
 def test_every_line_is_one_version_with_hashes(lock: str) -> None:
     for pinned, hashes in entries(lock):
         [only] = pinned.specifier
@@ -42,7 +49,7 @@ def test_every_line_is_one_version_with_hashes(lock: str) -> None:
         assert pinned.url is None, pinned
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, BUILD_LOCK])
 def test_no_line_says_where_packages_come_from(lock: str) -> None:
     text = (ROOT / "deploy" / lock).read_text()
     body = [line for line in text.splitlines() if not line.startswith("#")]
@@ -55,12 +62,22 @@ def test_no_line_says_where_packages_come_from(lock: str) -> None:
 
 @pytest.mark.parametrize(("lock", "extras"), LOCKS.items(), ids=list(LOCKS))
 def test_every_dependency_is_locked_at_a_version_that_fits(lock: str, extras: list[str]) -> None:
+    assert_locked(lock, wanted(extras))
+
+
+def test_what_builds_the_wheel_is_locked_at_a_version_that_fits() -> None:
+    assert_locked(BUILD_LOCK, [Requirement(text) for text in BUILD])
+    named = {Requirement(text).name for text in BUILD}
+    assert named == {Requirement(text).name for text in PYPROJECT["build-system"]["requires"]}
+
+
+def assert_locked(lock: str, requirements: list[Requirement]) -> None:
     locked: dict[str, list[Version]] = {}
     for pinned, _ in entries(lock):
         [only] = pinned.specifier
         locked.setdefault(canonicalize_name(pinned.name), []).append(Version(only.version))
 
-    for requirement in wanted(extras):
+    for requirement in requirements:
         versions = locked.get(canonicalize_name(requirement.name), [])
         assert versions, f"{requirement} is not in {lock}: compile it anew (its second line)"
         assert all(version in requirement.specifier for version in versions), (
@@ -81,8 +98,9 @@ def test_the_command_in_a_lock_file_is_the_one_for_it(lock: str, extras: list[st
         assert re.findall(r"--extra (\w+)", command) == extras
 
 
-def test_what_both_lock_files_have_is_the_same() -> None:
-    small = {(str(p.name), str(p.specifier)) for p, _ in entries("requirements.lock")}
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-image.lock", BUILD_LOCK])
+def test_what_a_lock_file_has_is_what_was_tested(lock: str) -> None:
+    small = {(str(p.name), str(p.specifier)) for p, _ in entries(lock)}
     large = {(str(p.name), str(p.specifier)) for p, _ in entries("requirements-test.lock")}
 
     assert small <= large

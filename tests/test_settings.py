@@ -140,7 +140,7 @@ def test_a_folder_of_secrets_is_read_and_stands_between_the_file_and_the_environ
     (folder / "redis_password").write_text("of somebody else")
     (tmp_path / ".env").write_text("VIDGEN_MAX_ATTEMPTS=6\nVIDGEN_CONCURRENCY=6\n")
 
-    settings = load(VIDGEN_SECRETS_DIR=str(folder), VIDGEN_CONCURRENCY="8")
+    settings = load(VIDGEN_SECRETS_DIR=str(folder), VIDGEN_CONCURRENCY="8", OPENAI_API_KEY="")
 
     assert settings.openai_api_key == SecretStr("sk-of-the-folder")
     assert settings.gemini_api_key is None

@@ -92,7 +92,7 @@ def test_no_module_is_a_room_without_a_name() -> None:
 
 
 def test_the_tests_mirror_the_package() -> None:
-    own = {"bench", "journeys", "plugin_example"}
+    own = {"bench", "deploy", "journeys", "plugin_example"}
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/*.py")}
 
     assert {folder for folder in folders - own if not (ROOT / "vidgen" / folder).is_dir()} == set()

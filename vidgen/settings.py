@@ -973,10 +973,13 @@ def _given(env_file: Path | None) -> dict[str, str]:
         ) from error
     environment = EnvSettingsSource(Settings).env_vars
     folder = environment.get(_SECRETS_DIR, in_file.get(_SECRETS_DIR))
+    secrets = _in_folder(Path(folder)) if folder else {}
+    # An empty variable hides a `.env` that lies around, but no secret that somebody mounted.
+    hidden = {name for name, text in environment.items() if (text or "").strip()}
     sources: tuple[Mapping[str, str | None], ...] = (
         in_file,
-        _in_folder(Path(folder)) if folder else {},
         environment,
+        {name: text for name, text in secrets.items() if name not in hidden},
     )
     stripped = {
         name: text.strip()

@@ -29,6 +29,11 @@ CHECKS: Mapping[str, Check] = {
     servers.BUDGETS: servers.money,
     servers.WORKERS: servers.workers,
 }
+# Without these no worker gets anywhere, while each of the others may wait.
+SERVERS: Mapping[str, Check] = {
+    name: CHECKS[name]
+    for name in (servers.POSTGRESQL, servers.REDIS, servers.EVICTION, bucket.BUCKET)
+}
 # What cannot be looked at if another one is not well.
 NEEDS: Mapping[str, str] = {
     servers.SCHEMA: servers.POSTGRESQL,
@@ -52,12 +57,15 @@ def checks() -> dict[str, Check]:
     return found
 
 
-async def examine(load: Callable[[], Settings]) -> list[Finding]:
+async def examine(
+    load: Callable[[], Settings], only: Mapping[str, Check] | None = None
+) -> list[Finding]:
     """
     Look at everything that the settings name; without usable ones at nothing else.
 
     Args:
         load: Gives them, or raises `SettingsError`.
+        only: The checks to make; None makes every one.
     """
     try:
         settings = load()
@@ -72,7 +80,8 @@ async def examine(load: Callable[[], Settings]) -> list[Finding]:
     findings = {SETTINGS: ok(SETTINGS, f"usable; {len(settings.model_fields_set)} are set")}
     async with asyncio.TaskGroup() as group:
         running = {
-            name: group.create_task(_outcome(check, settings)) for name, check in checks().items()
+            name: group.create_task(_outcome(check, settings))
+            for name, check in (checks() if only is None else only).items()
         }
     ill: set[str] = set()
     for name, task in running.items():

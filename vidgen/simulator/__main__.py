@@ -22,6 +22,9 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: the system chooses")
     parser.add_argument(
+        "--origin", default="", help="http://host:port by which others reach it, e.g. by a name"
+    )
+    parser.add_argument(
         "--generation-s", type=float, default=8.0, help="time until a video is ready"
     )
     parser.add_argument("--dialect", choices=sorted(DIALECTS), default="openai")
@@ -35,6 +38,7 @@ def main() -> None:
                 generation_s=arguments.generation_s,
                 dialect=arguments.dialect,
                 state_file=arguments.state_file,
+                origin=arguments.origin,
             )
         )
     )

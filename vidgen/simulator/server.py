@@ -50,6 +50,7 @@ class SimulatorServer:
         generation_s: float | Callable[[], float] = 2.0,
         dialect: str = "openai",
         state_file: Path | None = None,
+        origin: str = "",
         only: Collection[str] | None = None,
     ) -> None:
         """
@@ -58,6 +59,7 @@ class SimulatorServer:
         Args:
             port: 0 lets the system choose.
             state_file: Outlives a restart.
+            origin: `http://host:port` under which others see the providers; empty: as they listen.
             only: These providers; None is every one.
         """
         self._wires: dict[str, SimulatedWire] = {
@@ -76,6 +78,7 @@ class SimulatorServer:
         self.foreign = self.simulators["foreign"] = ProviderSimulator(name="foreign")
         self._host = host
         self._port = port
+        self._origin = origin.rstrip("/")
         self._state = StateFile(state_file) if state_file is not None else None
         self._runners: list[AppRunner] = []
 
@@ -100,6 +103,7 @@ class SimulatorServer:
         except BaseException:
             await self._close()
             raise
+        origin = self._origin or origin
         for name, wire in self._wires.items():
             self.simulators[name].origin = origin if wire.at_root else f"{origin}/{name}"
         return self
