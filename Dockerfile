@@ -45,7 +45,8 @@ EXPOSE 3000
 STOPSIGNAL SIGTERM
 # Of worker and server alike: both answer on VIDGEN_HTTP_PORT. A worker may wait 30 s for its servers.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=45s --retries=3 CMD ["vidgen", "health"]
-CMD ["arq", "vidgen.worker.WorkerSettings"]
+# The same worker as `arq vidgen.worker.WorkerSettings`, which begins its log with lines of arq's own that are no JSON.
+CMD ["vidgen", "worker"]
 
 FROM system AS simulators
 COPY --from=build-simulators /opt/vidgen /opt/vidgen

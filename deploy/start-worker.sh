@@ -18,7 +18,7 @@ case "$patience_s" in
         exit 2
         ;;
 esac
-[ "$#" -gt 0 ] || set -- arq vidgen.worker.WorkerSettings
+[ "$#" -gt 0 ] || set -- vidgen worker
 
 for program in vidgen "$1"; do
     command -v "$program" >/dev/null || {

@@ -567,7 +567,7 @@ async def _check_keys(resources: Resources) -> None:
                 )
 
 
-def _prepare_loop(settings: Settings) -> None:
+def prepare_loop(settings: Settings) -> None:
     """
     Give arq the fastest loop there is, once Redis has answered.
 
@@ -601,6 +601,6 @@ def __getattr__(name: str) -> object:
     if name == "WorkerSettings":
         settings = Settings.load_or_exit()
         logs.configure(settings.log_level, settings.log_format)
-        _prepare_loop(settings)
+        prepare_loop(settings)
         return worker_settings(settings)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

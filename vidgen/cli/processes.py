@@ -4,7 +4,6 @@ import asyncio
 import importlib
 import signal
 import sys
-from contextlib import suppress
 from datetime import UTC, date, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -96,14 +95,11 @@ def worker() -> None:
     """Carry jobs until SIGTERM; the same as: arq vidgen.worker.WorkerSettings."""
     from vidgen import logs
     from vidgen.settings import Settings
-    from vidgen.worker import worker_settings
+    from vidgen.worker import prepare_loop, worker_settings
 
     settings = Settings.load()
     logs.configure(settings.log_level, settings.log_format)
-    with suppress(ImportError):
-        import uvloop
-
-        asyncio.set_event_loop(uvloop.new_event_loop())  # arq takes the loop it finds
+    prepare_loop(settings)
     arq: Any = importlib.import_module("arq.worker")
     arq.run_worker(worker_settings(settings))
 
