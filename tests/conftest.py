@@ -56,7 +56,7 @@ MIN_MEMORY_BYTES = 4 * 1024**3  # the servers of all processes together take les
 WORKERS = 4
 # The longest first, lest one of them is all that still runs at the end.
 FIRST = (
-    *("test_the_types_are_right", "tests/server/browser/"),
+    *("test_the_types_are_right", "tests/deploy/test_image.py", "tests/server/browser/"),
     *("tests/journeys/", "tests/dev/", "tests/test_source.py"),
 )
 
