@@ -142,6 +142,15 @@ async def test_gemini_makes_a_playable_video_and_hands_it_out(
     assert (charge.operation_id, charge.cost_micros) == (operation.name, 1_600_000)
 
 
+async def test_addresses_can_be_told_by_a_name_that_others_reach() -> None:
+    async with SimulatorServer(origin="http://simulators:8787/") as server:
+        urls = server.urls()
+
+    assert urls["gemini_url"] == "http://simulators:8787/v1beta"
+    assert urls["sora_url"] == "http://simulators:8787/v1"
+    assert urls["token_url"] == "http://simulators:8787/token"
+
+
 async def test_gemini_tells_a_running_operation_by_the_missing_done(
     simulators: SimulatorServer, gemini: genai.client.AsyncClient
 ) -> None:
