@@ -172,7 +172,7 @@ def test_a_folder_of_secrets_that_cannot_be_read_is_told_without_what_is_in_it(
     folder.mkdir()
     spoil(folder)
 
-    with pytest.raises(SettingsError, match="VIDGEN_SECRETS_DIR: .* cannot be read") as error:
+    with pytest.raises(SettingsError, match=r"VIDGEN_SECRETS_DIR: .* cannot be read") as error:
         load(VIDGEN_SECRETS_DIR=str(folder))
 
     assert "hunter2" not in str(error.value)

@@ -98,12 +98,12 @@ async def _replaced_to_the_end(crew: Crew, queue: VideoQueue) -> int:
 
 
 async def _shares(queue: VideoQueue, jobs: int) -> Counter[str]:
-    return Counter(
-        str(event.worker_id)
-        for job in await queue.recent(limit=jobs)
-        for event in await queue.history(job.id)
-        if event.type is EventType.SUBMITTED
-    )
+    shares: Counter[str] = Counter()
+    for job in await queue.recent(limit=jobs):
+        for event in await queue.history(job.id):
+            if event.type is EventType.SUBMITTED:
+                shares[str(event.worker_id)] += 1
+    return shares
 
 
 def _most(world: World) -> int:

@@ -35,7 +35,10 @@ if [ -n "$CLOSED" ]; then  # the Python of here is where only root may look; in 
     mount --bind "$ROOT/python" "$PYTHON_HOME"
     mount -o remount,bind,ro "$CLOSED"
 fi
-for place in / /dev/shm; do mount -o remount,bind,ro "$place"; done
+mount --bind "$ROOT" "$ROOT"
+for place in "$ROOT" / /run /tmp /var/tmp /dev/shm; do
+    ! mountpoint --quiet "$place" || mount -o remount,bind,ro "$place"
+done
 cd "$ROOT/opt/vidgen"
 exec setpriv --reuid "$USER_ID" --regid "$USER_ID" --clear-groups --no-new-privs --inh-caps=-all \
     env -i "$@"

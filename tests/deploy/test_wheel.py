@@ -71,8 +71,8 @@ def clean(built: Path, wheel: Path, server_folder: Path) -> Clean:
     home = server_folder / "clean"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
     python = home / "bin" / "python"
-    pip = [built / "opt/build/bin/pip", "--python", python, "install", "--quiet"]
-    subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True)
+    pip = [built / "opt/build/bin/pip", "--python", python, "install", "--quiet", "--no-deps"]
+    subprocess.run([*map(str, pip), "--no-index", str(wheel)], check=True)
     [packages] = home.glob("lib/python*/site-packages")
     # A folder named so has its packages found, but not the .pth in it that leads to the sources.
     (packages / "tests.pth").write_text(sysconfig.get_paths()["purelib"])
