@@ -18,7 +18,9 @@ from redis.asyncio import Redis
 
 from vidgen.dispatch import open_redis
 from vidgen.errors import DispatchError
-from vidgen.ratelimit import HORIZON_S, LATE_MS, MARK, WINDOW_S, RateLimit, Turn
+from vidgen.ratelimit import HORIZON_S, LATE_MS, MARGIN_S, MARK, WINDOW_S, RateLimit, Turn
+from vidgen.resources import open_resources
+from vidgen.settings import Settings
 
 TURNS = "vidgen:turns:sora:server"
 LINES, SHARES = f"{TURNS}:lines", f"{TURNS}:shares"
@@ -90,6 +92,17 @@ async def test_the_first_ones_go_at_once_and_the_next_is_told_when_to_come_back(
     assert not turns[3].reserved
     # Half a horizon before there is room, and one place in the line behind it.
     assert turns[3].wait_s == pytest.approx(60 - 15 + 20, abs=SAME_MOMENT_S)
+
+
+async def test_turns_of_a_worker_are_a_little_more_than_a_minute_apart_as_they_may_be_used_late(
+    settings: Settings,
+) -> None:
+    async with open_resources(settings.model_copy(update={"rate_limit_per_min": 1})) as resources:
+        await ask(resources.rate_limit)
+        told = await ask(resources.rate_limit, 2, ahead=True)
+
+    until_the_turn = told.wait_s + HORIZON_S / 2
+    assert until_the_turn == pytest.approx(WINDOW_S + MARGIN_S, abs=SAME_MOMENT_S)
 
 
 async def test_turns_are_handed_out_as_far_as_the_horizon_and_then_a_line_is_made(

@@ -16,7 +16,7 @@ from vidgen.catalog import Endpoints
 from vidgen.dispatch import Dispatcher, open_redis
 from vidgen.gate import Gate
 from vidgen.providers.registry import Providers, ProvidersConfig, build
-from vidgen.ratelimit import RateLimit
+from vidgen.ratelimit import MARGIN_S, WINDOW_S, RateLimit
 from vidgen.settings import Settings
 from vidgen.storage import Bucket, Storage
 from vidgen.store.pool import Database
@@ -120,7 +120,11 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             database=database,
             redis=redis,
             dispatcher=Dispatcher(redis, settings.queue_name),
-            rate_limit=RateLimit(redis, limit_per_min=settings.rate_limit_per_min),
+            rate_limit=RateLimit(
+                redis,
+                limit_per_min=settings.rate_limit_per_min,
+                window_s=WINDOW_S + MARGIN_S,
+            ),
             storage=storage,
             providers=providers,
             transfers=Gate(settings.transfer_concurrency),
