@@ -68,7 +68,7 @@ class Image:
         return ["unshare", "--mount", "sh", "-ec", script, "sh", *pairs, *command]
 
 
-pytestmark = [pytest.mark.xdist_group("image"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.xdist_group("image"), pytest.mark.timeout(400)]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.conftest import environment_of
 from tests.deploy.dockerfile import ROOT
 from vidgen.settings import Settings
 
-pytestmark = [pytest.mark.xdist_group("image"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.xdist_group("image"), pytest.mark.timeout(400)]
 
 TIMEOUT_S = 50
 
