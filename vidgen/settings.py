@@ -64,6 +64,7 @@ _REDIS_WANTED = (
 )
 _ENV_FILE = Path(".env")
 _SECRETS_DIR = "VIDGEN_SECRETS_DIR"
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")  # of ours, or of a plug-in
 _MAX_SECRET_BYTES = 65_536  # the JSON of a service account has 2,400
 
 _PAIRS = (
@@ -633,14 +634,14 @@ class Settings(BaseSettings):
         validation_alias="VIDGEN_TRUSTED_PROXIES",
         description="Addresses or networks, comma separated, whose X-Forwarded-For is believed.",
     )
-    # What the variables say that are none of ours: a plug-in may ask for its own.
-    _others: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
-
     secrets_dir: str = Field(
         "",
         validation_alias=_SECRETS_DIR,
         description="Folder with a file per setting, named as the setting, holding its value.",
     )
+    # What the variables say that are none of ours: a plug-in may ask for its own.
+    _others: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+
     pg_bin: str = Field(
         "",
         validation_alias="VIDGEN_PG_BIN",
@@ -993,8 +994,8 @@ def _given(env_file: Path | None) -> dict[str, str]:
 def _in_folder(folder: Path) -> dict[str, str]:
     """What the files of *folder* say, as Docker, Kubernetes and systemd lay secrets out."""
     try:
-        # What else lies there is none of ours and may be closed to us.
-        files = [path for path in folder.iterdir() if path.name in _FIELDS or _is_typo(path.name)]
+        # What is named otherwise is nobody's variable, and may be closed to us.
+        files = [path for path in folder.iterdir() if _VARIABLE.fullmatch(path.name)]
         return {path.name: _secret(path) for path in files}
     except (OSError, ValueError) as error:  # no such folder, no right to read it; no UTF-8
         raise SettingsError(

@@ -12,7 +12,8 @@ def built(server_folder: Path) -> Path:
     """
     The folders /src, /wheels and /opt of the stage `build`, below this one.
 
-    Takes half a minute, and minutes on a busy machine, so what asks for it belongs into one group of pytest-xdist.
+    Takes half a minute, on a busy machine more, so what asks for it belongs into one group of
+    pytest-xdist.
     """
     root = server_folder / "image"
     dockerfile.build("build", dockerfile.context(server_folder / "context"), root)
