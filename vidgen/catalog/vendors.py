@@ -3,7 +3,17 @@
 from collections.abc import Collection, Mapping
 from functools import cache
 
-from vidgen.catalog import fal, luma, omni, replicate, runway, sora, veo, xai
+from vidgen.catalog import (
+    fal,
+    kling,
+    luma,
+    omni,
+    replicate,
+    runway,
+    sora,
+    veo,
+    xai,
+)
 from vidgen.catalog.plugins import Plugins, installed
 from vidgen.catalog.vendor import Model, Vendor
 from vidgen.errors import PluginBrokenError, UnknownProviderError
@@ -20,6 +30,7 @@ _BUILT_IN: Mapping[str, Vendor] = {
         luma,
         fal,
         xai,
+        kling,
     )
 }
 

@@ -1,6 +1,16 @@
 """Every wire format, for the conformance suite: one line for each provider."""
 
-from tests.providers.formats import fal, luma, omni, replicate, runway, sora, veo, xai
+from tests.providers.formats import (
+    fal,
+    kling,
+    luma,
+    omni,
+    replicate,
+    runway,
+    sora,
+    veo,
+    xai,
+)
 
 FORMATS = {
     each.name: each
@@ -13,6 +23,7 @@ FORMATS = {
         luma,
         fal,
         xai,
+        kling,
     )
     for each in module.FORMATS
 }
