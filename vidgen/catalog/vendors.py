@@ -7,6 +7,7 @@ from vidgen.catalog import (
     fal,
     kling,
     luma,
+    minimax,
     omni,
     replicate,
     runway,
@@ -31,6 +32,7 @@ _BUILT_IN: Mapping[str, Vendor] = {
         fal,
         xai,
         kling,
+        minimax,
     )
 }
 

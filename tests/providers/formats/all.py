@@ -4,6 +4,7 @@ from tests.providers.formats import (
     fal,
     kling,
     luma,
+    minimax,
     omni,
     replicate,
     runway,
@@ -24,6 +25,7 @@ FORMATS = {
         fal,
         xai,
         kling,
+        minimax,
     )
     for each in module.FORMATS
 }
