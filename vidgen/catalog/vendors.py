@@ -11,6 +11,7 @@ from vidgen.catalog import (
     omni,
     replicate,
     runway,
+    seedance,
     sora,
     veo,
     xai,
@@ -33,6 +34,7 @@ _BUILT_IN: Mapping[str, Vendor] = {
         xai,
         kling,
         minimax,
+        seedance,
     )
 }
 

@@ -8,6 +8,7 @@ from tests.providers.formats import (
     omni,
     replicate,
     runway,
+    seedance,
     sora,
     veo,
     xai,
@@ -26,6 +27,7 @@ FORMATS = {
         xai,
         kling,
         minimax,
+        seedance,
     )
     for each in module.FORMATS
 }

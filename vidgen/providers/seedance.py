@@ -1,0 +1,377 @@
+"""
+ByteDance's Seedance on Ark, as `seedance`: BytePlus ModelArk, and Volcengine Ark in China.
+
+    POST   /contents/generations/tasks        -> {id}
+    GET    /contents/generations/tasks/{id}   -> {status, content: {video_url}, usage, error, …}
+    DELETE /contents/generations/tasks/{id}   cancels a queued task, deletes a finished one
+    GET    /contents/generations/tasks        ?page_num ?page_size ?filter.task_ids
+
+Ark bills tokens, and a finished task tells how many: the cost is that many at the list price of the
+model and the resolution. A task is never deleted that may have a video: only what is queued is
+cancelled, so it is looked at first. The list can be asked for many tasks by their ids; it holds
+neither the prompt nor a mark of ours, so an ambiguous submit cannot be cleared up with it.
+
+Sources: PyPI byteplus-python-sdk-v2 3.0.63 and volcengine-python-sdk 5.0.54
+(`resources/content_generation/tasks.py` and its types: paths, fields, filters; both SDKs were run
+against the simulator); PyPI litellm `llms/volcengine/videos` (`expired`, tokens as width x height x
+24 x seconds / 1024, Volcengine's prices); ComfyUI `comfy_api_nodes/apis/bytedance.py` (BytePlus's
+model ids and prices for 1000 tokens, images a request may carry); the error codes of BytePlus's
+documentation page 1520757 as quoted in public nodes for ComfyUI (status and word of each,
+`TaskRunningCannotCancel`); docs.volcengine.com 82379/1099320 (only successful tasks are billed, 24
+hours of keeping).
+
+Not verified, since no paid key was used: that `expired` always means that a task was not made in
+time (`execution_expires_after`, so it counts as failed and not charged); that `QuotaExceeded` with
+the word queue means too many waiting tasks; BytePlus's own price for Seedance 2.5 at 1080p, which
+is therefore not offered.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from vidgen.catalog import seedance as catalog
+from vidgen.errors import (
+    AuthError,
+    ContentBlockedError,
+    GenerationFailedError,
+    InputRejectedError,
+    ModelRetiredError,
+    ProtocolError,
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitedError,
+    TransientError,
+)
+from vidgen.job import JsonValue, Operation
+from vidgen.providers import coded
+from vidgen.providers.answer import Answer, Deed, cleaned, moment, private_texts, word
+from vidgen.providers.http import ProviderHttp, joined, same_origin
+from vidgen.providers.plain import Vendor, bearer, data_uri, filled, usable_id
+from vidgen.providers.protocol import (
+    Asset,
+    Credential,
+    Failed,
+    ImageBytes,
+    Progress,
+    ResultStream,
+    Running,
+    Submission,
+    Submitted,
+    Succeeded,
+)
+from vidgen.providers.registry import Surroundings
+
+KEPT = timedelta(hours=24)
+MAX_IMAGE_BYTES = 40 * 1024 * 1024  # 30 MB, as base64
+PAGE_LENGTH = 100
+_TASKS = "contents/generations/tasks"
+
+_KINDS: Mapping[str, coded.Kind] = {
+    "AuthenticationError": AuthError,
+    "InvalidAuthorization": AuthError,
+    "AccessDenied": AuthError,
+    "Unauthorized": AuthError,
+    "OperationDenied": AuthError,
+    "InvalidAccountStatus": AuthError,
+    "InvalidSubscription": AuthError,
+    "ModelNotOpen": AuthError,  # the account has not switched it on
+    "ServiceNotOpen": AuthError,
+    "AccountOverdueError": QuotaExhaustedError,
+    "ServiceOverdue": QuotaExhaustedError,
+    "QuotaExceeded": QuotaExhaustedError,
+    "SetLimitExceeded": QuotaExhaustedError,  # a limit of the account's own
+    "RateLimitExceeded": RateLimitedError,
+    "AccountRateLimitExceeded": RateLimitedError,
+    "ModelAccountRpmRateLimitExceeded": RateLimitedError,
+    "ModelAccountTpmRateLimitExceeded": RateLimitedError,
+    "ModelAccountIpmRateLimitExceeded": RateLimitedError,
+    "APIAccountRpmRateLimitExceeded": RateLimitedError,
+    "InflightBatchsizeExceeded": RateLimitedError,
+    "RequestBurstTooFast": RateLimitedError,
+    "ServerOverloaded": RateLimitedError,
+    "ModelLoadingError": RateLimitedError,
+    "InternalServiceError": TransientError,
+    "ServiceUnavailable": TransientError,
+    "ContentSecurityDetectionError": TransientError,  # the moderation itself did not work
+    "InvalidEndpointOrModel": ModelRetiredError,
+    "InvalidEndpoint": ModelRetiredError,
+    "UnsupportedModel": ModelRetiredError,
+    "ModelNotFound": ModelRetiredError,
+    "MissingParameter": InputRejectedError,
+    "InvalidParameter": InputRejectedError,
+    "InvalidArgumentError": InputRejectedError,
+    "InvalidImageURL": InputRejectedError,
+    "InvalidImageDetail": InputRejectedError,
+    "InvalidPixelLimit": InputRejectedError,
+    "RequestBodyTooLarge": InputRejectedError,
+}
+_BLOCKED_WORDS = ("sensitivecontent", "riskdetection", "policyviolation", "realperson")
+
+
+def build(surroundings: Surroundings) -> "SeedanceProvider":
+    """The provider as the settings want it."""
+    (interface,) = catalog.VENDOR.interfaces
+    return SeedanceProvider(surroundings.address(interface), surroundings.http)
+
+
+class SeedanceProvider:
+    """Videos by Ark at *base_url*, e.g. `https://ark.ap-southeast.bytepluses.com/api/v3`."""
+
+    name = "seedance"
+    charges_failures = False
+
+    def __init__(self, base_url: str, http: ProviderHttp) -> None:
+        """Remember where; connections are *http*'s."""
+        self._http = http
+        self._vendor = Vendor(label="Ark", base_url=base_url.rstrip("/"), variable="ARK_BASE_URL")
+
+    async def submit(self, submission: Submission, credential: Credential) -> Submitted:
+        """Start one paid generation, once; see `Provider.submit`."""
+        model = submission.request.model
+        assert model is not None  # a submission has every default filled in
+        body = await asyncio.to_thread(_encoded, submission)
+        answer = await self._http.exchange(
+            "submit",
+            "POST",
+            f"{self._vendor.base_url}/{_TASKS}",
+            headers=bearer(credential),
+            json=body,
+            not_after=submission.not_after,
+        )
+        if not answer.ok or _is_error(answer):
+            raise self._refusal(answer, "submit", credential, private_texts(submission.request))
+        try:
+            found = usable_id(answer.json())
+        except ProtocolError as error:
+            raise self._vendor.accepted(answer) from error
+        return Submitted(
+            operation=Operation(
+                provider=self.name,
+                id=found,
+                endpoint=self._vendor.base_url,
+                model=model,
+                credential_id=credential.id,
+            )
+        )
+
+    async def poll(self, operation: Operation, credential: Credential) -> Progress:
+        """Look once; see `Provider.poll`."""
+        task = await self._look(operation, "poll", credential)
+        return parse_task(self._vendor, task, operation.model)
+
+    @asynccontextmanager
+    async def open_result(
+        self, operation: Operation, asset: Asset, credential: Credential
+    ) -> AsyncIterator[ResultStream]:
+        """Open the bytes of *asset*; see `Provider.open_result`."""
+        self._vendor.check_home(operation)
+
+        async def refused(answer: Answer) -> ProviderError:
+            found = self._vendor.unavailable(answer, asset)
+            return found or self._refusal(answer, "download", credential)
+
+        url = joined(self._vendor.base_url, asset.uri)
+        async with self._http.download(
+            url, home=self._vendor.base_url, credential=bearer(credential), refusal=refused
+        ) as stream:
+            yield stream
+
+    async def cancel(self, operation: Operation, credential: Credential) -> bool | None:
+        """Stop a task that is still queued; see `Provider.cancel`."""
+        self._vendor.check_home(operation)
+        url = self._address(operation)
+        look = await self._http.exchange("cancel", "GET", url, headers=bearer(credential))
+        if look.status in {404, 410}:
+            return None
+        if not look.ok:
+            raise self._refusal(look, "cancel", credential)
+        if look.json().get("status") != "queued":
+            return False
+        answer = await self._http.exchange("cancel", "DELETE", url, headers=bearer(credential))
+        if answer.status in {404, 410}:
+            return None
+        if answer.status in {400, 405, 409, 501}:
+            return False  # it has begun meanwhile
+        if not answer.ok:
+            raise self._refusal(answer, "cancel", credential)
+        return True
+
+    async def look_through(
+        self, wanted: Sequence[Operation], credential: Credential, pages: int
+    ) -> Mapping[str, Progress]:
+        """What the list says about *wanted*, which it is asked for by name; see `ListsVideos`."""
+        home = self._vendor.base_url
+        missing = {each.id: each for each in wanted if same_origin(each.endpoint, home)}
+        found: dict[str, Progress] = {}
+        names = list(missing)[: pages * PAGE_LENGTH]
+        for begin in range(0, len(names), PAGE_LENGTH):
+            asked = names[begin : begin + PAGE_LENGTH]
+            filters = "".join(f"&filter.task_ids={quote(name, safe='')}" for name in asked)
+            answer = await self._list(f"page_num=1&page_size={PAGE_LENGTH}{filters}", credential)
+            if not answer.ok:
+                raise self._refusal(answer, "list", credential)
+            for task in _items(answer):
+                operation = missing.get(str(task.get("id")))
+                if operation is not None and isinstance(task.get("status"), str):
+                    found[operation.id] = parse_task(self._vendor, task, operation.model)
+        return found
+
+    async def accepts(self, model: str, credential: Credential) -> bool:
+        """Whether Ark takes *credential*; see `Provider.accepts`."""
+        answer = await self._list("page_num=1&page_size=1", credential)
+        if answer.status in {404, 405, 501}:
+            return False
+        if not answer.ok:
+            raise self._refusal(answer, "list", credential)
+        return True
+
+    async def aclose(self) -> None:
+        """Nothing of its own to close: the connections belong to the registry."""
+
+    async def _look(
+        self, operation: Operation, deed: Deed, credential: Credential
+    ) -> dict[str, Any]:
+        self._vendor.check_home(operation)
+        answer = await self._http.exchange(
+            deed, "GET", self._address(operation), headers=bearer(credential)
+        )
+        task = answer.json() if answer.ok else {}
+        if not isinstance(task.get("status"), str):
+            if not answer.ok or _is_error(answer):
+                raise self._refusal(answer, deed, credential)
+            raise ProtocolError("Ark's answer about the video has no status.")
+        return task
+
+    async def _list(self, query: str, credential: Credential) -> Answer:
+        return await self._http.exchange(
+            "list", "GET", f"{self._vendor.base_url}/{_TASKS}?{query}", headers=bearer(credential)
+        )
+
+    def _refusal(
+        self, answer: Answer, deed: Deed, credential: Credential, private: tuple[str, ...] = ()
+    ) -> ProviderError:
+        code, said = _said(answer.lenient_json())
+        return coded.refusal(
+            self._vendor,
+            answer,
+            deed,
+            code=code,
+            said=said,
+            kind=kind_of(code, said),
+            secrets=(credential.secret,),
+            private=private,
+        )
+
+    def _address(self, operation: Operation) -> str:
+        return f"{operation.endpoint}/{_TASKS}/{quote(operation.id, safe='')}"
+
+
+def kind_of(code: str | None, said: str = "") -> coded.Kind | None:
+    """What *code* means to a submit; what follows the first dot is only more exact."""
+    if code is None:
+        return None
+    if any(term in code.lower() for term in _BLOCKED_WORDS):
+        return ContentBlockedError
+    if code == "QuotaExceeded" and "queue" in said.lower():
+        return RateLimitedError
+    if code == "OperationDenied.ServiceOverdue":
+        return QuotaExhaustedError
+    return _KINDS.get(code.partition(".")[0])
+
+
+def build_body(submission: Submission) -> dict[str, JsonValue]:
+    """The body of the submit; what is not asked for is left out."""
+    request = submission.request
+    content: list[JsonValue] = [{"type": "text", "text": request.prompt}]
+    for image in submission.images:
+        role = "reference_image" if image.role == "reference" else image.role
+        content.append({"type": "image_url", "image_url": {"url": _image(image)}, "role": role})
+    return filled(
+        {
+            "model": request.model,
+            "content": content,
+            "resolution": request.resolution,
+            "ratio": request.aspect_ratio,
+            "duration": request.seconds,
+            "seed": request.seed,
+            "generate_audio": request.audio,
+            **request.extra,
+        }
+    )
+
+
+def parse_task(vendor: Vendor, task: Mapping[str, Any], model: str) -> Progress:
+    """Turn a task into progress; a word nobody knows means that it is still being made."""
+    match str(task.get("status")).lower():
+        case "succeeded":
+            return _finished(vendor, task, model)
+        case "failed":
+            code, said = _said(task)
+            return Failed(error=coded.verdict(vendor, code, kind_of(code, said)))
+        case "cancelled" | "canceled":
+            return Failed(error=coded.cancelled(vendor))  # only what is queued can be
+        case "expired":
+            return Failed(
+                error=GenerationFailedError("Ark did not make the video in time, and gave it up.")
+            )
+        case _:
+            return Running()
+
+
+def _finished(vendor: Vendor, task: Mapping[str, Any], model: str) -> Progress:
+    content = task.get("content")
+    url = cleaned(content.get("video_url")) if isinstance(content, dict) else ""
+    cost_micros = _cost(task, model)
+    if not url:
+        return Failed(error=coded.without_video(vendor), charged=bool(cost_micros))
+    ended_at = moment(task.get("updated_at"))
+    return Succeeded(
+        assets=(Asset(variant="video", uri=url, content_type="video/mp4"),),
+        expires_at=coded.signed_until(url) or (None if ended_at is None else ended_at + KEPT),
+        cost_micros=cost_micros,
+    )
+
+
+def _cost(task: Mapping[str, Any], model: str) -> int | None:
+    usage = task.get("usage")
+    price = catalog.micros_per_million(
+        model, str(task.get("resolution") or ""), audio=task.get("generate_audio") is not False
+    )
+    if price is None or not isinstance(usage, dict):
+        return None
+    tokens = coded.micros(usage.get("completion_tokens"), 1)
+    return None if tokens is None else coded.micros(tokens * price / 1_000_000, 1)
+
+
+def _said(body: object) -> tuple[str | None, str]:
+    """Ark's code and message, of a refused request or of a failed task."""
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return None, ""
+    said = error.get("message")
+    return word(error.get("code")), said if isinstance(said, str) else ""
+
+
+def _is_error(answer: Answer) -> bool:
+    return _said(answer.lenient_json())[0] is not None
+
+
+def _items(answer: Answer) -> list[dict[str, Any]]:
+    items = answer.json().get("items")
+    if not isinstance(items, list):
+        raise ProtocolError("Ark's list of tasks has no items.")
+    return [item for item in items if isinstance(item, dict)]
+
+
+def _image(image: ImageBytes) -> str:
+    return data_uri(image, max_bytes=MAX_IMAGE_BYTES, label="Ark")
+
+
+def _encoded(submission: Submission) -> bytes:
+    return orjson.dumps(build_body(submission))
