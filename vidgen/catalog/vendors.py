@@ -14,6 +14,7 @@ from vidgen.catalog import (
     seedance,
     sora,
     veo,
+    wan,
     xai,
 )
 from vidgen.catalog.plugins import Plugins, installed
@@ -35,6 +36,7 @@ _BUILT_IN: Mapping[str, Vendor] = {
         kling,
         minimax,
         seedance,
+        wan,
     )
 }
 

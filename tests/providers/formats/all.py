@@ -11,6 +11,7 @@ from tests.providers.formats import (
     seedance,
     sora,
     veo,
+    wan,
     xai,
 )
 
@@ -28,6 +29,7 @@ FORMATS = {
         kling,
         minimax,
         seedance,
+        wan,
     )
     for each in module.FORMATS
 }
