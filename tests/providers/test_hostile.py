@@ -39,12 +39,18 @@ NAMES = (
     *("failureCode", "failure", "credits", "issues", "path", "metrics", "predict_time", "input"),
     *("video_output_duration_seconds", "data_removed", "started_at", "results", "next", "title"),
     *("state", "assets", "failure_reason", "failure_code", "generations", "request"),
+    *("task_status", "task_status_msg", "task_info", "external_task_id", "task_result"),
+    *("final_unit_deduction", "updated_at", "base_resp", "status_code", "status_msg", "file_id"),
+    *("file", "download_url", "task", "items", "video_url", "completion_tokens", "task_ids"),
+    *("resolution", "total_seconds", "input_image_count", "SR"),
 )
 WORDS = (
     *("SUCCEEDED", "FAILED", "CANCELLED", "RUNNING", "SAFETY.INPUT.TEXT", "ASSET.INVALID"),
     *("succeeded", "canceled", "aborted", "E005", "http://127.0.0.1/a.mp4", "2026-11-26T04:00:00Z"),
     *("done", "COMPLETED", "IN_QUEUE", "model_output", "content_policy_violation", "v1_1"),
     *("queued", "completed", "failed", "cancelled", "expired", "deleted", "moderation_blocked"),
+    *("succeed", "succeeded", "Success", "Fail", "SUCCEEDED", "FAILED", "UNKNOWN", "720p", "768P"),
+    *("OutputVideoSensitiveContentDetected", "DataInspectionFailed", "no, dear (1026)", "file:1"),
     *("Support codes: 58061214, 61493863", "models/m/operations/o", "nan", "1e999999", "8", "31s"),
     *("projects/p/locations/l/publishers/google/models/m/operations/o", "gs://b/o", "http://["),
     *("a\0b", "\ud800", "\x1b[31m", PROMPT, KEY),
@@ -109,6 +115,15 @@ class Hostile:
             credential_id="server",
             extra=self.format.operation_extra,
         )
+
+    def page(self, videos: list[Any]) -> bytes:
+        """A page of a list, in the words of every format that has one."""
+        page = {
+            **dict.fromkeys(("data", "results", "generations", "items"), videos),
+            "has_more": True,
+            "next": f"{self.url}/v1/more",
+        }
+        return json.dumps(page).encode()
 
     def will(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.status, self.headers, self.body = status, headers, body
@@ -211,12 +226,7 @@ async def test_whatever_answers_a_look_is_progress_or_an_error_of_ours(
 async def test_whatever_answers_a_look_into_the_list_is_a_listing_or_an_error_of_ours(
     hostile: Hostile, status: int, head: dict[str, str], body: bytes, videos: list[Any] | None
 ) -> None:
-    page = {
-        **dict.fromkeys(("data", "results", "generations"), videos),
-        "has_more": True,
-        "next": f"{hostile.url}/v1/more",
-    }
-    hostile.will(status, head, body if videos is None else json.dumps(page).encode())
+    hostile.will(status, head, body if videos is None else hostile.page(videos))
     name = hostile.format.request.provider
     finder = hostile.providers.finder(name)
     assert finder is not None
@@ -228,16 +238,16 @@ async def test_whatever_answers_a_look_into_the_list_is_a_listing_or_an_error_of
 
 
 @thoroughly
-@pytest.mark.parametrize("hostile", ["sora"], indirect=True)
+@pytest.mark.parametrize("hostile", ["sora", "kling", "seedance"], indirect=True)
 @given(status=statuses, head=headers, body=bodies, videos=st.lists(values, max_size=3) | st.none())
 async def test_whatever_answers_a_list_of_many_is_progress_or_an_error_of_ours(
     hostile: Hostile, status: int, head: dict[str, str], body: bytes, videos: list[Any] | None
 ) -> None:
-    page = body if videos is None else json.dumps({"data": videos, "has_more": True}).encode()
-    hostile.will(status, head, page)
-    lister = hostile.providers.get("sora")
+    hostile.will(status, head, body if videos is None else hostile.page(videos))
+    name = hostile.format.request.provider
+    lister = hostile.providers.get(name)
     assert isinstance(lister, ListsVideos)
-    credential = hostile.providers.credential("sora", "sora-2")
+    credential = hostile.providers.credential(name, hostile.model)
     wanted = [replace(hostile.operation, id=name) for name in ("video_1", "1", "x")]
 
     check(await hostile.outcome(lister.look_through(wanted, credential, 2)))
