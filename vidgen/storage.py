@@ -8,7 +8,8 @@ all uploads together `memory_bytes`:
     chunks ──> inspect, count ──> part ──> sha256 ──> upload (several at once) ──> complete
                                                          any other exit ──> abort
 
-The object becomes visible only after the last byte has been counted, inspected and hashed.
+The object becomes visible only after the last byte has been counted, inspected and hashed. Chunks
+are never copied: a part is a list of them, hashed and sent as they lie (`vidgen.shortcut`).
 """
 
 import asyncio
@@ -16,7 +17,7 @@ import base64
 import hashlib
 import io
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
 from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import get_session
 from aiohttp import ClientError as ConnectionBrokenError
 from botocore.exceptions import (
@@ -47,6 +49,7 @@ from vidgen.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from vidgen.shortcut import Part, Piece, Shortcut
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -62,10 +65,17 @@ PART_TIMEOUT_S = 300  # one part with its retries: 8 MiB at 0.3 Mbit/s
 COMPLETE_TIMEOUT_S = 180  # S3 may take minutes to put thousands of parts together
 ABORT_TIMEOUT_S = 10
 MAX_PRESIGNED_S = 7 * 24 * 3600
-# Hashing costs about 0.6 ms per MiB and a hop to a thread 0.1 ms: below this it stays on the loop.
-HASH_IN_THREAD_BYTES = 1 << 20
+# SHA-256 costs about 0.6 ms per MiB and a hop to a thread 0.1 ms. What is announced to be larger is
+# hashed part by part in a thread, beside the next part's arrival; the rest on the loop, chunk by
+# chunk as it comes.
+HASH_IN_THREAD_BYTES = 4 << 20
+WORTH_A_THREAD_BYTES = 1 << 20
 READ_CHUNK_BYTES = 256 << 10
 CHECK_PREFIX = ".vidgen-check/"
+_SEALED = (
+    "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-server-side-encryption-customer-algorithm",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +149,11 @@ class Inspector(Protocol):
 class Storage:
     """One bucket, over one pool of connections; safe for any number of concurrent calls."""
 
-    def __init__(self, bucket: Bucket, client: "S3Client") -> None:
-        """Use an open client; `Storage.open` makes both."""
+    def __init__(self, bucket: Bucket, client: "S3Client", shortcut: Shortcut | None) -> None:
+        """Use an open client; `Storage.open` makes all."""
         self._bucket = bucket
         self._client = client
+        self._shortcut = shortcut
         self._parts = asyncio.Semaphore(max(1, bucket.memory_bytes // bucket.part_size_bytes))
 
     @classmethod
@@ -156,10 +167,11 @@ class Storage:
         """
         if bucket.part_size_bytes < MIN_PART_BYTES:
             raise SettingsError(f"Parts of an upload must have at least {MIN_PART_BYTES} bytes.")
+        session = get_session()
         async with AsyncExitStack() as stack:
             try:
                 client = await stack.enter_async_context(
-                    get_session().create_client(
+                    session.create_client(
                         "s3",
                         region_name=bucket.region,
                         endpoint_url=bucket.endpoint_url,
@@ -173,7 +185,16 @@ class Storage:
                 raise SettingsError(
                     f"The bucket {_place(bucket)} cannot be used: wanted an http(s) endpoint."
                 ) from error
-            yield cls(bucket, client)
+            credentials = (
+                AioCredentials(bucket.access_key_id, bucket.secret_access_key, bucket.session_token)
+                if bucket.access_key_id
+                else await session.get_credentials()  # which the client has found already
+            )
+            yield cls(
+                bucket,
+                client,
+                Shortcut(client, bucket.name, credentials) if credentials else None,
+            )
 
     async def upload(
         self,
@@ -199,7 +220,7 @@ class Storage:
             source = _Source(chunks, size_bytes, inspector, room)
             await source.fill(self._part_size(1, size_bytes))
             if source.ended:
-                source.finish()
+                await source.finish()
                 etag = await self._put(key, source, content_type, marks)
             else:
                 etag = await self._put_parts(key, source, content_type, marks)
@@ -328,7 +349,7 @@ class Storage:
         """
         upload_id = await self._begin(key, "text/plain", {})
         try:
-            await self._send_part(key, upload_id, 1, io.BytesIO(b"vidgen"))
+            await self._send_part(key, upload_id, 1, Part.of(b"vidgen"))
         finally:
             async with self._mapped("abort an upload", ABORT_TIMEOUT_S):
                 await self._client.abort_multipart_upload(
@@ -394,19 +415,44 @@ class Storage:
     async def _put(
         self, key: str, source: "_Source", content_type: str, metadata: dict[str, str]
     ) -> str:
-        digest = base64.b64encode(source.sha256.digest()).decode()
-        # Closed at once: botocore's requests are circles that live until the next collection.
-        async with self._mapped("store an object", PART_TIMEOUT_S):
-            with source.hand_over() as part:
-                answer = await self._client.put_object(
-                    Bucket=self._bucket.name,
-                    Key=key,
-                    Body=part,
-                    ContentType=content_type,
-                    Metadata=metadata,
-                    ChecksumSHA256=digest,
-                )
-            return answer["ETag"]
+        digest = source.sha256.digest()
+        checksum = base64.b64encode(digest).decode()
+        part = source.hand_over()
+        try:
+            async with self._mapped("store an object", PART_TIMEOUT_S):
+                marks = {f"x-amz-meta-{name}": value for name, value in metadata.items()}
+                headers = {"Content-Type": content_type, "x-amz-checksum-sha256": checksum, **marks}
+                taken = await self._shortly(key, part, headers, sha256=digest.hex())
+                if isinstance(taken, Mapping) and "ETag" in taken:
+                    return taken["ETag"]
+                # Closed at once: botocore's requests are circles that live until the next
+                # collection.
+                with io.BytesIO(b"".join(part.pieces)) as body:
+                    part.clear()
+                    answer = await self._client.put_object(
+                        Bucket=self._bucket.name,
+                        Key=key,
+                        Body=body,
+                        ContentType=content_type,
+                        Metadata=metadata,
+                        ChecksumSHA256=checksum,
+                    )
+                self._learn(taken)
+                return answer["ETag"]
+        finally:
+            part.clear()
+
+    async def _shortly(
+        self, key: str, part: Part, headers: Mapping[str, str], **more: Any
+    ) -> Mapping[str, str] | int | None:
+        """As `Shortcut.put`, if there is one."""
+        return await self._shortcut.put(key, part, headers, **more) if self._shortcut else None
+
+    def _learn(self, taken: Mapping[str, str] | int | None) -> None:
+        """Aiobotocore got through with what the shortcut was refused, or answered oddly, for."""
+        if taken is not None and self._shortcut is not None:
+            logger.info("uploads go through aiobotocore alone here", http_status=taken)
+            self._shortcut.close()
 
     async def _put_parts(
         self, key: str, source: "_Source", content_type: str, metadata: dict[str, str]
@@ -416,7 +462,7 @@ class Storage:
         upload_id = await self._begin(key, content_type, metadata)
         try:
             etags = await self._send_parts(key, upload_id, source)
-            source.finish()
+            await source.finish()
             return await self._complete(
                 key, upload_id, etags, source.size_bytes, metadata["upload"]
             )
@@ -453,12 +499,11 @@ class Storage:
         etags: dict[int, str] = {}
         slots = asyncio.Semaphore(self._bucket.parts_in_flight)
 
-        async def send(number: int, part: io.BytesIO) -> None:
+        async def send(number: int, part: Part) -> None:
             try:
                 etags[number] = await self._send_part(key, upload_id, number, part)
             finally:
-                with suppress(BufferError):  # cancelled, its hash is still being made in a thread
-                    part.close()  # as in `_put`
+                part.clear()
                 slots.release()
                 source.room.release()
 
@@ -478,21 +523,34 @@ class Storage:
             raise _first(group) from group
         return [etags[number] for number in sorted(etags)]
 
-    async def _send_part(self, key: str, upload_id: str, number: int, part: io.BytesIO) -> str:
-        md5 = await asyncio.to_thread(_md5, part)
+    async def _send_part(self, key: str, upload_id: str, number: int, part: Part) -> str:
+        md5 = await asyncio.to_thread(_md5, tuple(part.pieces))
+        checksum = base64.b64encode(md5).decode()
         async with self._mapped("store a part", PART_TIMEOUT_S):
-            answer = await self._client.upload_part(
-                Bucket=self._bucket.name,
-                Key=key,
-                UploadId=upload_id,
-                PartNumber=number,
-                Body=part,
-                ContentMD5=base64.b64encode(md5).decode(),
+            taken = await self._shortly(
+                key,
+                part,
+                {"Content-MD5": checksum},
+                query=[("partNumber", str(number)), ("uploadId", upload_id)],
             )
-            etag = answer["ETag"]
+            if isinstance(taken, Mapping) and "ETag" in taken:
+                etag, is_sealed = taken["ETag"], any(name in taken for name in _SEALED)
+            else:
+                with io.BytesIO(b"".join(part.pieces)) as body:
+                    part.clear()
+                    answer = await self._client.upload_part(
+                        Bucket=self._bucket.name,
+                        Key=key,
+                        UploadId=upload_id,
+                        PartNumber=number,
+                        Body=body,
+                        ContentMD5=checksum,
+                    )
+                self._learn(taken)
+                etag = answer["ETag"]
+                is_sealed = "SSEKMSKeyId" in answer or "SSECustomerAlgorithm" in answer
         # Encrypted by a key of one's own, the ETag is no MD5.
-        sealed = "SSEKMSKeyId" in answer or "SSECustomerAlgorithm" in answer
-        if not sealed and len(etag.strip('"')) == 32 and etag.strip('"') != md5.hex():
+        if not is_sealed and len(etag.strip('"')) == 32 and etag.strip('"') != md5.hex():
             raise StorageUnavailableError(
                 f"The bucket {_place(self._bucket)} stored other bytes than were sent."
             )
@@ -635,43 +693,39 @@ class _Source:
         self._chunks = chunks
         self._inspector = inspector
         self._rest = memoryview(b"")
-        self._part = io.BytesIO()
+        self._part = Part()
+        self._in_thread = announced_bytes is None or announced_bytes > HASH_IN_THREAD_BYTES
+        self._hashing: asyncio.Future[None] | None = None
 
     async def fill(self, limit: int) -> None:
         """Get the next part of up to *limit* bytes; then `ended` says whether it is the last."""
         await self.room.acquire()
-        part, left = self._empty_part(limit), limit
-        while left and (self._rest or await self._next()):
-            taken = part.write(self._rest[:left])
-            self._rest = self._rest[taken:]
-            left -= taken
+        part = self._part
+        while part.size_bytes < limit and (self._rest or await self._next()):
+            piece = self._rest[: limit - part.size_bytes]
+            self._rest = self._rest[len(piece) :]
+            part.add(piece)
+            if not self._in_thread:
+                self.sha256.update(piece)
         if not self._rest:
             await self._next()
-        part.truncate()
-        if limit - left < HASH_IN_THREAD_BYTES:
-            self.sha256.update(part.getbuffer())
-        else:
-            await asyncio.to_thread(self.sha256.update, part.getbuffer())
-        part.seek(0)
-        self._part = part
+        if self._in_thread:
+            await self._hashed()
+            if part.size_bytes < WORTH_A_THREAD_BYTES:
+                _update(self.sha256, part.pieces)
+            else:
+                self._hashing = asyncio.get_running_loop().run_in_executor(
+                    None, _update, self.sha256, tuple(part.pieces)
+                )
 
-    def _empty_part(self, limit: int) -> io.BytesIO:
-        """Make room for all that is announced in one piece: growing would take an eighth more."""
-        part = io.BytesIO()
-        if self.announced_bytes is not None:
-            coming = self.announced_bytes - self.size_bytes + len(self._rest)
-            part.seek(max(min(limit, coming) - 1, 0))
-            part.write(b"\0")
-            part.seek(0)
-        return part
-
-    def hand_over(self) -> io.BytesIO:
+    def hand_over(self) -> Part:
         """Give the part and forget it, so that its memory ends with its upload."""
-        part, self._part = self._part, io.BytesIO()
+        part, self._part = self._part, Part()
         return part
 
-    def finish(self) -> None:
+    async def finish(self) -> None:
         """Judge the whole: raises `ResultInvalidError` unless all of it came."""
+        await self._hashed()
         if not self.size_bytes:
             raise ResultInvalidError("The provider sent an empty result.")
         if self.announced_bytes is not None and self.size_bytes != self.announced_bytes:
@@ -680,6 +734,12 @@ class _Source:
             )
         if self._inspector is not None:
             self._inspector.finish()
+
+    async def _hashed(self) -> None:
+        """Wait until the parts that are full are hashed: each must follow the one before it."""
+        if self._hashing is not None:
+            await self._hashing
+            self._hashing = None
 
     def stored(self, key: str, etag: str) -> Stored:
         """What this has become."""
@@ -769,5 +829,12 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-def _md5(part: io.BytesIO) -> bytes:
-    return hashlib.md5(part.getbuffer(), usedforsecurity=False).digest()
+def _md5(pieces: Iterable[Piece]) -> bytes:
+    digest = hashlib.md5(usedforsecurity=False)
+    _update(digest, pieces)
+    return digest.digest()
+
+
+def _update(digest: "hashlib._Hash", pieces: Iterable[Piece]) -> None:
+    for piece in pieces:
+        digest.update(piece)
