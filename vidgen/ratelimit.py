@@ -38,6 +38,8 @@ MARGIN_S = 3.0
 HORIZON_S = 30.0
 DEFAULT_SECONDS = 8  # of video, where a request does not say
 
+FEW_TURNS = 64
+
 # Tells whether Redis was emptied since a process looked last.
 MARK = "vidgen:turns:mark"
 
@@ -204,6 +206,7 @@ class RateLimit:
         self._mark = ""
         self._granted: dict[str, dict[str, int]] = {}
         self._granted_at = 0.0
+        self._prune_at: dict[str, int] = {}
 
     async def reserve(
         self,
@@ -301,10 +304,14 @@ class RateLimit:
         return count
 
     def _remember(self, key: str, turn: str, *, at_ms: int, wait_ms: int) -> None:
-        since_ms = at_ms - wait_ms - self._window_ms
-        kept = {name: at for name, at in self._granted.get(key, {}).items() if at > since_ms}
-        self._granted[key] = kept | {turn: at_ms}
+        kept = self._granted.setdefault(key, {})
+        kept[turn] = at_ms
         self._granted_at = asyncio.get_running_loop().time()
+        # Seldom enough that thousands of turns are not looked through with each new one.
+        if len(kept) >= self._prune_at.get(key, FEW_TURNS):
+            since_ms = at_ms - wait_ms - self._window_ms
+            self._granted[key] = {name: at for name, at in kept.items() if at > since_ms}
+            self._prune_at[key] = max(2 * len(self._granted[key]), FEW_TURNS)
 
     async def _put_back(self, mark: str) -> None:
         """Remind Redis of our turns of all accounts; from then on it is the one with *mark*."""

@@ -497,11 +497,9 @@ class Leases:
     async def _reconcile(self) -> None:
         """Give back what is ours by the books only: the answer to its claim never reached us."""
         async with self._resources.database.connection() as connection:
-            forgotten = [
-                job
-                for job in await jobs.held_by(connection, self.id)
-                if job.id not in self._held and job.id not in self._claiming
-            ]
+            # Every job that is held is one that was claimed.
+            unknown = await jobs.held_by(connection, self.id, but=list(self._claiming))
+        forgotten = [job for job in unknown if job.id not in self._claiming]
         for job in forgotten:
             try:
                 await self.announce(await self.persist(job, lifecycle.released(job, "forgotten")))

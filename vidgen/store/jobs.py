@@ -647,16 +647,20 @@ async def orphaned(
     return [job_of(row) for row in rows]
 
 
-async def held_by(connection: Connection, worker_id: UUID) -> list[VideoJob]:
-    """Every job that *worker_id* holds by the books."""
+async def held_by(
+    connection: Connection, worker_id: UUID, *, but: Sequence[UUID] = ()
+) -> list[VideoJob]:
+    """Every job that *worker_id* holds by the books, *but* those of which it knows."""
     rows = await connection.fetch(
         """
         SELECT * FROM video_jobs
         WHERE worker_id = $1 AND status = ANY($2::text[]) AND stage = ANY($3::text[])
+          AND id <> ALL ($4::uuid[])
         """,
         worker_id,
         list(ACTIVE),
         list(Stage),
+        but,
     )
     return [job_of(row) for row in rows]
 
