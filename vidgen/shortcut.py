@@ -101,7 +101,8 @@ class Shortcut:
         self._credentials = credentials
         self._base: str | None = None
         self._region = ""
-        self._is_open = True
+        # Directory buckets of S3 Express have sessions with keys of their own.
+        self._is_open = not bucket_name.endswith("--x-s3")
 
     def close(self) -> None:
         """Do not try again: this server takes from aiobotocore what it does not take from us."""
@@ -173,7 +174,6 @@ class Shortcut:
             told.get("X-Amz-Algorithm") == [_ALGORITHM]
             and scope[-2:] == ["s3", "aws4_request"]
             and address.endswith(f"/{_MARK}")
-            and not self._bucket_name.endswith("--x-s3")  # its sessions have keys of their own
             and not urlsplit(address).query
         )
         if not is_ours:

@@ -16,6 +16,7 @@ figures of both are set side by side.
 import argparse
 import asyncio
 import math
+import signal
 import subprocess
 import sys
 import tempfile
@@ -151,6 +152,7 @@ async def _watched(
             await asyncio.sleep(SAMPLE_S)
     elapsed_s, cpu_ms = loop.time() - started, (_cpu_s(worker) - cpu_s) * 1000
     if spy is not None:
+        spy.send_signal(signal.SIGINT)  # then it writes
         spy.wait(timeout=60)
     after = await _counted(settings)
     figures = orjson.loads(await asyncio.to_thread(_ask, f"{address}/figures"))
@@ -320,8 +322,9 @@ async def _lags(peer: Peer, settings: Settings, figures: dict[str, Any]) -> list
 def _spied(worker: psutil.Process, path: Path | None) -> subprocess.Popen[bytes] | None:
     if path is None:
         return None
-    command = ["py-spy", "record", "--pid", str(worker.pid), "--format", "raw", "-o", str(path)]
-    return subprocess.Popen([*command, "--duration", "180", "--rate", "200"])
+    spy = Path(sys.executable).with_name("py-spy")
+    command = [str(spy), "record", "--pid", str(worker.pid), "--format", "raw", "-o", str(path)]
+    return subprocess.Popen([*command, "--rate", "200"])
 
 
 def _pin(process: psutil.Process, *, last: bool) -> None:
