@@ -405,7 +405,8 @@ class Dispatcher:
             self._redis.pipeline(transaction=False) as pipe,
         ):
             pipe.zrem(self._queue_name, dispatch_id)
-            pipe.delete(MESSAGE_PREFIX + dispatch_id)
+            # With arq's mark: of a dispatch that is gone nobody asks whether it is under way.
+            pipe.delete(MESSAGE_PREFIX + dispatch_id, IN_PROGRESS_PREFIX + dispatch_id)
             await pipe.execute()
 
     async def promote(self, now: datetime) -> int:

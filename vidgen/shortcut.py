@@ -15,15 +15,16 @@ request leaves through its own session: its connections, proxies and certificate
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, quote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 from aiobotocore.credentials import AioCredentials
 from aiohttp import ClientError as ConnectionBrokenError
 from aiohttp import Payload
 from aiohttp.abc import AbstractStreamWriter
-from botocore.auth import S3SigV4Auth
+from botocore.auth import SIGV4_TIMESTAMP, S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.exceptions import BotoCoreError
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 Piece = bytes | bytearray | memoryview
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
+_HASH = "x-amz-content-sha256"
 _MARK = "vidgen"  # a key of which every letter stands in the address as it is
 _PASSING = frozenset({408, 429})
 
@@ -84,11 +86,29 @@ class _Body(Payload):
 
 
 class _Signer(S3SigV4Auth):
-    """Signs a body whose hash is known already."""
+    """
+    Signs a request whose headers are plain and whose body's hash is known already.
 
-    def payload(self, request: Any) -> str:
-        digest: str = request.context["sha256"]
-        return digest
+    botocore's own way to the text that is signed goes through an e-mail message of headers, several
+    times: measured, 0.25 ms for each request, against 0.06.
+    """
+
+    def sign(self, url: str, headers: Mapping[str, str], at: datetime) -> dict[str, str]:
+        """The headers to send a PUT to *url* with; *headers* have small letters."""
+        parts, request = urlsplit(url), AWSRequest()
+        request.context["timestamp"] = at.strftime(SIGV4_TIMESTAMP)
+        signed = {**headers, "host": _host(parts), "x-amz-date": request.context["timestamp"]}
+        if self.credentials.token:
+            signed["x-amz-security-token"] = self.credentials.token
+        names = ";".join(sorted(signed))
+        asked = "&".join(sorted(parts.query.split("&")))
+        lines = [f"{name}:{signed[name]}" for name in sorted(signed)]
+        text = "\n".join(["PUT", parts.path, asked, *lines, "", names, headers[_HASH]])
+        signature = self.signature(self.string_to_sign(request, text), request)
+        return signed | {
+            "authorization": f"{_ALGORITHM} Credential={self.scope(request)},"
+            f" SignedHeaders={names}, Signature={signature}"
+        }
 
 
 class Shortcut:
@@ -132,7 +152,7 @@ class Shortcut:
             url = await self._address(key, query)
             if url is None:
                 return None
-            signed = await self._signed(url, headers, sha256)
+            signed = await self._signed(url, {**headers, _HASH: sha256})
             request = AWSPreparedRequest("PUT", url, signed, _Body(part), stream_output=False)
             # Not public, and there as long as botocore is; `test_storage` would tell.
             session = self._client._endpoint.http_session  # type: ignore[attr-defined]
@@ -145,14 +165,12 @@ class Shortcut:
         is_passing = answer.status_code in _PASSING or answer.status_code >= 500
         return None if is_passing else int(answer.status_code)
 
-    async def _signed(self, url: str, headers: Mapping[str, str], sha256: str) -> Any:
-        request = AWSRequest(method="PUT", url=url, headers=headers)
-        request.context["sha256"] = sha256
+    async def _signed(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
         credentials = await self._credentials.get_frozen_credentials()
-        _Signer(credentials, "s3", self._region).add_auth(request)
+        small = {name.lower(): value for name, value in headers.items()}
+        signed = _Signer(credentials, "s3", self._region).sign(url, small, datetime.now(UTC))
         # Never signed, as botocore does not either: gateways write their own.
-        request.headers["User-Agent"] = self._client.meta.config.user_agent
-        return request.headers
+        return signed | {"user-agent": self._client.meta.config.user_agent}
 
     async def _address(self, key: str, query: Sequence[tuple[str, str]]) -> str | None:
         """Where *key* is put; None where the requests are not such as we sign."""
@@ -181,6 +199,13 @@ class Shortcut:
             return False
         self._base, self._region = address.removesuffix(_MARK), scope[-3]
         return True
+
+
+def _host(address: SplitResult) -> str:
+    """As aiohttp names it: without the port that everybody knows."""
+    usual = {"http": 80, "https": 443}[address.scheme]
+    host = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname or ""
+    return host if address.port in {None, usual} else f"{host}:{address.port}"
 
 
 def _is_plain(headers: Mapping[str, str]) -> bool:

@@ -140,15 +140,17 @@ class House:
         if self._life is not None:
             await self._life
 
-    async def carry(self, dispatch: Dispatch) -> None:
-        """Work on the job of *dispatch*."""
+    async def carry(self, dispatch: Dispatch) -> bool:
+        """Work on the job of *dispatch*; whether nothing of it is left in Redis."""
         resources, leases, lookout = self._ready.result()
+        is_off = False
         try:
             with self._wakes.expected(dispatch.job_id):
-                await carry(resources, leases, lookout, dispatch)
+                is_off = await carry(resources, leases, lookout, dispatch)
         except DatabaseError as error:
             logger.warning("dispatch left to the sweep", reason=error.message)
         self._deliverer.wake()  # the job may have ended
+        return is_off
 
     async def cleanup(self) -> None:
         """Do what is due of retention and orphans."""
@@ -260,6 +262,7 @@ class _SteadyPipeline(Pipeline):
         WATCH mark, EXISTS mark, ZSCORE dispatch    nothing is asked, and answered as it should be
         MULTI, PSETEX mark, EXEC                    `_TAKE`; somebody else's is a WatchError
         GET message, INCR and EXPIRE tries          the message is there; tries are not counted
+        ZREM, ZREM, DEL at its end                  nothing, if the claim has taken it off
 
     A cut connection lets arq's main loop end; here the dispatch looks as if somebody else had it,
     and is looked at again with the next poll. Drop when arq catches it.
@@ -297,6 +300,10 @@ class _SteadyPipeline(Pipeline):
             if message is not None:
                 await self.reset()
                 return [message, 1, True]
+        if len(commands) == 3 and commands[1][0] == "ZREM" and commands[1][2] in self.redis.gone:
+            self.redis.gone.discard(commands[1][2])
+            await self.reset()
+            return []
         try:
             async with self.redis.patience.bounded():
                 return await super().execute(raise_on_error)
@@ -324,6 +331,7 @@ class _SteadyRedis(ArqRedis):
     Attributes:
         scores: Of those dispatches that the last look found, by arq's clock.
         messages: Of those that were taken, until arq asks for them.
+        gone: Which of those that end now have been taken off.
     """
 
     clock: Clock
@@ -333,6 +341,7 @@ class _SteadyRedis(ArqRedis):
     taking: AsyncScript
     scores: dict[str, int]
     messages: dict[str, bytes]
+    gone: set[str]
     next_look_at = 0.0
     next_promotion_at = 0.0
 
@@ -453,7 +462,7 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
     redis.bell = Bell(queue_name)
     redis.promotion = promotion(redis)
     redis.taking = redis.register_script(_TAKE)
-    redis.scores, redis.messages = {}, {}
+    redis.scores, redis.messages, redis.gone = {}, {}, set()
     redis.job_serializer = orjson.dumps
     redis.job_deserializer = orjson.loads
     redis.default_queue_name = queue_name
@@ -479,7 +488,10 @@ def _keep_alive() -> dict[int, int]:
 async def generate_video(ctx: dict[str, Any], job_id: str, epoch: int, looks: int) -> None:
     """Work on one job: claim, submit, poll, transfer, as far as it goes."""
     house: House = ctx["house"]
-    await house.carry(Dispatch(job_id=UUID(job_id), epoch=epoch, looks=looks))
+    dispatch = Dispatch(job_id=UUID(job_id), epoch=epoch, looks=looks)
+    if await house.carry(dispatch):
+        redis: _SteadyRedis = ctx["redis"]
+        redis.gone.add(dispatch.id)
 
 
 async def cleanup(ctx: dict[str, Any]) -> None:

@@ -50,9 +50,12 @@ _SPANS = {
 }
 
 
-async def carry(resources: Resources, leases: Leases, lookout: Lookout, dispatch: Dispatch) -> None:
+async def carry(resources: Resources, leases: Leases, lookout: Lookout, dispatch: Dispatch) -> bool:
     """
     Claim the job of *dispatch* and work on it; return at once if it is stale.
+
+    Returns:
+        Whether *dispatch* was taken off Redis: nothing is left there to tidy up.
 
     Raises:
         DatabaseError: PostgreSQL stays away; the sweep sends the dispatch again.
@@ -60,9 +63,11 @@ async def carry(resources: Resources, leases: Leases, lookout: Lookout, dispatch
     async with leases.claim(dispatch.job_id) as held:
         if held is None:
             await _look_again_if_missing(resources, dispatch)
-            return
+            return False
+        is_off = False
         with suppress(DispatchError):
             await resources.dispatcher.take_off(dispatch.id)
+            is_off = True
         traceparent = await _traceparent(resources, held.job)
         with logger.contextualize(**_context(held.job)), resources.tracing.within(traceparent):
             try:
@@ -72,6 +77,7 @@ async def carry(resources: Resources, leases: Leases, lookout: Lookout, dispatch
                 logger.warning("lease lost, stopping", stage=held.job.stage)
             finally:
                 lookout.forget(dispatch.job_id)
+        return is_off
 
 
 async def _stages(resources: Resources, leases: Leases, lookout: Lookout, held: Held) -> None:

@@ -2,6 +2,7 @@
 Following an operation: look, sleep, look. Thousands of these sleep side by side in one process.
 """
 
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import assert_never
@@ -44,7 +45,8 @@ async def poll(
     settings = resources.settings
     errors = 0
     with lookout.following(held.job) as follower:
-        for _ in range(settings.poll_max_attempts):
+        looks_left = settings.poll_max_attempts
+        while looks_left > 0:
             wish_s: float | None = None
             try:
                 progress = first or await _look(lookout, held, follower)
@@ -65,7 +67,10 @@ async def poll(
                 case Running(percent=percent, poll_after_s=poll_after_s):
                     if percent is not None:
                         lookout.board.note(held.job, percent)
-                    await _sleep(resources, lookout, held, follower, wish_s or poll_after_s)
+                    wish_s = wish_s or poll_after_s
+                    looks_left -= await _sleep(
+                        resources, lookout, held, follower, wish_s, looks_left
+                    )
                 case Succeeded(expires_at=expires_at, cost_micros=cost_micros, assets=assets):
                     await held.apply(
                         lifecycle.generated(
@@ -108,14 +113,21 @@ async def _judge(resources: Resources, held: Held, error: ProviderError, *, char
 
 
 async def _sleep(
-    resources: Resources, lookout: Lookout, held: Held, follower: Follower, wish_s: float | None
-) -> None:
-    """Wait until the next look is worth it; never past the deadline."""
-    wait_s = lookout.wait_s(follower, wish_s)
+    resources: Resources,
+    lookout: Lookout,
+    held: Held,
+    follower: Follower,
+    wish_s: float | None,
+    looks_left: int,
+) -> int:
+    """Wait until the next look is worth it, never past the deadline; how many looks this was."""
+    wait_s, left_s = lookout.wait_s(follower, wish_s), math.inf
     deadline_at, now = held.job.deadline_at, resources.clock.now()
     if deadline_at is not None:
         if now >= deadline_at:
             raise GenerationTimeoutError("the provider gave no verdict in time")
-        wait_s = min(wait_s, (deadline_at - now) / timedelta(seconds=1))
+        left_s = (deadline_at - now) / timedelta(seconds=1)
     async with held.interruptible():
-        await lookout.nap(follower, max(wait_s, MIN_WAIT_S))
+        return await lookout.nap(
+            follower, max(min(wait_s, left_s), MIN_WAIT_S), most=looks_left, until_s=left_s
+        )
