@@ -95,8 +95,10 @@ def main() -> None:
     peers: Sequence[Peer] = [arguments.only] if arguments.only else ["vidgen", "plain"]
     table = Table(*[each.name.replace("_", " ") for each in fields(Figures)], title="in flight")
     for videos in arguments.videos:
-        measured = [_in_a_folder(peer, videos, arguments) for peer in peers]
-        for figures in measured:
+        measured = []
+        for peer in peers:
+            figures = _in_a_folder(peer, videos, arguments)
+            measured.append(figures)
             table.add_row(*[str(figure) for figure in asdict(figures).values()])
             sys.stdout.write(orjson.dumps(figures).decode() + "\n")
             sys.stdout.flush()
@@ -216,6 +218,9 @@ async def _worker(peer: Peer, settings: Settings, folder: Path) -> AsyncIterator
         _pin(worker, last=False)
         yield worker
     finally:
+        if process.returncode is not None:  # by itself, or out of memory
+            sys.stderr.write(f"{peer} ended with {process.returncode}\n")
+            sys.stderr.write(log.read_text()[-2000:])
         with suppress(ProcessLookupError):
             process.terminate()
         await process.wait()

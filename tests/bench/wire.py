@@ -75,7 +75,7 @@ class Wire:
         if path.startswith("/v1/videos"):
             return self._provider(method, path.removeprefix("/v1/videos"), query)
         if query == "uploads":
-            self.marks[path] = headers.get("x-amz-meta-upload", "")
+            self.marks[path], self.sizes[path] = headers.get("x-amz-meta-upload", ""), 0
         return self._bucket(method, path, query, size)
 
     def object_head(self, path: str) -> str:
@@ -133,8 +133,10 @@ class Wire:
             told = b"<InitiateMultipartUploadResult><UploadId>u</UploadId>"
             return 200, told + b"</InitiateMultipartUploadResult>", "application/xml"
         if method == "PUT":
-            self.sizes[path] = self.sizes.get(path, 0) + size
-            if "uploadId" not in query:
+            if "uploadId" in query:
+                self.sizes[path] += size
+            else:
+                self.sizes[path] = size
                 self.stored[path] = time.time()  # noqa: TID251  as above
         elif method == "POST":
             self.stored[path] = time.time()  # noqa: TID251  as above
