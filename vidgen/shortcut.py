@@ -153,7 +153,7 @@ class Shortcut:
             if url is None:
                 return None
             signed = await self._signed(url, {**headers, _HASH: sha256})
-            request = AWSPreparedRequest("PUT", url, signed, _Body(part), stream_output=False)
+            request = AWSPreparedRequest("PUT", url, signed, _Body(part), False)  # type: ignore[arg-type]  # goes to aiohttp as it is
             # Not public, and there as long as botocore is; `test_storage` would tell.
             session = self._client._endpoint.http_session  # type: ignore[attr-defined]
             answer = await session.send(request)
@@ -170,7 +170,8 @@ class Shortcut:
         small = {name.lower(): value for name, value in headers.items()}
         signed = _Signer(credentials, "s3", self._region).sign(url, small, datetime.now(UTC))
         # Never signed, as botocore does not either: gateways write their own.
-        return signed | {"user-agent": self._client.meta.config.user_agent}
+        agent: str = self._client.meta.config.user_agent  # type: ignore[attr-defined]  # not in the stubs
+        return signed | {"user-agent": agent}
 
     async def _address(self, key: str, query: Sequence[tuple[str, str]]) -> str | None:
         """Where *key* is put; None where the requests are not such as we sign."""

@@ -186,7 +186,9 @@ class Storage:
                     f"The bucket {_place(bucket)} cannot be used: wanted an http(s) endpoint."
                 ) from error
             credentials = (
-                AioCredentials(bucket.access_key_id, bucket.secret_access_key, bucket.session_token)
+                AioCredentials(
+                    bucket.access_key_id, bucket.secret_access_key or "", bucket.session_token
+                )
                 if bucket.access_key_id
                 else await session.get_credentials()  # which the client has found already
             )

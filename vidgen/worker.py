@@ -270,12 +270,11 @@ class _SteadyPipeline(Pipeline):
 
     redis: "_SteadyRedis"
     _mark: str | None = None
-    _id: str | None = None
+    _id = ""
 
-    async def watch(self, *names: Any) -> bool:
+    async def watch(self, *names: Any) -> None:  # type: ignore[override]  # redis 5 types it as either
         self.watching = True
         (self._mark,) = names
-        return True
 
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         match args:
@@ -288,7 +287,7 @@ class _SteadyPipeline(Pipeline):
                 return await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
 
     async def execute(self, raise_on_error: bool = True) -> Any:
-        commands = [args for args, _ in self.command_stack]
+        commands: list[Any] = [args for args, _ in self.command_stack]
         if self._mark is not None:
             await self.reset()
             (_, _, keep_ms, _) = commands[0]
@@ -360,7 +359,7 @@ class _SteadyRedis(ArqRedis):
         self.scores = {id_.decode(): score - ahead_ms for id_, score in due or ()}
         return [id_ for id_, _ in due or ()]
 
-    async def take(self, id_: str | None, mark: str, keep_ms: int) -> bool:
+    async def take(self, id_: str, mark: str, keep_ms: int) -> bool:
         """Whether the dispatch *id_* is ours now; its message is kept then."""
         message_key = f"{MESSAGE_PREFIX}{id_}"
         now_ms = round(self.clock.now().timestamp() * 1000)
@@ -376,7 +375,7 @@ class _SteadyRedis(ArqRedis):
         if message is None:
             return False
         # Of cron's ticks arq counts the tries itself.
-        if message and Dispatch.of(str(id_)) is not None:
+        if message and Dispatch.of(id_) is not None:
             self.messages[message_key] = message
         return True
 
