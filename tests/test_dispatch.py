@@ -80,11 +80,12 @@ class Inbox:
         self.taken.append((job_id, epoch, looks))
         self.taken_at.append(now())
 
-    async def empty(self, url: str) -> None:
-        """Let a worker run until nothing is left."""
+    async def empty(self, url: str, *, as_we_do: bool = False) -> None:
+        """Let a worker run until nothing is left, over arq's own connections or over ours."""
         worker = Worker(
             [func(self.take, name=FUNCTION)],  # type: ignore[arg-type]  # bound: it has no ctx
             redis_settings=arq_settings(url),
+            redis_pool=arq_redis(arq_settings(url), QUEUE) if as_we_do else None,
             queue_name=QUEUE,
             burst=True,
             max_jobs=1,
@@ -246,6 +247,38 @@ async def test_a_worker_gives_what_is_due_its_head_start_before_it_looks(
 
     assert names == [later.id.encode(), a_dispatch(1).id.encode()]
     await worker.aclose(close_connection_pool=True)
+
+
+async def test_of_two_workers_only_one_takes_a_dispatch(
+    redis_url: str, redis: Redis, dispatcher: Dispatcher, inbox: Inbox
+) -> None:
+    await dispatcher.send([a_dispatch(number) for number in range(40)], now=now())
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(inbox.empty(redis_url, as_we_do=True))
+
+    assert sorted(inbox.numbers) == list(range(40))
+    assert [key async for key in redis.scan_iter("arq:*")] == []
+    assert await redis.zcard(QUEUE) == 0
+
+
+async def test_a_dispatch_that_somebody_took_off_is_not_taken(
+    redis_url: str, redis: Redis, dispatcher: Dispatcher
+) -> None:
+    await dispatcher.send([a_dispatch(1), a_dispatch(2)], now=now())
+    worker, peer = (arq_redis(arq_settings(redis_url), QUEUE) for _ in range(2))
+    taken, gone = a_dispatch(1).id, a_dispatch(2).id
+    marks = {id_: IN_PROGRESS_PREFIX + id_ for id_ in (taken, gone)}
+    await dispatcher.take_off(gone)
+
+    assert await worker.take(taken, marks[taken], 1000)
+    assert not await peer.take(taken, marks[taken], 1000)
+    assert not await peer.take(gone, marks[gone], 1000)
+
+    assert not await redis.exists(marks[gone])
+    for each in (worker, peer):
+        await each.aclose(close_connection_pool=True)
 
 
 async def test_a_worker_hears_when_what_waits_apart_is_due() -> None:

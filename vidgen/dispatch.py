@@ -314,7 +314,7 @@ class Bell:
     """
     Rings in every worker when a dispatch is sent: until then none needs to ask Redis often.
 
-    One that nobody hears costs half a second: workers ask that often by themselves.
+    One that nobody hears costs a second: workers ask that often by themselves.
     """
 
     def __init__(self, queue_name: str) -> None:

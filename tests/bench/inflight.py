@@ -59,6 +59,8 @@ KEY = "bench"
 MIB = 1024 * 1024
 SAMPLE_S = 0.25
 LOOK_S = 0.5
+# A sweep learns how long videos took, and then each worker learns it: once a minute both.
+LEARNT_AFTER_S = 125.0
 READY_TIMEOUT_S = 30.0
 
 
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument("--sigma", type=float, default=0.0, help="spread of the generation time")
     parser.add_argument("--drift", type=float, default=0.0, help="growth of it per 1,000 videos")
     parser.add_argument("--warm-up", type=int, default=0, help="videos made before, to learn from")
+    parser.add_argument("--no-list", action="store_true", help="a provider that cannot list")
     parser.add_argument("--size-mb", type=float, default=2.0)
     parser.add_argument("--interval-s", type=float, default=5.0)
     parser.add_argument("--transfers", type=int, default=16)
@@ -130,6 +133,7 @@ async def _measure(folder: Path, peer: Peer, videos: int, arguments: argparse.Na
             async with _worker(peer, settings, folder) as worker:
                 if arguments.warm_up:
                     await _carry(peer, settings, arguments.warm_up)
+                    await asyncio.sleep(LEARNT_AFTER_S if peer == "vidgen" else 0)
                     await asyncio.to_thread(_ask, f"{address}/reset")
                 return await _watched(peer, settings, worker, address, videos, arguments)
 
@@ -188,6 +192,7 @@ async def _wire(folder: Path, arguments: argparse.Namespace) -> AsyncIterator[st
     command = [sys.executable, "-m", "tests.bench.wire", "--port", str(port), "--clip", str(clip)]
     command += ["--median-s", str(arguments.generation_s)]
     command += ["--sigma", str(arguments.sigma), "--drift", str(arguments.drift)]
+    command += ["--no-list"] if arguments.no_list else []
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None  # asked for above
     try:

@@ -54,6 +54,7 @@ class Wire:
 
     clip: bytes
     pace: Pace
+    lists: bool = True
     asked: Counter[str] = field(default_factory=Counter)
     videos: dict[str, tuple[float, float]] = field(default_factory=dict)  # created, ready
     stored: dict[str, float] = field(default_factory=dict)
@@ -93,6 +94,8 @@ class Wire:
             return self._json(self._video(name, now))
         if not rest:
             self.asked["list"] += 1
+            if not self.lists:
+                return 404, b'{"error": {"message": "no such path"}}', "application/json"
             return self._json(self._page(parse_qs(query), now))
         name, _, what = rest.strip("/").partition("/")
         if name not in self.videos:
@@ -231,9 +234,10 @@ def main() -> None:
     parser.add_argument("--median-s", type=float, default=60.0)
     parser.add_argument("--sigma", type=float, default=0.0)
     parser.add_argument("--drift", type=float, default=0.0)
+    parser.add_argument("--no-list", action="store_true", help="as servers that cannot list")
     arguments = parser.parse_args()
     pace = Pace(median_s=arguments.median_s, sigma=arguments.sigma, drift=arguments.drift)
-    wire = Wire(clip=arguments.clip.read_bytes(), pace=pace)
+    wire = Wire(clip=arguments.clip.read_bytes(), pace=pace, lists=not arguments.no_list)
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()

@@ -45,6 +45,7 @@ async def test_the_jobs_of_a_worker_that_is_not_there_are_orphans(connection: Co
 
     assert await jobs.orphaned(connection, 15, 10) == [job]
     assert await jobs.held_by(connection, WORKER) == [job]
+    assert await jobs.held_by(connection, WORKER, but=[job.id]) == []
     assert await jobs.held_by(connection, OTHER) == []
 
 
