@@ -263,6 +263,33 @@ async def test_of_two_workers_only_one_takes_a_dispatch(
     assert await redis.zcard(QUEUE) == 0
 
 
+async def test_what_cron_sends_over_our_connections_is_run_once(redis_url: str) -> None:
+    ticks: list[str] = []
+
+    async def tick(ctx: dict[str, Any]) -> None:
+        ticks.append(ctx["job_id"])
+
+    ours = [arq_redis(arq_settings(redis_url), QUEUE) for _ in range(2)]
+    sent = [await each.enqueue_job("tick", _job_id="cron:tick:1") for each in ours]
+    worker = Worker(
+        [func(tick, name="tick", max_tries=1)],
+        redis_pool=ours[0],
+        queue_name=QUEUE,
+        burst=True,
+        poll_delay=0.01,
+        handle_signals=False,
+        job_serializer=orjson.dumps,
+        job_deserializer=orjson.loads,
+    )
+    async with asyncio.timeout(20):
+        await worker.main()
+
+    assert [job is not None for job in sent] == [True, False]
+    assert ticks == ["cron:tick:1"]
+    await worker.close()
+    await ours[1].aclose(close_connection_pool=True)
+
+
 async def test_a_dispatch_that_somebody_took_off_is_not_taken(
     redis_url: str, redis: Redis, dispatcher: Dispatcher
 ) -> None:

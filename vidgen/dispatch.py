@@ -417,6 +417,10 @@ class Dispatcher:
             DispatchError: Redis is away.
         """
         async with redis_errors("promote dispatches"):
+            # Nearly always there are none, and one command tells.
+            now_ms = round(now.timestamp() * 1000)
+            if not await self._redis.zcount(self._later_name, "-inf", now_ms):
+                return 0
             return await promote(self._promote, self._queue_name, now)
 
     async def oldest(self, limit: int) -> list[Dispatch]:

@@ -32,6 +32,7 @@ from vidgen import live, logs, metrics
 from vidgen.connection import telling
 from vidgen.dispatch import (
     FUNCTION,
+    IN_PROGRESS_PREFIX,
     MESSAGE_PREFIX,
     Bell,
     Dispatch,
@@ -273,24 +274,29 @@ class _SteadyPipeline(Pipeline):
     _id = ""
 
     async def watch(self, *names: Any) -> None:  # type: ignore[override]  # redis 5 types it as either
-        self.watching = True
-        (self._mark,) = names
+        if names[0].startswith(IN_PROGRESS_PREFIX):
+            (self._mark,) = names
+            self.watching = True
+        else:  # cron's ticks are sent that way
+            await super().watch(*names)
 
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
-        match args:
-            case "EXISTS", self._mark:
+        if self._mark is not None:
+            if args[0] == "EXISTS":
                 return 0
-            case "ZSCORE", _, id_:
-                self._id = id_
-                return self.redis.scores.pop(id_, None)
-            case _:
+            self._id = args[2]
+            return self.redis.scores.pop(self._id, None)
+        try:
+            async with self.redis.patience.bounded():
                 return await super().immediate_execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis 5
+        except WatchError:
+            return 1 if args[0] == "EXISTS" else None
 
     async def execute(self, raise_on_error: bool = True) -> Any:
         commands: list[Any] = [args for args, _ in self.command_stack]
         if self._mark is not None:
             await self.reset()
-            (_, _, keep_ms, _) = commands[0]
+            _, _, keep_ms, _ = commands[0]
             if not await self.redis.take(self._id, self._mark, keep_ms):
                 raise WatchError("somebody else has it")
             return [True]
@@ -312,7 +318,9 @@ class _SteadyPipeline(Pipeline):
             raise
 
     async def reset(self) -> None:
-        self.watching = False  # we never are: there is nothing to end
+        if self._mark is not None or self.redis.patience.is_over:
+            # Nothing is watched; or no UNWATCH, for which a mute Redis would be waited.
+            self.watching = False
         await super().reset()  # type: ignore[no-untyped-call]  # redis 5
 
 

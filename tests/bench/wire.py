@@ -10,11 +10,13 @@ forgets them. It says what was asked of it, and when each video was ready and st
 import argparse
 import asyncio
 import hashlib
+import itertools
 import math
 import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -60,6 +62,7 @@ class Wire:
     stored: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     marks: dict[str, str] = field(default_factory=dict)  # of multipart uploads
+    numbers: Iterator[int] = field(default_factory=itertools.count)  # never twice
     dice: random.Random = field(default_factory=lambda: random.Random(1))
 
     def answer(
@@ -89,7 +92,7 @@ class Wire:
         now = time.time()  # noqa: TID251  told to another process of this machine
         if not rest and method == "POST":
             self.asked["submit"] += 1
-            name = f"video_{len(self.videos)}"
+            name = f"video_{next(self.numbers)}"
             self.videos[name] = (now, now + self.pace.draw_s(self.dice, len(self.videos)))
             return self._json(self._video(name, now))
         if not rest:
