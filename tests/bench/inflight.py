@@ -267,8 +267,20 @@ async def _carry_ours(settings: Settings, videos: int) -> None:
         request = VideoRequest(provider="sora", prompt="a tram", seconds=4, size="1280x720")
         await queue.enqueue_many([request] * videos)
         while (counts := await queue.stats()).completed < begun + videos:
-            assert not counts.failed, f"videos failed: {counts}"
+            assert not counts.failed, f"videos failed: {await _failures(settings)}"
             await asyncio.sleep(LOOK_S)
+
+
+async def _failures(settings: Settings) -> list[str]:
+    connection = await asyncpg.connect(settings.database_url, timeout=10, command_timeout=30)
+    try:
+        rows = await connection.fetch(
+            "SELECT concat_ws(' ', stage, attempt, error_code, error_message) FROM video_jobs"
+            " WHERE status = 'failed'"
+        )
+    finally:
+        await connection.close(timeout=10)
+    return [row[0] for row in rows]
 
 
 async def _carry_plain(settings: Settings, videos: int) -> None:

@@ -238,11 +238,11 @@ class Lookout:
 
     def _pace_s(self, wanted: int) -> float:
         """
-        Half the questions at most that so many jobs would ask by themselves; with thousands of them
+        A quarter of the questions that so many jobs would ask by themselves; with thousands of them
         a few pages a second, and with any number a list in each interval.
         """
         pages, interval_s = -(-wanted // VIDEOS_PER_PAGE), self._resources.settings.poll_interval_s
-        pace_s = max(SHORTEST_PACE_S, SECONDS_PER_PAGE * pages, interval_s * pages * 2 / wanted)
+        pace_s = max(SHORTEST_PACE_S, SECONDS_PER_PAGE * pages, interval_s * pages * 4 / wanted)
         return min(pace_s, max(interval_s, MIN_WAIT_S))
 
     async def _list(self, shelf: _Shelf, wanted: dict[str, Follower]) -> None:
