@@ -1,6 +1,7 @@
 """vidgen.shortcut: bytes go the short way, and whatever that does not take the long one."""
 
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -31,6 +32,19 @@ PLAIN = {"Content-Type": "video/mp4"}
 async def small_pieces(data: bytes) -> AsyncIterator[bytes]:
     async for chunk in in_chunks(data, 1000):
         yield chunk
+
+
+def test_a_part_of_small_pieces_is_a_few_large_ones() -> None:
+    part, data = Part(), os.urandom(300_000)
+
+    for at in range(0, len(data), 50):
+        part.add(data[at : at + 50])
+    part.add(data)
+    part.add(data[:50])
+
+    assert b"".join(part.pieces) == data + data + data[:50]
+    assert len(part.pieces) < 6
+    assert part.size_bytes == 600_050
 
 
 @pytest.mark.parametrize("key", ["a b/ü+&=?#.mp4", "x/%2F/~.mp4", "a//b"])

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 Piece = bytes | bytearray | memoryview
 
+SMALL_BYTES = 16 << 10
+GATHERED_BYTES = 128 << 10
+
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _HASH = "x-amz-content-sha256"
 _MARK = "vidgen"  # a key of which every letter stands in the address as it is
@@ -43,13 +46,15 @@ class Part:
     """
     The bytes of one object or one part of it, in the pieces in which they came.
 
-    A piece is never written to again, so that it can lie in the buffers of a connection.
+    Small ones are put together, else thousands of objects would take more than their bytes. A full
+    part is never written to again, so that its pieces can lie in the buffers of a connection.
     """
 
     def __init__(self) -> None:
         """Hold nothing yet."""
         self.pieces: list[Piece] = []
         self.size_bytes = 0
+        self._gathered = bytearray()  # the last piece, while small ones come
 
     @classmethod
     def of(cls, data: bytes) -> "Part":
@@ -60,8 +65,15 @@ class Part:
 
     def add(self, piece: Piece) -> None:
         """Take the next bytes."""
-        self.pieces.append(piece)
         self.size_bytes += len(piece)
+        if len(piece) >= SMALL_BYTES:
+            self.pieces.append(piece)
+            self._gathered = bytearray()
+            return
+        if not 0 < len(self._gathered) < GATHERED_BYTES:
+            self._gathered = bytearray()
+            self.pieces.append(self._gathered)
+        self._gathered += piece
 
     def clear(self) -> None:
         """Forget the bytes, so that their memory ends now whoever still knows the part."""

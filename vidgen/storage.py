@@ -453,7 +453,8 @@ class Storage:
     def _learn(self, taken: Mapping[str, str] | int | None) -> None:
         """Aiobotocore got through with what the shortcut was refused, or answered oddly, for."""
         if taken is not None and self._shortcut is not None:
-            logger.info("uploads go through aiobotocore alone here", http_status=taken)
+            status = taken if isinstance(taken, int) else 200
+            logger.info("uploads go through aiobotocore alone here", http_status=status)
             self._shortcut.close()
 
     async def _put_parts(
