@@ -57,7 +57,9 @@ def judged(job: VideoJob, error: ProviderError, *, charged: bool = False) -> Tra
     return lifecycle.judged(job, error, charged=charged, backoff=BACKOFF, now=NOON, prospects=FREE)
 
 
-@pytest.mark.parametrize("kind", {kind for kind, _ in the_policy()}, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", dict.fromkeys(kind for kind, _ in the_policy()), ids=lambda kind: kind.__name__
+)
 @pytest.mark.parametrize("stage", Stage)
 def test_every_error_is_a_proof_or_keeps_the_job_where_it_is(
     kind: type[VidgenError], stage: Stage
@@ -140,7 +142,7 @@ def test_without_anybody_left_the_job_fails_and_says_why_nobody_was() -> None:
     assert [one["reason"] for one in change.detail["skipped"]] == ["retired", "unconfigured"]  # type: ignore[union-attr,index,call-overload]  # JSON
 
 
-@pytest.mark.parametrize("reason", set(REROUTES) - set(REROUTES_BY_DEFAULT))
+@pytest.mark.parametrize("reason", sorted(set(REROUTES) - set(REROUTES_BY_DEFAULT)))
 def test_what_is_not_usual_has_to_be_allowed(reason: str) -> None:
     job = a_routed(Stage.GENERATING, reroute_on=REROUTES_BY_DEFAULT, max_cost_micros=9 * PRICE)
     kind = {

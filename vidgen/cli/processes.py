@@ -171,7 +171,9 @@ def _offer(provider: str, *, yes: bool) -> "Offer":
         cost = f"about {screen.money(quote.cost_micros)} for {quote.request.seconds} s"
         out.print(f"  {name}  at {offer.address(quote)}  {cost}", markup=False)
     out.print()
-    if not yes and sys.stdin.isatty() and out.is_terminal:
+    if not yes:
+        if not (sys.stdin.isatty() and out.is_terminal):
+            raise typer.BadParameter("without a terminal to ask on, say --yes")
         typer.confirm("Go on?", abort=True)
     return offer
 
