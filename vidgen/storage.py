@@ -17,11 +17,12 @@ import base64
 import hashlib
 import io
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
@@ -218,9 +219,9 @@ class Storage:
             StorageError: The bucket would not take it; nothing is left behind.
         """
         marks = dict(metadata or {})
-        with _Room(self._parts) as room:
-            source = _Source(chunks, size_bytes, inspector, room)
-            await source.fill(self._part_size(1, size_bytes))
+        with Room(self._parts) as room:
+            source = Source(chunks, size_bytes, inspector, room)
+            await source.fill(part_size(1, size_bytes, self._bucket.part_size_bytes))
             if source.ended:
                 await source.finish()
                 etag = await self._put(key, source, content_type, marks)
@@ -415,7 +416,7 @@ class Storage:
         return len(orphans)
 
     async def _put(
-        self, key: str, source: "_Source", content_type: str, metadata: dict[str, str]
+        self, key: str, source: "Source", content_type: str, metadata: dict[str, str]
     ) -> str:
         digest = source.sha256.digest()
         checksum = base64.b64encode(digest).decode()
@@ -458,13 +459,17 @@ class Storage:
             self._shortcut.close()
 
     async def _put_parts(
-        self, key: str, source: "_Source", content_type: str, metadata: dict[str, str]
+        self, key: str, source: "Source", content_type: str, metadata: dict[str, str]
     ) -> str:
         # Proves after an unclear end that the object is the one of this upload.
         metadata["upload"] = uuid4().hex
         upload_id = await self._begin(key, content_type, metadata)
         try:
-            etags = await self._send_parts(key, upload_id, source)
+            etags = await source.in_parts(
+                partial(self._send_part, key, upload_id),
+                at_once=self._bucket.parts_in_flight,
+                smallest_bytes=self._bucket.part_size_bytes,
+            )
             await source.finish()
             return await self._complete(
                 key, upload_id, etags, source.size_bytes, metadata["upload"]
@@ -496,35 +501,6 @@ class Storage:
         except asyncio.CancelledError:
             wanted = False
             raise
-
-    async def _send_parts(self, key: str, upload_id: str, source: "_Source") -> list[str]:
-        """Upload all parts, a few at once; their ETags in order."""
-        etags: dict[int, str] = {}
-        slots = asyncio.Semaphore(self._bucket.parts_in_flight)
-
-        async def send(number: int, part: Part) -> None:
-            try:
-                etags[number] = await self._send_part(key, upload_id, number, part)
-            finally:
-                part.clear()
-                slots.release()
-                source.room.release()
-
-        number = 1
-        try:
-            async with asyncio.TaskGroup() as sending:
-                while True:
-                    await slots.acquire()
-                    sending.create_task(send(number, source.hand_over()))
-                    if source.ended:
-                        break
-                    number += 1
-                    if number > MAX_PARTS:
-                        raise ResultInvalidError("The video is larger than the bucket can hold.")
-                    await source.fill(self._part_size(number, source.announced_bytes))
-        except BaseExceptionGroup as group:
-            raise _first(group) from group
-        return [etags[number] for number in sorted(etags)]
 
     async def _send_part(self, key: str, upload_id: str, number: int, part: Part) -> str:
         md5 = await asyncio.to_thread(_md5, tuple(part.pieces))
@@ -603,12 +579,6 @@ class Storage:
         except StorageError as error:
             logger.warning("multipart upload not aborted", key=key, code=error.code)
 
-    def _part_size(self, number: int, size_bytes: int | None) -> int:
-        """How many bytes part *number* takes, so that 10,000 parts are enough."""
-        if size_bytes is None:
-            return self._bucket.part_size_bytes << ((number - 1) // PARTS_BEFORE_GROWTH)
-        return max(self._bucket.part_size_bytes, math.ceil(size_bytes / MAX_PARTS))
-
     @asynccontextmanager
     async def _mapped(
         self, doing: str, timeout_s: float, *, key: str | None = None
@@ -649,7 +619,7 @@ class _NoUploadError(StorageDeniedError):
     """There is no such multipart upload, or not any more."""
 
 
-class _Room:
+class Room:
     """
     The memory of one upload: so many of the parts that all uploads share.
 
@@ -657,13 +627,16 @@ class _Room:
     """
 
     def __init__(self, parts: asyncio.Semaphore) -> None:
+        """Hold nothing yet; *parts* are free ones."""
         self._parts = parts
         self._held = 0
 
     def __enter__(self) -> Self:
+        """Begin."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Give everything back."""
         while self._held:
             self.release()
 
@@ -678,7 +651,7 @@ class _Room:
         self._parts.release()
 
 
-class _Source:
+class Source:
     """The chunks of one upload, cut into parts; counted, inspected and hashed on the way."""
 
     def __init__(
@@ -686,8 +659,9 @@ class _Source:
         chunks: AsyncIterator[bytes],
         announced_bytes: int | None,
         inspector: Inspector | None,
-        room: _Room,
+        room: Room,
     ) -> None:
+        """Nothing is read yet; *announced_bytes* is None where the length is not known."""
         self.room = room
         self.announced_bytes = announced_bytes
         self.size_bytes = 0
@@ -725,6 +699,41 @@ class _Source:
         """Give the part and forget it, so that its memory ends with its upload."""
         part, self._part = self._part, Part()
         return part
+
+    async def in_parts(
+        self,
+        send_part: Callable[[int, Part], Awaitable[str]],
+        *,
+        at_once: int,
+        smallest_bytes: int,
+    ) -> list[str]:
+        """Give *send_part* all parts, the one that is full first; their ETags in order."""
+        etags: dict[int, str] = {}
+        slots = asyncio.Semaphore(at_once)
+
+        async def send(number: int, part: Part) -> None:
+            try:
+                etags[number] = await send_part(number, part)
+            finally:
+                part.clear()
+                slots.release()
+                self.room.release()
+
+        number = 1
+        try:
+            async with asyncio.TaskGroup() as sending:
+                while True:
+                    await slots.acquire()
+                    sending.create_task(send(number, self.hand_over()))
+                    if self.ended:
+                        break
+                    number += 1
+                    if number > MAX_PARTS:
+                        raise ResultInvalidError("The video is larger than the bucket can hold.")
+                    await self.fill(part_size(number, self.announced_bytes, smallest_bytes))
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+        return [etags[number] for number in sorted(etags)]
 
     async def finish(self) -> None:
         """Judge the whole: raises `ResultInvalidError` unless all of it came."""
@@ -769,6 +778,13 @@ class _Source:
             return True
         self.ended = True
         return False
+
+
+def part_size(number: int, announced_bytes: int | None, smallest_bytes: int) -> int:
+    """How many bytes part *number* takes, so that 10,000 parts are enough."""
+    if announced_bytes is None:
+        return smallest_bytes << ((number - 1) // PARTS_BEFORE_GROWTH)
+    return max(smallest_bytes, math.ceil(announced_bytes / MAX_PARTS))
 
 
 def _config(bucket: Bucket) -> AioConfig:
