@@ -383,6 +383,15 @@ def test_a_place_in_cloud_storage_needs_a_project(load: Load) -> None:
     assert settings.veo_storage_uri == "gs://bucket/videos"
 
 
+@pytest.mark.parametrize("token", ["secret", "vercel_blob_rw__x", "vercel_blob_rw_store"])
+def test_a_blob_token_that_names_no_store_is_told_without_it(load: Load, token: str) -> None:
+    with pytest.raises(SettingsError, match="wanted: vercel_blob_rw_STORE_SECRET") as caught:
+        load(BLOB_READ_WRITE_TOKEN=token)
+
+    assert f"came a secret of {len(token)} characters;" in caught.value.message
+    assert load(BLOB_READ_WRITE_TOKEN="vercel_blob_rw_aB3_x9Y_z").uses_blob
+
+
 def test_masking_keeps_what_helps_to_find_the_mistake() -> None:
     assert mask_url("redis://u:p@h:6379/0") == "redis://***@h:6379/0"
     assert mask_url("http://h/x?token=abc&region=eu") == "http://h/x?token=***&region=eu"

@@ -3,14 +3,16 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 from loguru import logger
 from redis.asyncio import Redis
 
 from vidgen import catalog
+from vidgen.blob import BlobBucket, BlobStorage
 from vidgen.breaker import Breakers
 from vidgen.catalog import Endpoints
 from vidgen.dispatch import Dispatcher, open_redis
@@ -26,6 +28,8 @@ from vidgen.vault import Vault
 # What the parts of all transfers of a process hold together; one alone may always fill its own.
 MEMORY_BYTES = 160 * 1024 * 1024
 COMPLAIN_EVERY_S = 3600.0
+
+ResultStorage: TypeAlias = Storage | BlobStorage
 
 
 @dataclass(slots=True)
@@ -81,7 +85,7 @@ class Resources:
     redis: Redis
     dispatcher: Dispatcher
     rate_limit: RateLimit
-    storage: Storage
+    storage: ResultStorage
     providers: Providers
     transfers: Gate
     breakers: Breakers
@@ -110,7 +114,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             )
         )
         redis = await stack.enter_async_context(open_redis(settings.redis_url))
-        storage = await stack.enter_async_context(Storage.open(bucket_of(settings)))
+        storage = await stack.enter_async_context(open_storage(settings))
         for sentence in catalog.broken_plugins():
             logger.warning("a plug-in is left out", error=sentence)
         providers = build(providers_config(settings))
@@ -134,8 +138,36 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         )
 
 
+def open_storage(settings: Settings) -> AbstractAsyncContextManager[ResultStorage]:
+    """
+    What keeps the results: a bucket that is named, else a Blob store whose token is there.
+
+    Raises:
+        SettingsError: On entering, if the settings cannot work.
+    """
+    if settings.uses_blob:
+        return BlobStorage.open(blob_bucket_of(settings))
+    return Storage.open(bucket_of(settings))
+
+
+def blob_bucket_of(settings: Settings) -> BlobBucket:
+    """The Blob store that the settings name."""
+    token = settings.blob_read_write_token
+    parts = settings.parts_in_flight + 1
+    return BlobBucket(
+        token=token.get_secret_value() if token else "",
+        access=settings.blob_access,
+        api_url=settings.blob_api_url,
+        object_url=settings.blob_object_url,
+        part_size_bytes=settings.part_size_bytes,
+        parts_in_flight=settings.parts_in_flight,
+        memory_bytes=max(MEMORY_BYTES, settings.part_size_bytes * parts),
+        max_connections=settings.transfer_concurrency * parts + 4,
+    )
+
+
 def bucket_of(settings: Settings) -> Bucket:
-    """The bucket that the settings name."""
+    """The S3 bucket that the settings name."""
     secret, token = settings.aws_secret_access_key, settings.aws_session_token
     parts = settings.parts_in_flight + 1
     return Bucket(

@@ -380,6 +380,26 @@ class Settings(BaseSettings):
         validation_alias="S3_ADDRESSING_STYLE",
         description="Bucket in the path or in the host name.",
     )
+    blob_read_write_token: SecretStr | None = Field(
+        None,
+        validation_alias="BLOB_READ_WRITE_TOKEN",
+        description="Vercel Blob keeps the results, unless S3_BUCKET or S3_ENDPOINT_URL is set.",
+    )
+    blob_access: Literal["public", "private"] = Field(
+        "public",
+        validation_alias="VIDGEN_BLOB_ACCESS",
+        description="What the Blob store was made as; private: presigned URLs.",
+    )
+    blob_api_url: HttpUrl = Field(
+        "https://vercel.com/api/blob",
+        validation_alias="VERCEL_BLOB_API_URL",
+        description="Where the API of Vercel Blob is spoken.",
+    )
+    blob_object_url: HttpUrl | None = Field(
+        None,
+        validation_alias="VIDGEN_BLOB_OBJECT_URL",
+        description="What keys are appended to; empty: the Blob store's own address.",
+    )
     aws_access_key_id: str = Field(
         "",
         validation_alias="AWS_ACCESS_KEY_ID",
@@ -773,6 +793,12 @@ class Settings(BaseSettings):
         return _networks(self.trusted_proxies)
 
     @property
+    def uses_blob(self) -> bool:
+        """Whether results go to Vercel Blob: its token is there, and no bucket is named."""
+        named = {"s3_bucket", "s3_endpoint_url"} & self.model_fields_set
+        return self.blob_read_write_token is not None and not named
+
+    @property
     def part_size_bytes(self) -> int:
         """Bytes of one part of a multipart upload."""
         return self.part_size_mb * 1024 * 1024
@@ -855,6 +881,14 @@ class Settings(BaseSettings):
                 raise _wanted(webhook.SECRETS_WANTED)
         elif {each.scheme for each in found} != {"v1"}:
             raise _wanted(webhook.HMAC_SECRETS_WANTED)
+        return secret
+
+    @field_validator("blob_read_write_token")
+    @classmethod
+    def _check_blob_token(cls, secret: SecretStr | None) -> SecretStr | None:
+        form = r"vercel_blob_rw_[A-Za-z0-9]+_\w+"
+        if secret is not None and not re.fullmatch(form, secret.get_secret_value(), re.ASCII):
+            raise _wanted("vercel_blob_rw_STORE_SECRET, as the Blob store's page shows it")
         return secret
 
     @field_validator("google_application_credentials")

@@ -573,14 +573,13 @@ async def _stream(queue: "VideoQueue", jobs: Sequence[VideoJob]) -> list[VideoJo
 
 
 async def _address(settings: "Settings", job: VideoJob) -> str:
-    from vidgen.resources import bucket_of
-    from vidgen.storage import Storage
+    from vidgen.resources import open_storage
 
     if job.archived_at is not None:
         raise InvalidRequestError(f"job {job.id} was archived: its video is no longer kept")
     if job.storage_key is None:
         raise InvalidRequestError(f"job {job.id} is {job.status}: it has no video to point to")
-    async with Storage.open(bucket_of(settings)) as storage:
+    async with open_storage(settings) as storage:
         public = storage.public_url(job.storage_key)
         return public or await storage.presigned_url(
             job.storage_key, settings.presigned_url_expires_s

@@ -9,9 +9,8 @@ from typing import IO
 
 from vidgen.errors import InvalidRequestError, ResultInvalidError, StorageUnavailableError
 from vidgen.job import VideoJob
-from vidgen.resources import bucket_of
+from vidgen.resources import open_storage
 from vidgen.settings import Settings
-from vidgen.storage import Storage
 
 FETCH_TIMEOUT_S = 600.0
 LENGTH_TOLERANCE_S = 0.5  # clips end with a whole frame, and sound with a whole block
@@ -38,7 +37,7 @@ async def fetch(settings: Settings, job: VideoJob, path: Path) -> None:
     """
     assert job.storage_key is not None  # CHECK promises it for completed jobs
     try:
-        async with asyncio.timeout(FETCH_TIMEOUT_S), Storage.open(bucket_of(settings)) as storage:
+        async with asyncio.timeout(FETCH_TIMEOUT_S), open_storage(settings) as storage:
             with _whole_file(path) as file:
                 async with storage.download(job.storage_key) as object_:
                     async for chunk in object_.chunks:

@@ -15,9 +15,9 @@ from vidgen.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from vidgen.resources import bucket_of
+from vidgen.resources import ResultStorage, open_storage
 from vidgen.settings import Settings
-from vidgen.storage import CHECK_PREFIX, Storage
+from vidgen.storage import CHECK_PREFIX
 
 BUCKET = "bucket"
 
@@ -28,7 +28,9 @@ FETCH_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
 
 async def bucket(settings: Settings) -> Finding:
     """Whether the bucket takes, gives and deletes, in parts and by signed address, too."""
-    async with Storage.open(bucket_of(settings)) as storage:
+    if settings.uses_blob:
+        return await _blob(settings)
+    async with open_storage(settings) as storage:
         trial = _Trial(storage)
         try:
             public_error = await trial.run()
@@ -53,8 +55,44 @@ async def bucket(settings: Settings) -> Finding:
             f"its own addresses work, those under S3_PUBLIC_URL do not: {public_error}",
             "make the bucket readable there, or leave S3_PUBLIC_URL empty for signed addresses",
         )
+    if settings.blob_read_write_token is not None:
+        return warning(
+            BUCKET,
+            f"{settings.s3_bucket} works, and BLOB_READ_WRITE_TOKEN is set and not used:"
+            " a bucket that is named comes first",
+            "take S3_BUCKET and S3_ENDPOINT_URL away to use Vercel Blob, else the token",
+        )
     public = ", public address" if settings.s3_public_url else ""
     return ok(BUCKET, f"{settings.s3_bucket}: put, get, parts, signed address, delete{public} work")
+
+
+async def _blob(settings: Settings) -> Finding:
+    """The same of a Blob store, whose token has all rights or none."""
+    async with open_storage(settings) as storage:
+        trial = _Trial(storage)
+        try:
+            public_error = await trial.run()
+        except BucketMissingError as error:
+            return problem(BUCKET, error.message, "take BLOB_READ_WRITE_TOKEN from a store's page")
+        except StorageUnavailableError as error:
+            return problem(
+                BUCKET, error.message, "does VERCEL_BLOB_API_URL lead to the API, and is it up?"
+            )
+    if trial.refused:
+        return problem(
+            BUCKET,
+            " ".join(trial.sentences.values()),
+            "take BLOB_READ_WRITE_TOKEN anew from the store's page, and set VIDGEN_BLOB_ACCESS to"
+            " what the store was made as",
+        )
+    if public_error:
+        return warning(
+            BUCKET,
+            f"the API works, the public addresses of the store do not: {public_error}",
+            "is the store a private one? Then set VIDGEN_BLOB_ACCESS=private",
+        )
+    access = "signed" if settings.blob_access == "private" else "public"
+    return ok(BUCKET, f"Vercel Blob: put, get, parts, {access} address, delete work")
 
 
 @dataclass(slots=True)
@@ -67,7 +105,7 @@ class _Trial:
         sentences: What was said to each.
     """
 
-    storage: Storage
+    storage: ResultStorage
     refused: list[str] = field(default_factory=list)
     sentences: dict[str, str] = field(default_factory=dict)
 

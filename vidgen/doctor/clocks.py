@@ -13,9 +13,8 @@ from datetime import UTC, datetime, timedelta
 from vidgen.dispatch import open_redis, redis_errors
 from vidgen.doctor.finding import Finding, ok, problem, warning
 from vidgen.errors import DatabaseError, DispatchError, SettingsError, StorageError
-from vidgen.resources import bucket_of
+from vidgen.resources import open_storage
 from vidgen.settings import Settings
-from vidgen.storage import Storage
 from vidgen.store import inspection
 from vidgen.store.pool import connect
 
@@ -108,7 +107,7 @@ async def _redis(settings: Settings, now: Now) -> Offset | None:
 
 async def _bucket(settings: Settings, now: Now) -> Offset | None:
     try:
-        async with Storage.open(bucket_of(settings)) as storage:
+        async with open_storage(settings) as storage:
             return await _measured("the bucket", storage.clock, now, step_s=SECOND_S)
     except (StorageError, SettingsError):
         return None
