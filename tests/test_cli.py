@@ -904,14 +904,25 @@ async def test_sigterm_ends_what_a_script_put_in_the_background() -> None:
 
 
 async def test_live_without_a_usable_provider_says_what_to_set(without_settings: Program) -> None:
-    vidgen = away(without_settings, OPENAI_API_KEY="sk-anything", GEMINI_API_KEY="anything")
+    vidgen = away(without_settings, OPENAI_API_KEY="sk-anything")
 
     for command in ("demo", "dev"):
         said = await vidgen(command, "--live")
 
         assert said.code == 2
-        for text in ("OPENAI_BASE_URL", "GOOGLE_CLOUD_PROJECT_ID", "2026-09-24", "2026-10-22"):
+        for text in ("OPENAI_BASE_URL", "GOOGLE_CLOUD_PROJECT_ID", "2026-09-24", "GEMINI_API_KEY"):
             assert text in said.err
+
+
+async def test_live_pays_nothing_where_nobody_can_be_asked(without_settings: Program) -> None:
+    vidgen = away(without_settings, XAI_API_KEY="anything")
+
+    for command in ("demo", "dev"):
+        said = await vidgen(command, "--live")
+
+        assert said.code == 2
+        assert "--yes" in said.err
+        assert "xai/" in said.out
 
 
 def a_request(provider: str = "sora", prompt: str = PROMPT) -> VideoRequest:
