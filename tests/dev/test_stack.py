@@ -55,7 +55,7 @@ def test_a_video_is_made_and_its_job_is_there_after_a_restart(folder: Path) -> N
     with Stack(folder) as again:
         kept = asyncio.run(_get(again.settings, made))
 
-    assert told == ["PostgreSQL", "Valkey (Redis)", "S3", "Sora and Veo, simulated"]
+    assert told == ["PostgreSQL", "Valkey (Redis)", "S3", "Providers, simulated"]
     assert kept == made
     assert made.status is JobStatus.COMPLETED
     assert again.settings.s3_endpoint_url == stack.settings.s3_endpoint_url

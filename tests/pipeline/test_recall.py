@@ -157,3 +157,16 @@ async def test_a_provider_that_does_not_answer_calls_nobody(
     await carrier.sweep()
 
     assert min(await due_in_s(carrier, line)) > SOON_S
+
+
+async def test_who_waits_for_a_key_waits_for_no_turn(
+    carrier: Carrier, resources: Resources
+) -> None:
+    line = await a_line_of(carrier, 2)
+    async with resources.database.connection() as connection:
+        await connection.execute("UPDATE video_jobs SET parked_at = now() WHERE status = 'pending'")
+
+    set_limit(resources, 100)
+    await carrier.sweep()
+
+    assert min(await due_in_s(carrier, line)) > SOON_S

@@ -13,7 +13,7 @@ from tests.server.conftest import Client
 from vidgen.server import body
 from vidgen.server.app import operations
 
-WITH_BODY = [one.path for one in operations() if one.body is not None]
+WITH_BODY = [(one.method, one.path) for one in operations() if one.body is not None]
 ID = "00000000-0000-4000-8000-000000000000"
 JSON = {"Content-Type": "application/json"}
 
@@ -24,11 +24,13 @@ async def refused(answer: ClientResponse) -> tuple[int, str]:
     return answer.status, document["code"]
 
 
-@pytest.mark.parametrize("path", WITH_BODY)
-async def test_only_a_request_for_a_video_may_be_long(admin: Client, path: str) -> None:
+@pytest.mark.parametrize(("method", "path"), WITH_BODY)
+async def test_only_a_request_for_a_video_may_be_long(
+    admin: Client, method: str, path: str
+) -> None:
     data = b"[" + b" " * body.SMALL_BYTES + b"]"
 
-    async with admin.post(path.replace("{id}", ID), data=data, headers=JSON) as answer:
+    async with admin.request(method, path.replace("{id}", ID), data=data, headers=JSON) as answer:
         status = answer.status
 
     assert status == (400 if path == "/api/jobs" else 413)

@@ -604,7 +604,8 @@ async def test_absurd_headers_of_somebody_with_a_token_are_no_defect_either(
 @pytest.mark.usefixtures("unchanged")
 async def test_another_method_is_refused(client: Client, log: Log, job: VideoJob) -> None:
     for path in sorted({path for _, path in GUARDED}):
-        for method in ("PUT", "PATCH", "DELETE", "TRACE", "QUERY"):
+        known = {method for method, other in GUARDED if other == path}
+        for method in sorted({"PUT", "PATCH", "DELETE", "TRACE", "QUERY"} - known):
             await refused(client, log, method, address(path, job), 405)
 
 

@@ -783,6 +783,7 @@ async def told(connection: Connection) -> list[Told]:
         -- What was never claimed is for later by its own wish.
         WHERE due_at > now() AND status = 'pending' AND stage = 'queued'
           AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0 AND NOT capped
+          AND parked_at IS NULL
           AND NOT EXISTS (SELECT FROM pauses WHERE pauses.provider IN (job.provider, '*'))
         GROUP BY provider, model, user_id
         """
@@ -821,6 +822,7 @@ async def recall(
             -- Without a failure: a back-off is none of our business.
             WHERE due_at > now() AND status = 'pending' AND stage = 'queued'
               AND lease_epoch > 0 AND slot_at IS NULL AND failures = 0 AND NOT capped
+              AND parked_at IS NULL
               AND provider = $1 AND model = ANY($2::text[])
         ), first AS MATERIALIZED (
             SELECT id FROM video_jobs JOIN line USING (id)
