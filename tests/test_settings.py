@@ -1,6 +1,7 @@
 """What the environment may say, and what one is told when it says something else."""
 
 import base64
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -373,6 +374,25 @@ def test_a_service_account_is_a_file_that_exists_or_json(load: Load, tmp_path: P
     (tmp_path / "account.json").write_text("{}")
     for text in (str(tmp_path / "account.json"), '{"type": "service_account"}'):
         assert load(GOOGLE_APPLICATION_CREDENTIALS=text).google_application_credentials
+
+
+@pytest.mark.parametrize("size", [30, 2048])
+@pytest.mark.parametrize("in_folder", [False, True], ids=["environment", "folder"])
+def test_a_service_account_that_is_no_path_and_no_json_is_not_repeated(
+    load: Load, tmp_path: Path, size: int, in_folder: bool
+) -> None:
+    key = base64.b64encode(b'{"type": "service_account", "private_key": "'.ljust(size, b"k"))
+    given = {"GOOGLE_APPLICATION_CREDENTIALS": key.decode()}
+    if in_folder:
+        (tmp_path / "GOOGLE_APPLICATION_CREDENTIALS").write_bytes(key)
+        given = {"VIDGEN_SECRETS_DIR": str(tmp_path)}
+
+    with pytest.raises(SettingsError) as caught:
+        load(**given)
+
+    said = "".join(traceback.format_exception(caught.value))
+    assert f"came a secret of {len(key)} characters; wanted: the path of a file" in said
+    assert key.decode()[:16] not in said
 
 
 def test_a_place_in_cloud_storage_needs_a_project(load: Load) -> None:

@@ -64,6 +64,7 @@ _REDIS_WANTED = (
 )
 _ENV_FILE = Path(".env")
 _SECRETS_DIR = "VIDGEN_SECRETS_DIR"
+_PATH = re.compile(r"(?:[/.~]|[A-Za-z]:[\\/])[^\r\n]{0,127}")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")  # of ours, or of a plug-in
 _MAX_SECRET_BYTES = 65_536  # the JSON of a service account has 2,400
 
@@ -896,7 +897,7 @@ class Settings(BaseSettings):
     def _check_credentials(cls, secret: SecretStr | None) -> SecretStr | None:
         if secret is not None:
             text = secret.get_secret_value()
-            if not text.startswith("{") and not Path(text).is_file():
+            if not text.startswith("{") and not _is_file(text):
                 raise _wanted("the path of a file that exists, or the JSON of a service account")
         return secret
 
@@ -1061,11 +1062,17 @@ def _problem(detail: ErrorDetails, given: Mapping[str, str]) -> str:
     return f"{name}: came {came}; wanted: {_expectation(detail, _FIELDS[name])}"
 
 
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long, a NUL: no path at all, and the error would repeat it
+        return False
+
+
 def _shown(field: FieldInfo, text: str) -> str:
     """What came, in a form that may stand in a log."""
-    is_path = field.validation_alias == "GOOGLE_APPLICATION_CREDENTIALS" and not text.startswith(
-        "{"
-    )
+    # Whoever gives the key itself where a path belongs must not read it in the log.
+    is_path = field.validation_alias == "GOOGLE_APPLICATION_CREDENTIALS" and _PATH.fullmatch(text)
     if SecretStr in get_args(field.annotation) and not is_path:
         return f"a secret of {len(text)} characters"
     return repr(mask_url(text))

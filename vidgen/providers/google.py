@@ -127,7 +127,7 @@ class _Entry:
                 raise AuthError(
                     f"The Google credential cannot be read ({type(error).__name__}); wanted the"
                     " path or the JSON of a service account."
-                ) from error
+                ) from None  # "no such file: …" would repeat a key that stands where a path belongs
         if self._held.token is None:
             raise AuthError("Google's token service gave no token for this credential.")
         return self._held.token
