@@ -378,6 +378,17 @@ async def test_an_address_of_a_private_object_is_signed_and_ends(private: BlobSe
         assert (await fetched(address))[0] == 403
 
 
+async def test_where_signed_addresses_lead_is_known_without_asking(server: BlobServer) -> None:
+    async with BlobStorage.open(a_store(server)) as storage:
+        signed = await storage.presigned_url("a/b.mp4", 60)
+        asked = server.asked.total()
+
+        base = await storage.signed_base()
+
+        assert URL(base).origin() == URL(signed).origin()
+        assert server.asked.total() == asked
+
+
 async def test_an_address_of_a_public_object_needs_nothing(public: BlobServer) -> None:
     async with BlobStorage.open(a_store(public)) as storage:
         await upload(storage, a_video(1000))
@@ -484,7 +495,7 @@ async def test_the_doctor_finds_a_working_store_well(
 
     access = "public" if server.access == "public" else "signed"
     assert finding.state is State.OK
-    assert finding.sentence == f"Vercel Blob: put, get, parts, {access} address, delete work"
+    assert finding.sentence == f"Vercel Blob: put, get, list, parts, {access} address, delete work"
     assert not server.blobs
 
 

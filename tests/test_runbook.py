@@ -7,10 +7,11 @@ from pathlib import Path
 
 import typer.main
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
 from tests.by_hand import Hand
 from tests.conftest import environment_of
-from vidgen import VideoQueue, VideoRequest, errors
+from vidgen import VideoQueue, VideoRequest, errors, metrics
 from vidgen.cli import app
 from vidgen.dev.servers import find_postgres
 from vidgen.errors import VidgenError
@@ -49,6 +50,21 @@ def test_every_setting_code_event_and_alert_is_one() -> None:
     assert {word for word in named if re.fullmatch(r"Vidgen[A-Z]\w+", word)} == alerts
     underscored = {word for word in named if re.fullmatch(r"[a-z]+(_[a-z]+)+", word)}
     assert underscored - _OF_OTHERS <= codes | events
+
+
+def test_every_metric_is_one_with_its_labels() -> None:
+    known = {
+        vars(each)["_name"]: set(vars(each)["_labelnames"])
+        for each in vars(metrics).values()
+        if isinstance(each, MetricWrapperBase)
+    }
+    told = [re.fullmatch(r"(vidgen_\w+)(?:\{(.*)\})?", word) for word in WORDS]
+    told_by_name = {each[1]: each[2] or "" for each in told if each}
+
+    assert told_by_name.keys() <= known.keys()
+    assert {"vidgen_queue_jobs", "vidgen_event_loop_lag_seconds"} <= told_by_name.keys()
+    for name, labels in told_by_name.items():
+        assert set(re.findall(r"(\w+)=", labels)) <= known[name], name
 
 
 _OF_OTHERS = {

@@ -107,6 +107,25 @@ def test_every_image_of_compose_has_a_tag_that_is_meant() -> None:
         assert re.match(r"v?\d|local", tag), service["image"]
 
 
+def test_one_service_of_compose_builds_each_tag() -> None:
+    built = [service["image"] for service in SERVICES.values() if "build" in service]
+
+    assert len(built) == len(set(built)) == 2
+    for name, service in SERVICES.items():
+        if service["image"] in built and "build" not in service:
+            assert service["pull_policy"] == "never", name
+            assert builder_before(name, service["image"]), name
+
+
+def builder_before(name: str, image: str) -> bool:
+    """Whether the service that builds *image* is among those that *name* waits for."""
+    return any(
+        (SERVICES[needed]["image"] == image and "build" in SERVICES[needed])
+        or builder_before(needed, image)
+        for needed in SERVICES[name].get("depends_on", {})
+    )
+
+
 def test_redis_in_compose_keeps_what_it_is_given() -> None:
     said = " ".join(SERVICES["redis"]["command"])
 
@@ -254,7 +273,12 @@ def test_render_gives_settings_that_there_are_and_time_to_end() -> None:
     [group] = blueprint["envVarGroups"]
     given = {each["key"] for each in [*worker["envVars"], *group["envVars"]] if "key" in each}
 
+    asked = {each["key"] for each in worker["envVars"] if "sync" in each}
+
     assert given - FOREIGN <= SETTINGS
+    assert not any("sync" in each for each in group["envVars"])  # Render refuses such a group
+    assert {"S3_ENDPOINT_URL", "AWS_REGION", "AWS_SECRET_ACCESS_KEY"} <= asked
+    assert server["envVars"] == worker["envVars"]
     assert {"DATABASE_URL", "REDIS_URL", "ADMIN_TOKEN"} <= given
     assert worker["maxShutdownDelaySeconds"] > GRACE_S + 10
     assert redis["maxmemoryPolicy"] == "noeviction"

@@ -86,6 +86,36 @@ def test_the_secrets_of_compose_are_made_once_and_others_can_be_put_beside(tmp_p
     assert len(set(secret)) == len(secret)
 
 
+def test_the_secrets_of_compose_leave_what_was_put(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+    first = contents(tmp_path)
+    ring = f"{'A' * 43}=,{first['vidgen/ENCRYPTION_KEY']}"
+    put = {
+        "DATABASE_URL": "postgresql://elsewhere/x",
+        "ADMIN_TOKEN": "mine",
+        "ENCRYPTION_KEYS": ring,
+    }
+
+    codes = [make_secrets(tmp_path, "put", name, stdin=text) for name, text in put.items()]
+    codes.append(make_secrets(tmp_path))
+
+    after = contents(tmp_path)
+    assert codes == [0, 0, 0, 0]
+    assert {name: after[f"vidgen/{name}"] for name in put} == put
+    assert "vidgen/ENCRYPTION_KEY" not in after
+    assert after["encryption_key.before"] == first["vidgen/ENCRYPTION_KEY"]
+
+
+def test_the_demo_of_compose_has_a_token_of_its_own(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+    (tmp_path / "demo" / "ADMIN_TOKEN").write_text((tmp_path / "admin_token").read_text())
+
+    make_secrets(tmp_path)
+
+    found = contents(tmp_path)
+    assert found["demo/ADMIN_TOKEN"] not in found["vidgen/ADMIN_TOKEN"]
+
+
 async def test_redis_takes_what_compose_gives_it(tmp_path: Path) -> None:
     make_secrets(tmp_path)
     port = free_port()

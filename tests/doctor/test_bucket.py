@@ -28,11 +28,20 @@ async def test_a_bucket_with_every_right_is_well_and_left_as_it_was(
     finding = await bucket(well)
 
     assert finding.state is State.OK
-    assert finding.sentence == "videos: put, get, parts, signed address, delete work"
+    assert finding.sentence == "videos: put, get, list, parts, signed address, delete work"
     assert {request.operation for request in s3.requests} == {
-        *("PutObject", "GetObject", "DeleteObject"),
+        *("PutObject", "GetObject", "DeleteObject", "ListObjectsV2"),
         *("CreateMultipartUpload", "UploadPart", "AbortMultipartUpload"),
     }
+
+
+async def test_a_right_to_list_is_one_to_the_bucket_itself(well: Settings, s3: S3Server) -> None:
+    s3.faults += [denied("ListObjectsV2"), denied("GetObject")]
+
+    finding = await bucket(well)
+
+    assert finding.state is State.PROBLEM
+    assert finding.remedy.endswith("on videos/*: s3:GetObject; on videos itself: s3:ListBucket")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ BUCKET = "bucket"
 
 BODY = b"written by vidgen doctor, which deletes it again"
 SIGNED_FOR_S = 60
+LIST = "s3:ListBucket"
 FETCH_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
 
 
@@ -41,13 +42,20 @@ async def bucket(settings: Settings) -> Finding:
                 BUCKET, error.message, "does S3_ENDPOINT_URL lead to it from here, and is it up?"
             )
     if trial.refused:
-        rights = ", ".join(trial.refused)
+        place = settings.s3_bucket
+        of_all = [right for right in trial.refused if right == LIST]
+        of_objects = [right for right in trial.refused if right != LIST]
+        rights = [
+            f"on {where}: {', '.join(some)}"
+            for where, some in ((f"{place}/*", of_objects), (f"{place} itself", of_all))
+            if some
+        ]
         key = "correct" if settings.aws_access_key_id else "set"
         return problem(
             BUCKET,
             " ".join(trial.sentences.values()),
             f"{key} AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, or give the key that"
-            f" is used, on {settings.s3_bucket}/*: {rights}",
+            f" is used, {'; '.join(rights)}",
         )
     if public_error:
         return warning(
@@ -63,7 +71,9 @@ async def bucket(settings: Settings) -> Finding:
             "take S3_BUCKET and S3_ENDPOINT_URL away to use Vercel Blob, else the token",
         )
     public = ", public address" if settings.s3_public_url else ""
-    return ok(BUCKET, f"{settings.s3_bucket}: put, get, parts, signed address, delete{public} work")
+    return ok(
+        BUCKET, f"{settings.s3_bucket}: put, get, list, parts, signed address, delete{public} work"
+    )
 
 
 async def _blob(settings: Settings) -> Finding:
@@ -92,7 +102,7 @@ async def _blob(settings: Settings) -> Finding:
             "is the store a private one? Then set VIDGEN_BLOB_ACCESS=private",
         )
     access = "signed" if settings.blob_access == "private" else "public"
-    return ok(BUCKET, f"Vercel Blob: put, get, parts, {access} address, delete work")
+    return ok(BUCKET, f"Vercel Blob: put, get, list, parts, {access} address, delete work")
 
 
 @dataclass(slots=True)
@@ -120,10 +130,11 @@ class _Trial:
                 public_error = await self._public_error(key)
             finally:
                 await self._may("s3:DeleteObject", self.storage.delete(key))
+            await self._may(LIST, self.storage.keys(CHECK_PREFIX, 1))
             await self._may("s3:AbortMultipartUpload", self.storage.check_multipart(key))
         return public_error
 
-    async def _may(self, right: str, deed: Awaitable[None]) -> bool:
+    async def _may(self, right: str, deed: Awaitable[object]) -> bool:
         try:
             await deed
         except (BucketMissingError, StorageUnavailableError, SettingsError):

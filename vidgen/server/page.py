@@ -124,7 +124,7 @@ async def _bucket_origins(resources: Resources) -> list[str]:
     """Where results are sent to be played from: the public address, and that of signed ones."""
     addresses = [resources.storage.public_url("x")]
     try:
-        addresses.append(await resources.storage.presigned_url("x", 60))
+        addresses.append(await resources.storage.signed_base())
     except VidgenError as error:  # the page is of use without videos
         logger.warning("the page will play no videos", code=error.code, reason=error.message)
     return sorted({str(URL(address).origin()) for address in addresses if address})

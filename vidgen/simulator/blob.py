@@ -342,8 +342,10 @@ class BlobServer:
         limit = min(int(query.get("limit", 1000)), 1000)
         page, has_more = names[:limit], len(names) > limit
         blobs = [self._told(self.blobs[name]) for name in page]
-        cursor = {"cursor": base64.urlsafe_b64encode(page[-1].encode()).decode()}
-        return {"blobs": blobs, "hasMore": has_more} | (cursor if has_more else {})
+        told: dict[str, object] = {"blobs": blobs, "hasMore": has_more}
+        if has_more:
+            told["cursor"] = base64.urlsafe_b64encode(page[-1].encode()).decode()
+        return told
 
     def _told(self, blob: StoredBlob) -> dict[str, Any]:
         url = f"{self.object_url}/{quote(blob.pathname)}"
