@@ -207,6 +207,7 @@ TROUBLES: list[tuple[Deed, str, str | None]] = [
     ("submit", "disconnect", None),
     ("submit", "accept-then-disconnect", None),
     ("submit", "accept-then-504", None),
+    ("submit", "accept-then-500", None),
     ("submit", "late", "1s"),
     ("poll", "503", None),
     ("poll", "500", None),

@@ -83,6 +83,7 @@ MATRIX = [
     (SORA, "submit accept-then-disconnect", None, (1, 0)),
     (SORA, "submit accept-then-502", None, (1, 0)),
     (SORA, "submit accept-then-504", None, (1, 0)),
+    (SORA, "submit accept-then-500", None, (1, 0)),
     (SORA, "poll failed", "failed", (0, 1)),
     (SORA, "poll cancelled", "generation_failed", (0, 0)),  # nobody knows what that cost
     (VEO, "submit 503", "refused", (1, 0)),
@@ -91,6 +92,7 @@ MATRIX = [
     (VEO, "submit 502", "submit_unknown", (0, 0)),
     (VEO, "submit accept-then-disconnect", "submit_unknown", (0, 1)),
     (VEO, "submit accept-then-502", "submit_unknown", (0, 1)),
+    (VEO, "submit accept-then-500", "submit_unknown", (0, 1)),
     (VEO, "submit missing-id", "submit_unknown", (0, 1)),
     (VEO, "poll filtered", "content_blocked", (0, 0)),
 ]

@@ -63,6 +63,7 @@ def a_rule(text: str, **more: int) -> Rule:
         (VEO, "submit 502", "submit_unknown", 0),
         (VEO, "submit accept-then-disconnect", "submit_unknown", 1),
         (VEO, "submit accept-then-502", "submit_unknown", 1),
+        (VEO, "submit accept-then-500", "submit_unknown", 1),
         (VEO, "submit html", "submit_unknown", 1),
         (VEO, "submit not-json", "submit_unknown", 1),
         (VEO, "submit missing-id", "submit_unknown", 1),
@@ -95,7 +96,6 @@ async def test_what_no_repetition_can_mend_fails_at_once(
     ("request_", "rule"),
     [
         (SORA, "submit 429-retry-after-ms 20"),
-        (SORA, "submit 500"),
         (SORA, "submit 503"),
         (SORA, "poll 500"),
         (SORA, "poll 503"),

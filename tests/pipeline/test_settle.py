@@ -22,7 +22,15 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.mark.parametrize(
     "outcome",
-    ["accept-then-disconnect", "accept-then-502", "html", "not-json", "missing-id", "empty"],
+    [
+        "accept-then-disconnect",
+        "accept-then-500",
+        "accept-then-502",
+        "html",
+        "not-json",
+        "missing-id",
+        "empty",
+    ],
 )
 async def test_a_video_whose_receipt_was_lost_is_found_and_adopted(
     carrier: Carrier, simulator: SimulatorServer, outcome: str

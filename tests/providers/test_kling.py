@@ -55,7 +55,8 @@ CODES: dict[int, tuple[type[ProviderError], type[ProviderError]]] = {
     1203: (ModelRetiredError, OperationLostError),
     **dict.fromkeys((1300, 1301), (ContentBlockedError, ProtocolError)),
     **dict.fromkeys((1302, 1303), (RateLimitedError, RateLimitedError)),
-    **dict.fromkeys((5000, 5001), (TransientError, TransientError)),
+    5000: (SubmitUnknownError, TransientError),
+    5001: (TransientError, TransientError),
     5002: (SubmitUnknownError, TransientError),
     7777: (InputRejectedError, ProtocolError),
 }
@@ -347,3 +348,9 @@ def test_a_pair_with_one_half_missing_opens_nothing() -> None:
     assert interface.secret(Endpoints.of({"KLING_ACCESS_KEY": "a", "KLING_SECRET_KEY": "b"})) == (
         "a:b"
     )
+
+
+async def test_a_mark_that_is_taken_says_that_an_earlier_try_was_accepted() -> None:
+    async with saying(FORMATS[0]) as kling_says:
+        taken = {"code": 1201, "message": "external_task_id already exists"}
+        assert (await kling_says.submit(400, taken)) is SubmitUnknownError

@@ -39,7 +39,7 @@ FIRST = pytest.mark.parametrize("wire", ["minimax-v1"], indirect=True)
 VENDOR = Vendor(label="MiniMax", base_url="https://minimax.test", variable="MINIMAX_BASE_URL")
 # What each documented number means to a submit, and to a look.
 CODES: dict[int, tuple[type[ProviderError], type[ProviderError]]] = {
-    **dict.fromkeys((1000, 1013, 1024, 1033), (TransientError, TransientError)),
+    **dict.fromkeys((1000, 1013, 1024, 1033), (SubmitUnknownError, TransientError)),
     1001: (SubmitUnknownError, TransientError),
     **dict.fromkeys((1002, 1039, 1041, 2045), (RateLimitedError, RateLimitedError)),
     **dict.fromkeys((1004, 2049, 2061), (AuthError, AuthError)),

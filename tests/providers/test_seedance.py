@@ -74,7 +74,7 @@ CODES: dict[str, tuple[type[ProviderError], type[ProviderError]]] = {
         (RateLimitedError, RateLimitedError),
     ),
     **dict.fromkeys(
-        ("InternalServiceError", "ContentSecurityDetectionError"), (TransientError, TransientError)
+        ("ServiceUnavailable", "ContentSecurityDetectionError"), (TransientError, TransientError)
     ),
     **dict.fromkeys(
         ("InvalidEndpointOrModel.NotFound", "InvalidEndpoint.ClosedEndpoint", "UnsupportedModel"),

@@ -64,7 +64,7 @@ CODES: dict[str, tuple[type[ProviderError], type[ProviderError]]] = {
     ),
     **dict.fromkeys(
         ("InternalError", "InternalError.Algo", "SystemError", "ModelServiceFailed"),
-        (TransientError, TransientError),
+        (SubmitUnknownError, TransientError),
     ),
     **dict.fromkeys(
         ("InternalError.Timeout", "RequestTimeOut"), (SubmitUnknownError, TransientError)

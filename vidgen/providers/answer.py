@@ -35,7 +35,9 @@ MAX_WAIT_S = 3600.0
 MAX_ID_LENGTH = 1000
 
 # Answers of a gateway in front of the provider: 521, 522 and 523 mean that it did not get through.
-TRANSIENT_STATUSES = frozenset({408, 425, 500, 503, 521, 522, 523, 529})
+REFUSED_STATUSES = frozenset({425, 503, 521, 522, 523, 529})
+# Those of which a submit may have been accepted all the same, before something broke.
+TRANSIENT_STATUSES = REFUSED_STATUSES | {408, 500}
 _SCRUBBED = re.compile(r"\b(?:sk-|AIza|ya29\.)[\w.*…-]+|\bBearer\s+\S+", re.IGNORECASE)
 _WORD = re.compile(r"[\w.:/-]{1,80}", re.ASCII)
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}", re.ASCII)

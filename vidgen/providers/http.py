@@ -4,8 +4,9 @@ Our one way to speak HTTP with providers: bounded, timed, silent, and careful wi
 A submit is paid, so its failures are told apart by one question: could the request have arrived?
 
     connection refused, no address, connect timeout    no       TransientError
-    408, 425, 429, 500, 503                            refused  TransientError, RateLimitedError
-    read timeout, cut, 502, 504, unreadable 2xx        maybe    SubmitUnknownError
+    425, 429, 503                                      refused  TransientError, RateLimitedError
+    read timeout, cut, 408, 500, 502, 504,
+    unreadable 2xx                                     maybe    SubmitUnknownError
 
 Everything else may simply be asked again: TransientError. Credentials go only to the configured
 origin: redirects are followed by hand, and whatever a provider's answer points to elsewhere gets no
@@ -32,7 +33,13 @@ from vidgen.errors import (
     TransientError,
 )
 from vidgen.outgoing import CONNECT_S, PUBLIC, Client, Guard, is_forbidden
-from vidgen.providers.answer import TRANSIENT_STATUSES, Answer, Deed, cleaned
+from vidgen.providers.answer import (
+    REFUSED_STATUSES,
+    TRANSIENT_STATUSES,
+    Answer,
+    Deed,
+    cleaned,
+)
 from vidgen.providers.inline import shrink
 from vidgen.providers.protocol import ResultStream
 
@@ -117,10 +124,10 @@ class ProviderHttp:
                 timeout=self._submit if deed == "submit" else _ASK,
             ) as response:
                 answer = await (_read_elided(response) if elide else _read(response))
-        if deed == "submit" and answer.status > 501 and answer.status not in TRANSIENT_STATUSES:
+        if deed == "submit" and _proves_nothing(answer.status):
             raise SubmitUnknownError(
                 f"{_host(url)} answered {answer.status} to the submit: the request may have"
-                " arrived behind its gateway.",
+                " been accepted all the same.",
                 http_status=answer.status,
                 request_id=answer.request_id,
             )
@@ -505,6 +512,11 @@ def _parse(url: str, base: URL | None = None) -> URL:
 def _origin(url: URL) -> _Origin:
     # Not yarl's own: it tells an explicit default port from an implicit one.
     return url.scheme, url.host, url.port
+
+
+def _proves_nothing(status: int) -> bool:
+    """Whether a submit that was answered so may be running all the same."""
+    return status in {408, 500} or (status > 501 and status not in REFUSED_STATUSES)
 
 
 def _host(url: str) -> str:

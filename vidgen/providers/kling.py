@@ -129,8 +129,8 @@ _KINDS: Mapping[str, coded.Kind] = {
     "1302": RateLimitedError,
     "1303": RateLimitedError,  # concurrency of the resource pack
     "1304": AuthError,  # an address that is not on the account's list
-    "5000": TransientError,
-    "5001": TransientError,
+    "5000": SubmitUnknownError,  # an error within, and another
+    "5001": TransientError,  # down for a while
     "5002": SubmitUnknownError,  # a timeout within
 }
 _CLOCK_CODES = frozenset({"1003", "1004"})
@@ -309,7 +309,7 @@ class KlingProvider:
             deed,
             code=code,
             said=said,
-            kind=_KINDS.get(code or ""),
+            kind=_kind(code, said),
             secrets=(credential.secret, *credential.secret.split(":")),
             private=private,
         )
@@ -463,6 +463,13 @@ def _verdict(vendor: Vendor, task: Mapping[str, Any]) -> ProviderError:
     said = str(task.get("task_status_msg") or "").lower()
     is_blocked = any(term in said for term in _BLOCKED_WORDS)
     return coded.verdict(vendor, None, ContentBlockedError if is_blocked else None)
+
+
+def _kind(code: str | None, said: object) -> coded.Kind | None:
+    # Our own mark is there already: an earlier try was accepted, whatever its answer was.
+    if code == "1201" and "external_task_id" in str(said):
+        return SubmitUnknownError
+    return _KINDS.get(code or "")
 
 
 def _said(answer: Answer) -> tuple[str | None, str]:

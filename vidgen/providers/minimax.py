@@ -79,16 +79,16 @@ _SUCCEEDED = frozenset({"succeeded", "success"})
 _FAILED = frozenset({"failed", "fail"})
 _CANCELLED = frozenset({"cancelled", "canceled"})
 _KINDS: Mapping[str, coded.Kind] = {
-    "1000": TransientError,  # an unknown error
+    "1000": SubmitUnknownError,  # an unknown error
     "1001": SubmitUnknownError,  # a timeout
     "1002": RateLimitedError,
     "1004": AuthError,
     "1008": QuotaExhaustedError,  # the balance is used up
-    "1013": TransientError,  # an error within
-    "1024": TransientError,  # an error within
+    "1013": SubmitUnknownError,  # an error within
+    "1024": SubmitUnknownError,  # an error within
     "1026": ContentBlockedError,  # of the input
     "1027": ContentBlockedError,  # of the output
-    "1033": TransientError,  # a system behind it
+    "1033": SubmitUnknownError,  # a system behind it
     "1039": RateLimitedError,
     "1041": RateLimitedError,  # connections
     "1042": InputRejectedError,  # invisible characters

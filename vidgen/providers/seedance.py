@@ -46,6 +46,7 @@ from vidgen.errors import (
     ProviderError,
     QuotaExhaustedError,
     RateLimitedError,
+    SubmitUnknownError,
     TransientError,
 )
 from vidgen.job import JsonValue, Operation
@@ -96,7 +97,7 @@ _KINDS: Mapping[str, coded.Kind] = {
     "RequestBurstTooFast": RateLimitedError,
     "ServerOverloaded": RateLimitedError,
     "ModelLoadingError": RateLimitedError,
-    "InternalServiceError": TransientError,
+    "InternalServiceError": SubmitUnknownError,
     "ServiceUnavailable": TransientError,
     "ContentSecurityDetectionError": TransientError,  # the moderation itself did not work
     "InvalidEndpointOrModel": ModelRetiredError,

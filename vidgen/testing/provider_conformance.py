@@ -65,19 +65,20 @@ SUBMIT_REFUSALS: dict[str, type[ProviderError]] = {
     "401": AuthError,
     "403": AuthError,
     "404-model": ModelRetiredError,
-    "408": TransientError,
     "409": InputRejectedError,
     "410": ModelRetiredError,
     "413": InputRejectedError,
     "422": InputRejectedError,
     "429": RateLimitedError,
     "429-per-minute": RateLimitedError,
-    "500": TransientError,
     "503": TransientError,
     "503-slow-down": TransientError,
     "503-overloaded": TransientError,
 }
-AMBIGUOUS = ("disconnect", "accept-then-disconnect", "502", "504", "accept-then-502")
+AMBIGUOUS = (
+    *("disconnect", "accept-then-disconnect"),
+    *("408", "500", "502", "504", "accept-then-500", "accept-then-502"),
+)
 UNREADABLE = ("not-json", "html", "json-list", "json-null", "half-json", "missing-id", "empty")
 POLL_REFUSALS: dict[str, type[ProviderError]] = {
     "401": AuthError,
