@@ -20,6 +20,7 @@ from vidgen.errors import (
     GenerationFailedError,
     InvalidRequestError,
     PriceUnknownError,
+    RateLimitedError,
     SubmitUnknownError,
 )
 from vidgen.job import JobStatus, Stage, VideoJob
@@ -350,6 +351,82 @@ async def test_whose_key_is_gone_needs_the_servers_money(connection: Connection)
     kinds = [(entry.kind, entry.payer) for entry in await ledger.of_job(connection, rich.id)]
     assert kinds == [("reserved", "user"), ("released", "user"), ("reserved", "server")]
     await assert_kept(connection, rich, poor)
+
+
+async def waited(connection: Connection, job: VideoJob, credential_id: str) -> VideoJob:
+    """*job* after a wait for its turn, of that credential."""
+    change = lifecycle.postponed(0.0, None, credential_id=credential_id)
+    return await claimed(connection, await applied(connection, job, change))
+
+
+@pytest.mark.parametrize(
+    ("price", "error"), [(PRICE, BudgetExceededError), (None, PriceUnknownError)]
+)
+async def test_a_wait_for_a_turn_with_the_servers_key_is_not_yet_the_servers_money(
+    connection: Connection, price: int | None, error: type[Exception]
+) -> None:
+    await put_key(connection, "ann")
+    await budgets.put(connection, "all", "total", PRICE // 2, "test")
+    changes = {"user_id": "ann", "api": "openai", "estimated_cost_micros": price}
+    job = await claimed(connection, await inserted(connection, **changes))
+    await connection.execute("DELETE FROM provider_keys")
+
+    job = await waited(connection, job, "server")
+    with pytest.raises(error):
+        await applied(connection, job, lifecycle.submitting(job))
+
+    assert (await used(connection)).reserved_micros == 0
+    await assert_kept(connection, job)
+
+
+async def test_a_key_that_came_and_went_again_leaves_the_attempt_to_the_budgets(
+    connection: Connection,
+) -> None:
+    await budgets.put(connection, "all", "total", PRICE, "test")
+    job = await claimed(connection, await inserted(connection, user_id="ann", api="openai"))
+    key_id = await put_key(connection, "ann")
+    job = await applied(connection, job, lifecycle.submitting(job, str(key_id)))
+    job = await refused_for_now(connection, job)
+    other = await inserted(connection)  # ann pays: the money is free
+    await connection.execute("UPDATE provider_keys SET removed_at = now()")
+
+    with pytest.raises(BudgetExceededError):
+        await applied(connection, job, lifecycle.submitting(job))
+    cancel = lifecycle.cancelled(other, held=False, stopped_at_provider=None)
+    await applied(connection, other, cancel)
+    job = await applied(connection, job, lifecycle.submitting(job))
+
+    last = (await ledger.of_job(connection, job.id))[-1]
+    assert (last.kind, last.payer, last.micros) == ("reserved", "server", PRICE)
+    assert (await used(connection)).reserved_micros == PRICE
+    await assert_kept(connection, job)
+
+
+async def refused_for_now(connection: Connection, job: VideoJob) -> VideoJob:
+    """*job*, held again, after a refusal of its submit by the rate limit."""
+    change = lifecycle.errored(
+        job, RateLimitedError("busy"), backoff=Backoff(base_s=0), now=job.created_at
+    )
+    return await claimed(connection, await applied(connection, job, change))
+
+
+async def test_a_price_that_nobody_knows_is_refused_of_one_that_waited_for_the_budget(
+    connection: Connection,
+) -> None:
+    unpriced = {"estimated_cost_micros": None}
+    waiting = await held(connection, **unpriced)
+    allowed = await held(connection, **unpriced, allow_unknown_price=True)
+    in_doubt = await held(connection, Stage.SUBMITTING, **unpriced)
+    await budgets.put(connection, "all", "total", 10**9, "test")
+
+    with pytest.raises(PriceUnknownError):
+        await applied(connection, waiting, lifecycle.submitting(waiting))
+    with pytest.raises(PriceUnknownError):
+        again = lifecycle.resubmitted(in_doubt, SubmitUnknownError("?"))
+        await applied(connection, in_doubt, again)
+    sent = await applied(connection, allowed, lifecycle.submitting(allowed))
+
+    assert sent.stage is Stage.SUBMITTING
 
 
 async def test_the_ledger_is_only_ever_added_to(connection: Connection) -> None:

@@ -80,7 +80,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     request = request_of(prompts.opened(resources.vault, job))
     account = resources.providers.account(job.provider, job.model, credential)
     limit = _limit_of_user(resources, job)
-    if limit is not None and not await _user_has_room(resources, held, limit):
+    if limit is not None and not await _user_has_room(resources, held, limit, credential):
         return Running()
     passage = await _passage(resources, held, account, credential)
     if passage is None:
@@ -91,7 +91,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     try:
         await held.apply(lifecycle.submitting(job, credential.id, user_limit=limit))
     except UserLimitError:  # another one of theirs was faster since we asked
-        await _wait_for_user(resources, held)
+        await _wait_for_user(resources, held, credential)
         return Running()
     logger.info(
         "submitting video",
@@ -199,16 +199,18 @@ def _limit_of_user(resources: Resources, job: VideoJob) -> int | None:
     return resources.settings.user_concurrency or None if job.user_id is not None else None
 
 
-async def _user_has_room(resources: Resources, held: Held, limit: int) -> bool:
+async def _user_has_room(
+    resources: Resources, held: Held, limit: int, credential: Credential
+) -> bool:
     """Put the job back if its user has *limit* others under way."""
     async with resources.database.connection() as connection, connection.transaction():
         has_room = await sharing.has_room(connection, held.job.id, limit)
     if not has_room:
-        await _wait_for_user(resources, held)
+        await _wait_for_user(resources, held, credential)
     return has_room
 
 
-async def _wait_for_user(resources: Resources, held: Held) -> None:
+async def _wait_for_user(resources: Resources, held: Held, credential: Credential) -> None:
     """
     Until `recall_of_users` calls it. Should nobody, it comes back behind the others of its user,
     each a little later than the one before, so that thousands do not come at once.
@@ -218,7 +220,9 @@ async def _wait_for_user(resources: Resources, held: Held) -> None:
     async with resources.database.connection() as connection:
         end_s = await sharing.line_end_s(connection, user_id)
     wait_s = max(end_s, USER_WAIT_S) + USER_PACE_S
-    await held.apply(lifecycle.postponed(wait_s, None, reason=lifecycle.USER_LIMIT))
+    await held.apply(
+        lifecycle.postponed(wait_s, None, reason=lifecycle.USER_LIMIT, credential_id=credential.id)
+    )
 
 
 async def _has_turn(resources: Resources, held: Held, account: str, credential: Credential) -> bool:

@@ -261,10 +261,12 @@ CREATE FUNCTION vidgen_unknown_attempts(job video_jobs) RETURNS integer LANGUAGE
     END)::integer
 $$;
 
-CREATE FUNCTION vidgen_payer(credential_id text, payer text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+-- Who is expected to pay for a job that waits, by what was known when its money was reserved, and who
+-- does from the intent on. The credential of one that waits says only whose turn it has.
+CREATE FUNCTION vidgen_payer(job video_jobs) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE
-        WHEN credential_id IS NULL THEN coalesce(payer, 'server')
-        WHEN credential_id = 'server' THEN 'server'
+        WHEN job.stage = 'queued' OR job.credential_id IS NULL THEN coalesce(job.payer, 'server')
+        WHEN job.credential_id = 'server' THEN 'server'
         ELSE 'user'
     END
 $$;
@@ -274,7 +276,7 @@ CREATE FUNCTION vidgen_keep_books() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     unknowns  integer := vidgen_unknown_attempts(NEW) - vidgen_unknown_attempts(OLD);
     estimate  bigint := coalesce(OLD.estimated_cost_micros, 0);
-    payer     text := vidgen_payer(NEW.credential_id, NEW.payer);
+    payer     text := vidgen_payer(NEW);
     entered   record;
     held      record;
     paid      bigint;  /* what has become known */
@@ -317,8 +319,8 @@ BEGIN
         ORDER BY l.provider <> OLD.provider, l.reserved_on LIMIT 1;
         IF NOT FOUND THEN
             /* As a sum is: the plans below are kept for one type. */
-            SELECT OLD.provider, vidgen_payer(OLD.credential_id, OLD.payer) AS payer,
-                   vidgen_today() AS reserved_on, 0::numeric AS micros
+            SELECT OLD.provider, vidgen_payer(OLD) AS payer, vidgen_today() AS reserved_on,
+                   0::numeric AS micros
             INTO held;
         END IF;
         INSERT INTO ledger (kind, job_id, attempt, provider, model, payer, user_id, micros, uncertain,
@@ -372,8 +374,12 @@ BEGIN
         HAVING sum(CASE l.kind WHEN 'reserved' THEN l.micros ELSE -l.micros END) > 0
         ORDER BY l.reserved_on
     LOOP
+        /* Who pays for one that waits is seen when it is sent: until then it keeps what it has. */
         kept := CASE
-            WHEN held.provider = NEW.provider AND held.payer = payer THEN least(held.micros, needed)
+            WHEN held.provider = NEW.provider AND (
+                held.payer = payer
+                OR (NEW.stage = 'queued' AND NEW.reservations = OLD.reservations)
+            ) THEN least(held.micros, needed)
             ELSE 0
         END;
         needed := needed - kept;
@@ -411,11 +417,10 @@ CREATE TRIGGER video_jobs_keep_books AFTER UPDATE ON video_jobs FOR EACH ROW
         OR (NEW.completed_at IS NULL) <> (OLD.completed_at IS NULL)
         -- A paid video is given up for another attempt.
         OR (OLD.stage = 'transferring' AND NEW.stage <> 'transferring')
-        -- Another one pays than was expected.
-        OR (
-            NEW.credential_id IS DISTINCT FROM OLD.credential_id AND NEW.credential_id IS NOT NULL
-            AND (NEW.credential_id = 'server') <> (coalesce(NEW.payer, 'server') = 'server')
-        )
+        -- Another one may pay than was expected, and a budget may be in force by now.
+        OR (OLD.stage = 'queued' AND NEW.stage <> 'queued')
+        OR (NEW.credential_id IS DISTINCT FROM OLD.credential_id AND NEW.stage <> 'queued')
+        OR (NEW.reservations > OLD.reservations AND NEW.estimated_cost_micros IS NULL)
     )
     EXECUTE FUNCTION vidgen_keep_books();
 
