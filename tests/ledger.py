@@ -1,10 +1,14 @@
-"""What the ledger has to say of a job, told from its row by other means than the triggers'."""
+"""
+What the ledger has to say of a job, told from its row and its timeline by other means than the
+triggers'.
+"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vidgen import lifecycle
-from vidgen.job import JobStatus, Stage, VideoJob
-from vidgen.store import budgets, ledger
+from vidgen.job import EventType, JobStatus, Stage, VideoJob
+from vidgen.store import budgets, events, ledger
 from vidgen.store.pool import Connection
 
 
@@ -18,12 +22,13 @@ class Books:
     uncertain: int
 
 
-def told(job: VideoJob) -> Books:
-    """What the row says."""
+def told(job: VideoJob, overtaken: Sequence[int] = ()) -> Books:
+    """What the row says; *overtaken* are the prices of targets whose receipts came too late."""
     paid, estimate = job.actual_cost_micros or 0, job.estimated_cost_micros or 0
     brought_nothing = job.status in {JobStatus.FAILED, JobStatus.CANCELLED}
     wasted = paid if brought_nothing else job.lost_cost_micros
-    uncertain = lifecycle.unknown_attempts(job) * estimate
+    unknown = lifecycle.unknown_attempts(job) - len(overtaken)
+    uncertain = unknown * estimate + sum(overtaken)
     waits = job.stage is Stage.QUEUED or lifecycle.outstanding(job)
     return Books(
         open=estimate if waits and not job.is_final else 0,
@@ -47,5 +52,10 @@ async def entered(connection: Connection, job: VideoJob) -> Books:
 async def assert_kept(connection: Connection, *jobs: VideoJob) -> None:
     """The ledger agrees with each row, and the counts of the budgets with the ledger."""
     for job in jobs:
-        assert (job.id, await entered(connection, job)) == (job.id, told(job))
+        overtaken = [
+            int(str(event.detail["estimated_cost_micros"] or 0))
+            for event in await events.of_job(connection, job.id)
+            if event.type is EventType.OVERTAKEN
+        ]
+        assert (job.id, await entered(connection, job)) == (job.id, told(job, overtaken))
     assert await budgets.discrepancies(connection) == []

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import NOON, a_job, a_video, an_operation
+from tests.builders import NOON, a_job, a_video, an_operation, targets
 from vidgen import errors, lifecycle
 from vidgen.errors import (
     GenerationFailedError,
@@ -649,3 +649,15 @@ def test_a_lease_is_the_worker_and_the_epoch() -> None:
     lease = a_job(lease_epoch=7).lease
 
     assert (lease.worker_id, lease.epoch) == (UUID(int=1), 7)
+
+
+@pytest.mark.parametrize(("paid", "after"), [(0, None), (7, 7), (None, None)])
+def test_a_job_that_ended_for_nothing_may_have_cost_something_once_it_was_overtaken(
+    paid: int | None, after: int | None
+) -> None:
+    job = a_job(status=JobStatus.CANCELLED, actual_cost_micros=paid, **targets(5, 9))
+
+    change = lifecycle.overtaken(job, 1, an_operation(), left=0)
+
+    assert change.changes.get("actual_cost_micros", paid) == after
+    assert change.detail["estimated_cost_micros"] == 5

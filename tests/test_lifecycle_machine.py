@@ -281,7 +281,7 @@ class Life(RuleBasedStateMachine):
             self.play(lifecycle.returned(was, attempt, operation, to=to))
         except GuardRefusedError:
             assert was.attempt != attempt or was.status is JobStatus.CANCELLED, "it was refused"
-            self.play(lifecycle.overtaken(was, operation))
+            self.play(lifecycle.overtaken(was, attempt, operation, left=to))
             assert self.job.unknown_attempts == was.unknown_attempts + 1
         else:
             assert (self.job.target, self.job.stage) == (to, Stage.GENERATING)
@@ -425,7 +425,7 @@ def test_the_event_of_each_transition_is_told_by_its_name() -> None:
         lifecycle.judged(
             job, errors.GenerationFailedError("no"), charged=False, backoff=BACKOFF, now=NOON
         ).event,
-        lifecycle.overtaken(job, an_operation()).event,
+        lifecycle.overtaken(replace(job, **targets(PRICE, PRICE)), 1, an_operation(), left=0).event,
         lifecycle.errored(
             replace(job, reroute_on=REROUTES, **targets(PRICE, PRICE)),
             errors.ProviderNotConfiguredError("no"),

@@ -381,11 +381,16 @@ def returned(job: VideoJob, attempt: int, operation: Operation, *, to: int) -> T
     )
 
 
-def overtaken(job: VideoJob, operation: Operation) -> Transition:
+def overtaken(job: VideoJob, attempt: int, operation: Operation, *, left: int) -> Transition:
     """
     The receipt of an attempt that seemed never to have arrived, too late: the next target was sent
-    the request already. What the first one makes may be billed, and only it can tell.
+    the request already. What target *left* makes may be billed, and only it can tell.
+
+    The ledger enters what the event tells of it.
     """
+    changes: dict[str, JsonValue] = {"unknown_attempts": job.unknown_attempts + 1}
+    if job.status in {JobStatus.FAILED, JobStatus.CANCELLED} and job.actual_cost_micros == 0:
+        changes["actual_cost_micros"] = None  # it ended as one that had cost nothing, for certain
     return Transition(
         event=EventType.OVERTAKEN,
         statuses=frozenset(JobStatus),
@@ -393,12 +398,15 @@ def overtaken(job: VideoJob, operation: Operation) -> Transition:
         holder=Holder.ANYONE,
         hold=Hold.KEEP,
         attempt=job.attempt,
-        changes={"unknown_attempts": job.unknown_attempts + 1},
+        changes=changes,
         detail={
             "operation_id": operation.id,
             "endpoint": operation.endpoint,
             "provider": operation.provider,
             "model": operation.model,
+            "credential_id": operation.credential_id,
+            "attempt": attempt,
+            "estimated_cost_micros": job.targets[left].estimated_cost_micros,
             "may_be_paid_twice": True,
         },
     )

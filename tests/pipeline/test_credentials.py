@@ -16,6 +16,7 @@ from vidgen import JobStatus, VideoJob, VideoRequest, keys
 from vidgen.errors import KeyNotFoundError
 from vidgen.job import EventType, Stage
 from vidgen.keys import AddedKey
+from vidgen.lifecycle import USER_LIMIT
 from vidgen.pipeline import carry as carrying
 from vidgen.pipeline import sweep
 from vidgen.resources import Resources
@@ -23,7 +24,7 @@ from vidgen.settings import Settings
 from vidgen.simulator.cloud import service_account_file
 from vidgen.simulator.control import ProviderSimulator
 from vidgen.simulator.server import SimulatorServer
-from vidgen.store import jobs
+from vidgen.store import jobs, ledger
 from vidgen.store import keys as store
 from vidgen.vault import Vault
 
@@ -354,6 +355,24 @@ async def test_each_key_has_turns_of_its_own(carrier: Carrier, simulator: Simula
     assert {alice.status, bob.status, again.status} == {JobStatus.COMPLETED}
     assert waiting.status is JobStatus.PENDING
     assert used(simulator.sora, "submit") == {"submit": {ALICE, BOB, ALICE_NEW}}
+
+
+async def test_who_waits_for_another_one_of_theirs_still_pays_with_their_own_key(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    change(carrier.resources, user_concurrency=1)
+    key = await bring(carrier, "alice", ALICE)
+    simulator.sora.script(a_rule("submit accept-then-disconnect", times=1))
+    await carrier.carry(await asked(carrier, "alice"))  # under way, for all we know
+
+    waits = await carrier.carry(await asked(carrier, "alice"))
+
+    [*_, told] = await carrier.queue.history(waits.id)
+    assert told.detail["reason"] == USER_LIMIT
+    assert (waits.stage, waits.credential_id) == (Stage.QUEUED, str(key.id))
+    async with carrier.resources.database.connection() as connection:
+        entries = await ledger.of_job(connection, waits.id)
+    assert [(entry.kind, entry.payer) for entry in entries] == [("reserved", "user")]
 
 
 async def test_a_turn_of_a_key_that_was_replaced_is_no_turn_of_the_new_one(

@@ -432,3 +432,11 @@ async def test_a_receipt_that_comes_too_late_is_told_in_the_timeline_and_counted
     assert (after.status, after.provider, after.unknown_attempts) == (JobStatus.COMPLETED, "veo", 1)
     async with carrier.resources.database.connection() as connection:
         await assert_kept(connection, after)
+        entries = [
+            (entry.kind, entry.attempt, entry.provider, entry.micros, entry.uncertain)
+            for entry in await ledger.of_job(connection, job.id)
+        ]
+    assert entries[-2:] == [
+        ("reserved", 1, "sora", 400_000, False),
+        ("wasted", 1, "sora", 400_000, True),
+    ]

@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from tests.builders import a_new_job, a_video
+from tests.builders import a_new_job, a_video, an_operation, targets
 from tests.ledger import assert_kept
-from tests.store.conftest import applied, claimed, completed, held, inserted
+from tests.store.conftest import an_operation_of, applied, claimed, completed, held, inserted
 from vidgen import lifecycle
 from vidgen.errors import (
     BudgetExceededError,
@@ -23,8 +23,8 @@ from vidgen.errors import (
     RateLimitedError,
     SubmitUnknownError,
 )
-from vidgen.job import JobStatus, Stage, VideoJob
-from vidgen.lifecycle import Backoff
+from vidgen.job import JobStatus, RerouteReason, Stage, VideoJob
+from vidgen.lifecycle import Backoff, Prospect
 from vidgen.store import budgets, erasure, jobs, ledger
 from vidgen.store.budgets import Budget
 from vidgen.store.pool import Connection, Database, connect
@@ -421,8 +421,8 @@ async def test_a_price_that_nobody_knows_is_refused_of_one_that_waited_for_the_b
 
     with pytest.raises(PriceUnknownError):
         await applied(connection, waiting, lifecycle.submitting(waiting))
+    again = lifecycle.resubmitted(in_doubt, SubmitUnknownError("?"))
     with pytest.raises(PriceUnknownError):
-        again = lifecycle.resubmitted(in_doubt, SubmitUnknownError("?"))
         await applied(connection, in_doubt, again)
     sent = await applied(connection, allowed, lifecycle.submitting(allowed))
 
@@ -590,6 +590,34 @@ async def test_an_attempt_elsewhere_reserves_the_difference_or_is_refused(
     entries = [(each.kind, each.provider) for each in await ledger.of_job(connection, job.id)]
     assert entries == [("reserved", "sora"), ("released", "sora"), ("reserved", "veo")]
     assert await budgets.discrepancies(connection) == []
+
+
+async def test_a_receipt_that_comes_too_late_is_entered_for_the_target_that_was_left(
+    connection: Connection,
+) -> None:
+    for scope in ("provider:sora", "provider:veo"):
+        await budgets.put(connection, scope, "day", 10 * PRICE, "test")
+    reroute_on = tuple(RerouteReason)
+    job = await held(
+        connection, Stage.SUBMITTING, reroute_on=reroute_on, **targets(PRICE, 2 * PRICE)
+    )
+    onward = lifecycle.disproved(job, prospects=[Prospect(target=1)], now=job.created_at)
+    job = await claimed(connection, await applied(connection, job, onward))
+    job = await applied(connection, job, lifecycle.submitting(job))
+
+    late = lifecycle.overtaken(job, 1, an_operation("late"), left=0)
+    job = await applied(connection, job, late)
+
+    told = {each.scope: each for each in await budgets.listed(connection)}
+    sora, veo = told["provider:sora"], told["provider:veo"]
+    assert (sora.spent_micros, sora.reserved_micros) == (PRICE, 0)
+    assert (veo.spent_micros, veo.reserved_micros) == (0, 2 * PRICE)
+    await assert_kept(connection, job)
+    # What becomes of the later attempt takes nothing of it back.
+    failed = await applied(connection, job, lifecycle.failed(job, SubmitUnknownError("?")))
+    receipt = lifecycle.submitted(job.attempt, an_operation_of(job))
+    await assert_kept(connection, failed)
+    await assert_kept(connection, await applied(connection, failed, receipt))
 
 
 async def test_cleaning_up_old_jobs_keeps_the_ledger(connection: Connection) -> None:

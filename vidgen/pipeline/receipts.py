@@ -147,12 +147,14 @@ async def settle_late(
             None,
         )
         if job is not None and left is not None and not _is_known(happened, operation):
-            if await _come_back(resources, leases, job, attempt, operation, left):
+            to = _target_left(left)
+            if await _come_back(resources, leases, job, attempt, operation, to):
                 return Fate.RETURNED
             async with resources.database.connection() as connection:
                 latest = await jobs.get(connection, job_id)
             if latest is not None:
-                await leases.record(latest, lifecycle.overtaken(latest, operation))
+                change = lifecycle.overtaken(latest, attempt, operation, left=to)
+                await leases.record(latest, change)
     except DatabaseError:
         logger.warning("receipt left to the sweep", jobId=str(job_id), attempt=attempt)
         return None
@@ -161,19 +163,23 @@ async def settle_late(
     return await explain(resources, job_id, attempt, operation)
 
 
+def _target_left(left: JobEvent) -> int:
+    place = left.detail["from"]
+    assert isinstance(place, dict)  # as `lifecycle.onward` wrote it
+    to = place["target"]
+    assert isinstance(to, int)
+    return to
+
+
 async def _come_back(
     resources: Resources,
     leases: Leases,
     job: VideoJob,
     attempt: int,
     operation: Operation,
-    left: JobEvent,
+    to: int,
 ) -> bool:
-    """Whether *job* goes on with *operation* at the target that it had left."""
-    place = left.detail["from"]
-    assert isinstance(place, dict)  # as `lifecycle.onward` wrote it
-    to = place["target"]
-    assert isinstance(to, int)
+    """Whether *job* goes on with *operation* at target *to*, which it had left."""
     change = lifecycle.returned(job, attempt, operation, to=to)
     try:
         async with resources.database.connection() as connection:

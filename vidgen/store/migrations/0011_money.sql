@@ -277,6 +277,7 @@ DECLARE
     unknowns  integer := vidgen_unknown_attempts(NEW) - vidgen_unknown_attempts(OLD);
     estimate  bigint := coalesce(OLD.estimated_cost_micros, 0);
     payer     text := vidgen_payer(NEW);
+    overtaken record;
     entered   record;
     held      record;
     paid      bigint;  /* what has become known */
@@ -286,6 +287,29 @@ DECLARE
     needed    bigint;
     kept      bigint;
 BEGIN
+    /* A receipt of a target that was left: the event, of the same statement, tells of which. What
+       is reserved is for the one in force. */
+    IF NEW.unknown_attempts > OLD.unknown_attempts THEN
+        SELECT e.type, e.detail INTO overtaken FROM job_events AS e
+        WHERE e.job_id = NEW.id ORDER BY e.seq DESC LIMIT 1;
+        IF overtaken.type = 'overtaken' THEN
+            INSERT INTO ledger (kind, job_id, attempt, provider, model, payer, user_id, micros,
+                                uncertain, reserved_on)
+            SELECT e.kind, NEW.id, late.attempt, late.provider, late.model,
+                   CASE late.credential_id WHEN 'server' THEN 'server' ELSE 'user' END,
+                   NEW.user_id, late.estimated_cost_micros, e.uncertain, vidgen_today()
+            FROM jsonb_to_record(overtaken.detail) AS late (
+                attempt integer, provider text, model text, credential_id text,
+                estimated_cost_micros bigint
+            )
+            CROSS JOIN (VALUES (1, 'reserved', false), (2, 'wasted', true)) AS e (
+                number, kind, uncertain
+            )
+            WHERE late.estimated_cost_micros > 0 ORDER BY e.number;
+            RETURN NULL;
+        END IF;
+    END IF;
+
     /* What could be told only by the provider can be told after all. */
     IF unknowns < 0 THEN
         INSERT INTO ledger (kind, job_id, attempt, provider, model, payer, user_id, micros, uncertain,
