@@ -413,10 +413,9 @@ async def refused_for_now(connection: Connection, job: VideoJob) -> VideoJob:
 async def test_a_price_that_nobody_knows_is_refused_of_one_that_waited_for_the_budget(
     connection: Connection,
 ) -> None:
-    unpriced = {"estimated_cost_micros": None}
-    waiting = await held(connection, **unpriced)
-    allowed = await held(connection, **unpriced, allow_unknown_price=True)
-    in_doubt = await held(connection, Stage.SUBMITTING, **unpriced)
+    waiting = await held(connection, estimated_cost_micros=None)
+    allowed = await held(connection, estimated_cost_micros=None, allow_unknown_price=True)
+    in_doubt = await held(connection, Stage.SUBMITTING, estimated_cost_micros=None)
     await budgets.put(connection, "all", "total", 10**9, "test")
 
     with pytest.raises(PriceUnknownError):
