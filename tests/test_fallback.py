@@ -22,7 +22,10 @@ DEAR = 100_000_000
 
 
 def options(
-    request: VideoRequest, *fallbacks: Fallback, endpoints: Endpoints = ELSEWHERE
+    request: VideoRequest,
+    *fallbacks: Fallback,
+    endpoints: Endpoints = ELSEWHERE,
+    unknown_prices: bool = False,
 ) -> list[Option]:
     return fallback.options(
         request,
@@ -30,6 +33,7 @@ def options(
         today=date(2026, 11, 1),
         endpoints=endpoints,
         allow_unknown_models=False,
+        allow_unknown_prices=unknown_prices,
     )
 
 
@@ -180,6 +184,31 @@ def test_a_dearer_fallback_needs_leave() -> None:
         options(SORA, dear)
 
     assert options(replace(SORA, max_cost_micros=3_200_000), dear)[1].quote.cost_micros == 3_200_000
+
+
+APP = VideoRequest(provider="fal", model="somebody/app", prompt="a tram")
+
+
+@pytest.mark.parametrize(
+    ("asked", "instead", "sentence"),
+    [
+        (SORA, Fallback(provider="fal", model=APP.model), "it has no price in the catalog, so it"),
+        (
+            APP,
+            replace(VEO, seconds=8),
+            r"it costs \$0\.80, and what was asked for has no price in the catalog to compare",
+        ),
+        (APP, Fallback(provider="fal", model="somebody/other"), "it has no price in the catalog"),
+    ],
+    ids=["of the fallback", "of what was asked for", "of both"],
+)
+def test_a_price_that_nobody_knows_is_no_limit_and_under_none(
+    asked: VideoRequest, instead: Fallback, sentence: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=rf"^fallbacks\[0\] .*: {sentence}"):
+        options(asked, instead)
+
+    assert len(options(asked, instead, unknown_prices=True)) == 2
 
 
 def test_a_ceiling_that_nobody_is_under_is_refused() -> None:

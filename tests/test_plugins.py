@@ -1,5 +1,6 @@
 """Providers of other packages, as they are found: sound ones, broken ones, ones of our name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from vidgen.catalog import Endpoints, Interface, Vendor
 from vidgen.catalog.plugins import GROUP, Plugins, installed
 from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError
-from vidgen.providers.registry import ProvidersConfig, build
+from vidgen.providers.protocol import Provider
+from vidgen.providers.registry import ProvidersConfig, Surroundings, build
 from vidgen.settings import Settings
 
 DECLARATION = """
@@ -33,6 +35,21 @@ VENDOR = Vendor(
     default_models=({model!r},),
     reserved=frozenset(),
 )
+"""
+
+
+def changed(change: str) -> str:
+    """The declaration with *change*, as nobody wrote it who checks types."""
+    sound = DECLARATION.format(name="one", account="one", key="ONE_API_KEY", model="one-1")
+    return f"""{sound}
+from dataclasses import replace
+
+
+def raising(name):
+    raise RuntimeError("no such luck")
+
+
+VENDOR = replace(VENDOR, {change})
 """
 
 
@@ -84,6 +101,22 @@ def test_a_sound_provider_is_found(folder: Path) -> None:
         ("plugin_no_import", {"text": "import no_such_module_at_all"}, "ModuleNotFoundError"),
         ("plugin_syntax", {"text": "VENDOR = ("}, "SyntaxError"),
         ("plugin_wrong_type", {"text": "VENDOR = 'one'"}, "wanted a vidgen.catalog.Vendor"),
+        ("plugin_exits", {"text": "raise SystemExit(3)"}, "SystemExit: 3"),
+        (
+            "plugin_interfaces",
+            {"text": changed("interfaces=('a',)")},
+            "one of its interfaces is a str, wanted Interface",
+        ),
+        (
+            "plugin_no_models",
+            {"text": changed("models=None")},
+            "its models are a NoneType, wanted a tuple",
+        ),
+        (
+            "plugin_open_model",
+            {"text": changed("models=(), open_model=raising")},
+            "RuntimeError: no such luck",
+        ),
         ("plugin_other_name", {"name": "two"}, "its name is 'two', wanted 'one'"),
         ("plugin_account", {"account": "sora"}, "account 'sora' is taken"),
         ("plugin_variable", {"key": "VIDGEN_ONE_KEY"}, "begins with VIDGEN_"),
@@ -137,6 +170,18 @@ INTERFACE = Interface(
 )
 
 
+def a_vendor(wire: str | Callable[[Surroundings], Provider]) -> Vendor:
+    return Vendor(
+        name="one",
+        title="One",
+        wire=wire,
+        interfaces=(INTERFACE,),
+        models=(),
+        default_models=("one-1",),
+        reserved=frozenset(),
+    )
+
+
 def test_the_variables_of_a_plug_in_are_read_with_the_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -165,20 +210,24 @@ def test_a_wire_that_cannot_be_imported_is_a_broken_plug_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     providers = build(ProvidersConfig.of(ONE_BASE_URL="no address"))
-    vendor = Vendor(
-        name="one",
-        title="One",
-        wire="no_such_module_at_all:build",
-        interfaces=(INTERFACE,),
-        models=(),
-        default_models=("one-1",),
-        reserved=frozenset(),
-    )
-    monkeypatch.setitem(_built_in(), "one", vendor)
+    monkeypatch.setitem(_built_in(), "one", a_vendor("no_such_module_at_all:build"))
 
     with pytest.raises(ProviderNotConfiguredError, match="ONE_BASE_URL holds no http"):
         providers.get("one")
     with pytest.raises(PluginBrokenError, match="no_such_module_at_all:build"):
+        build(ProvidersConfig()).get("one")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no licence"), SystemExit(3)], ids=repr)
+def test_a_wire_that_raises_is_a_broken_plug_in(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def wire(_: Surroundings) -> Provider:
+        raise error
+
+    monkeypatch.setitem(_built_in(), "one", a_vendor(wire))
+
+    with pytest.raises(PluginBrokenError, match=f"'one' cannot be built: {type(error).__name__}"):
         build(ProvidersConfig()).get("one")
 
 

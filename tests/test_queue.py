@@ -938,6 +938,20 @@ async def test_a_video_that_is_too_old_or_not_made_yet_is_bought(
     assert len({made.id, bought.id, beside.id}) == 3
 
 
+async def test_a_video_that_is_to_be_forgotten_is_not_used_again(
+    queue: VideoQueue, hand: Hand
+) -> None:
+    made = await hand.carry(await queue.enqueue(KITE, user_id="ada"))
+    await queue.forget("ada")
+
+    bought = await queue.enqueue(KITE, user_id="ada", reuse_within_s=DAY_S)
+    made_since = await hand.carry(bought)
+    again = await queue.enqueue(KITE, user_id="ada", reuse_within_s=DAY_S)
+
+    assert bought.id != made.id
+    assert again == made_since
+
+
 async def test_a_key_that_was_used_before_decides(queue: VideoQueue, hand: Hand) -> None:
     first = await queue.enqueue(KITE, idempotency_key="order-1")
     made = await hand.carry(await queue.enqueue(KITE))

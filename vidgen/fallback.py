@@ -58,6 +58,7 @@ def options(
     today: date,
     endpoints: Endpoints,
     allow_unknown_models: bool,
+    allow_unknown_prices: bool,
     mapped: tuple[str, ...] = (),
 ) -> list[Option]:
     """
@@ -96,7 +97,7 @@ def options(
     for number, fallback in enumerate(fallbacks):
         try:
             option = priced(*adapted(asked, fallback, endpoints))
-            _check_price(option, first, request.max_cost_micros)
+            _check_price(option, first, request.max_cost_micros, allow_unknown=allow_unknown_prices)
         except VidgenError as error:
             name = f"{fallback.provider}/{fallback.model}" if fallback.model else fallback.provider
             raise type(error)(f"fallbacks[{number}] ({name:.100}): {error.message}") from error
@@ -208,16 +209,36 @@ def _check(request: VideoRequest, fallbacks: Sequence[Fallback]) -> None:
         )
 
 
-def _check_price(option: Option, first: Option, ceiling: int | None) -> None:
+def _check_price(
+    option: Option, first: Option, ceiling: int | None, *, allow_unknown: bool
+) -> None:
     """Without a ceiling the price of the first is one: nobody pays more than they asked for."""
     asked, price = first.quote.cost_micros, option.quote.cost_micros
-    if ceiling is None and asked is not None and price is not None and price > asked:
+    if ceiling is not None:
+        if price is None:
+            raise InvalidRequestError(
+                "it has no price in the catalog, so max_cost_micros cannot hold."
+            )
+        return
+    if price is None:
+        if not allow_unknown:
+            raise InvalidRequestError(
+                "it has no price in the catalog, so it may cost more than what was asked for;"
+                " VIDGEN_ALLOW_UNKNOWN_PRICES=true allows that."
+            )
+        return
+    if asked is None:
+        if not allow_unknown:
+            raise InvalidRequestError(
+                f"it costs ${price / 1e6:.2f}, and what was asked for has no price in the catalog"
+                f" to compare with; max_cost_micros of {price} or more allows that."
+            )
+        return
+    if price > asked:
         raise InvalidRequestError(
             f"it costs ${price / 1e6:.2f}, more than the ${asked / 1e6:.2f} of what was asked for;"
             f" max_cost_micros of {price} or more allows that."
         )
-    if ceiling is not None and price is None:
-        raise InvalidRequestError("it has no price in the catalog, so max_cost_micros cannot hold.")
 
 
 def _check_ends(found: Sequence[Option], ceiling: int | None) -> None:

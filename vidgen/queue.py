@@ -709,6 +709,7 @@ class VideoQueue:
             today=now.date(),
             endpoints=endpoints,
             allow_unknown_models=settings.allow_unknown_models,
+            allow_unknown_prices=settings.allow_unknown_prices,
             mapped=mapped,
         )
         reasons = fallback.reasons(asked.reroute_on)

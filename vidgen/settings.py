@@ -594,7 +594,7 @@ class Settings(BaseSettings):
     allow_unknown_prices: bool = Field(
         False,
         validation_alias="VIDGEN_ALLOW_UNKNOWN_PRICES",
-        description="Accept jobs that nobody can price though a budget is in force.",
+        description="Accept what nobody can price: jobs under budgets, fallbacks with no ceiling.",
     )
     allow_private_addresses: bool = Field(
         False,

@@ -1,12 +1,16 @@
 """Money: what was paid is not given up, and nothing is bought that nobody can use."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
 
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import SORA, a_rule, quick
 from vidgen import JobStatus
-from vidgen.job import EventType, Stage, VideoJob
+from vidgen.job import EventType, Operation, Stage, VideoJob
+from vidgen.providers.protocol import Credential, Progress, Provider, Succeeded
 from vidgen.resources import Resources
 from vidgen.simulator.server import SimulatorServer
 
@@ -139,3 +143,42 @@ async def renamed(carrier: Carrier, job: VideoJob, provider: str) -> VideoJob:
             "UPDATE video_jobs SET provider = $2 WHERE id = $1", job.id, provider
         )
     return replace(job, provider=provider)
+
+
+@dataclass
+class Odd:
+    """A provider that says of every video that it cost *told*."""
+
+    inner: Provider
+    told: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    async def poll(self, operation: Operation, credential: Credential) -> Progress:
+        progress = await self.inner.poll(operation, credential)
+        if isinstance(progress, Succeeded):
+            return replace(progress, cost_micros=self.told)
+        return progress
+
+
+@pytest.mark.parametrize("told", [-1, 1.5, True, 2**70, 10**9 + 1, "400000"])
+async def test_a_video_is_not_lost_to_a_charge_that_is_no_sum_of_money(
+    carrier: Carrier, told: object
+) -> None:
+    providers = carrier.resources.providers
+    providers.by_name["sora"] = Odd(providers.get("sora"), told)
+
+    job = await carrier.finish(await carrier.enqueue(SORA))
+
+    assert job.status is JobStatus.COMPLETED
+    assert job.actual_cost_micros == job.estimated_cost_micros
+
+
+async def test_a_charge_that_is_one_holds_before_the_price(carrier: Carrier) -> None:
+    providers = carrier.resources.providers
+    providers.by_name["sora"] = Odd(providers.get("sora"), 123_456)
+
+    job = await carrier.finish(await carrier.enqueue(SORA))
+
+    assert (job.status, job.actual_cost_micros) == (JobStatus.COMPLETED, 123_456)

@@ -8,7 +8,10 @@ import pytest
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
 from vidgen import JobStatus
+from vidgen.catalog.vendors import _BUILT_IN
 from vidgen.job import EventType
+from vidgen.providers.protocol import Provider
+from vidgen.providers.registry import Surroundings
 from vidgen.settings import Settings
 from vidgen.simulator.server import SimulatorServer
 
@@ -122,6 +125,47 @@ async def test_a_worker_lost_between_intent_and_receipt_costs_no_second_video(
     job = await carrier.carry(await carrier.enqueue(SORA))
     assert job.stage == "submitting"
 
+    done = await carrier.finish(job)
+
+    assert (done.status, done.attempt, len(simulator.sora.bill)) == (JobStatus.COMPLETED, 1, 1)
+
+
+def break_sora(carrier: Carrier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a worker finds it whose package of the provider does not work."""
+
+    def wire(_: Surroundings) -> Provider:
+        raise RuntimeError("no licence")
+
+    assert isinstance(_BUILT_IN, dict)
+    monkeypatch.setitem(_BUILT_IN, "sora", replace(_BUILT_IN["sora"], wire=wire))
+    monkeypatch.delitem(carrier.resources.providers.by_name, "sora", raising=False)
+
+
+async def test_a_provider_that_cannot_be_built_is_paid_nothing(
+    carrier: Carrier, simulator: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_sora(carrier, monkeypatch)
+
+    job = await carrier.carry(await carrier.enqueue(SORA))
+
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "plugin_broken")
+    assert (job.attempt, job.intent_at, simulator.sora.bill) == (0, None, [])
+
+
+async def test_a_receipt_is_looked_for_again_once_its_provider_can_be_built(
+    carrier: Carrier, simulator: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.sora.script(a_rule("submit accept-then-disconnect", times=1))
+    job = await carrier.carry(await carrier.enqueue(SORA))
+    assert job.stage == "submitting"
+
+    with monkeypatch.context() as broken:
+        break_sora(carrier, broken)
+        async with carrier.resources.database.connection() as connection:
+            await connection.execute("UPDATE video_jobs SET due_at = now()")
+        job = await carrier.carry(job)
+    assert (job.stage, job.worker_id) == ("submitting", None)
+    assert "'sora' cannot be built: RuntimeError: no licence" in (job.error_message or "")
     done = await carrier.finish(job)
 
     assert (done.status, done.attempt, len(simulator.sora.bill)) == (JobStatus.COMPLETED, 1, 1)

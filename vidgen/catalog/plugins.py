@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from vidgen.catalog.vendor import Vendor, origin
+from vidgen.catalog.vendor import Interface, Model, Vendor, origin
 
 GROUP = "vidgen.providers"
 
@@ -60,15 +60,15 @@ def installed(taken: Collection[Vendor]) -> Plugins:
         if times[point.name] > 1:
             broken[point.name] = f"{said} is refused: another package brings one of that name."
             continue
+        others = [*taken, *vendors.values()]
         try:
             vendor = point.load()
-        except Exception as error:  # noqa: BLE001  whatever a stranger's module does while it is imported
+            faults = faults_of(vendor, point.name, others)
+            if not faults:
+                faults = _faults_of_variables(vendor, others)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a stranger's module does, or what it declares
             broken[point.name] = f"{said} cannot be loaded: {type(error).__name__}: {error!s:.200}"
             continue
-        others = [*taken, *vendors.values()]
-        faults = faults_of(vendor, point.name, others)
-        if not faults:
-            faults = _faults_of_variables(vendor, others)
         if faults:
             broken[point.name] = f"{said} is declared wrong: {'; '.join(faults)}."
             continue
@@ -83,6 +83,8 @@ def faults_of(vendor: object, name: str, others: Collection[Vendor]) -> list[str
     faults = []
     if vendor.name != name or not _NAME.fullmatch(vendor.name):
         faults.append(f"its name is {vendor.name!r:.60}, wanted {name!r:.60} in [a-z0-9-]")
+    if wrong := _faults_of_types(vendor):
+        return faults + wrong
     if not vendor.interfaces:
         return [*faults, "it has no interface"]
     for word in ("account", "key_name"):
@@ -96,6 +98,19 @@ def faults_of(vendor: object, name: str, others: Collection[Vendor]) -> list[str
         if interface.base_url is not None and origin(interface.base_url) is None:
             faults.append(f"the base_url of {interface.name} is no http(s) address")
     return faults + _faults_of_models(vendor)
+
+
+def _faults_of_types(vendor: Vendor) -> list[str]:
+    faults = []
+    for word, wanted in (("interfaces", Interface), ("models", Model), ("default_models", str)):
+        given: object = getattr(vendor, word)  # those who write plug-ins do not all check types
+        if not isinstance(given, tuple | list):
+            faults.append(f"its {word} are a {type(given).__name__}, wanted a tuple")
+        elif strange := [each for each in given if not isinstance(each, wanted)]:
+            faults.append(
+                f"one of its {word} is a {type(strange[0]).__name__}, wanted {wanted.__name__}"
+            )
+    return faults
 
 
 def _faults_of_variables(vendor: Vendor, others: Collection[Vendor]) -> list[str]:

@@ -18,6 +18,7 @@ from vidgen.errors import (
     DispatchError,
     KeyUnreadableError,
     ModelRetiredError,
+    PluginBrokenError,
     ProviderNotConfiguredError,
     TransientError,
     UnknownProviderError,
@@ -139,7 +140,7 @@ async def _obstacle(resources: Resources, job: VideoJob, paused: frozenset[str])
     try:
         credential = await credentials.resolve(resources, job)
         account = resources.providers.account(job.provider, job.model, credential)
-    except (ProviderNotConfiguredError, UnknownProviderError):
+    except (PluginBrokenError, ProviderNotConfiguredError, UnknownProviderError):
         return RerouteReason.UNCONFIGURED
     except KeyUnreadableError as error:
         return error.code

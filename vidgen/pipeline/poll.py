@@ -21,7 +21,7 @@ from vidgen.lifecycle import Backoff, Prospect, Transition
 from vidgen.pipeline import failover
 from vidgen.pipeline.leases import Held
 from vidgen.pipeline.lookout import MIN_WAIT_S, Follower, Lookout
-from vidgen.providers.protocol import Asset, Failed, Progress, Running, Succeeded
+from vidgen.providers.protocol import MAX_CHARGE_MICROS, Asset, Failed, Progress, Running, Succeeded
 from vidgen.resources import Resources
 
 # So many looks in a row may fail before the job shows the error and goes back for a while.
@@ -74,7 +74,7 @@ async def poll(
                 case Succeeded(expires_at=expires_at, cost_micros=cost_micros, assets=assets):
                     await held.apply(
                         lifecycle.generated(
-                            held.job, expires_at=expires_at, cost_micros=cost_micros
+                            held.job, expires_at=expires_at, cost_micros=_charge(cost_micros)
                         )
                     )
                     logger.info("video generated", attempt=held.job.attempt)
@@ -85,6 +85,19 @@ async def poll(
                 case _:
                     assert_never(progress)
     raise GenerationTimeoutError(f"no verdict after {settings.poll_max_attempts} looks")
+
+
+def _charge(told: object) -> int | None:
+    """
+    What the provider says it charged; None if that is no sum of money, since a video that is paid
+    for must not be lost to a figure beside it.
+    """
+    if told is None:
+        return None
+    if isinstance(told, int) and not isinstance(told, bool) and 0 <= told <= MAX_CHARGE_MICROS:
+        return told
+    logger.warning("charge not believed, the price of the catalog holds", told=f"{told!r:.60}")
+    return None
 
 
 async def _look(lookout: Lookout, held: Held, follower: Follower) -> Progress:

@@ -44,7 +44,12 @@ FIRST_LOOK_S = 1.0
 async def put_off(resources: Resources, held: Held, error: SubmitUnknownError) -> None:
     """Write that a paid call just made may have arrived; whoever claims the job next settles it."""
     logger.warning("submit may have arrived", code=error.code, reason=error.message)
-    if resources.providers.finder(held.job.provider) is None:
+    try:
+        finder = resources.providers.finder(held.job.provider)
+    except RequestError as lacking:
+        await _look_again(resources, held, lacking)
+        return
+    if finder is None:
         await _undecidable(resources, held, error)
     else:
         change = lifecycle.unsettled(held.job, error, wait_s=FIRST_LOOK_S, call_ended=True)
@@ -74,7 +79,9 @@ async def settle(resources: Resources, leases: Leases, held: Held) -> None:
         return
     try:
         finder = resources.providers.finder(job.provider)
-    except RequestError as lacking:  # a plug-in that is missing here says nothing about the call
+    except (
+        RequestError
+    ) as lacking:  # a plug-in that is missing or broken here says nothing about it
         await _look_again(resources, held, lacking)
         return
     if finder is None:

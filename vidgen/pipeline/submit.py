@@ -69,6 +69,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         KeyUnreadableError, ProviderNotConfiguredError: As `credentials.resolve`, or the prompt does
             not open; nothing was sent.
         CostCeilingError, ModelRetiredError: As `failover.check`; nothing was sent.
+        PluginBrokenError: The provider cannot be built; nothing was sent.
     """
     job, now = held.job, resources.clock.now()
     if job.deadline_at is not None and now >= job.deadline_at:
@@ -79,6 +80,8 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     credential = await credentials.resolve(resources, job)
     request = request_of(prompts.opened(resources.vault, job))
     account = resources.providers.account(job.provider, job.model, credential)
+    # Before the intent: one that cannot be built has provably sent nothing.
+    provider = resources.providers.get(job.provider)
     limit = _limit_of_user(resources, job)
     if limit is not None and not await _user_has_room(resources, held, limit, credential):
         return Running()
@@ -101,7 +104,6 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     )
 
     async def pay() -> Progress:
-        provider = resources.providers.get(job.provider)
         timely = replace(submission, not_after=leases.trusted_until)
         with metrics.submit_of(job):
             try:

@@ -109,6 +109,10 @@ class Running:
     poll_after_s: float | None = None
 
 
+# No video costs more than $1000: whoever says so means something else.
+MAX_CHARGE_MICROS = 10**9
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Succeeded:
     """
@@ -116,7 +120,8 @@ class Succeeded:
 
     Attributes:
         expires_at: Until when the provider keeps it, None if it does not say.
-        cost_micros: What the provider says it charged, in micro-dollars.
+        cost_micros: What the provider says it charged, in micro-dollars; a figure outside of 0 to
+            `MAX_CHARGE_MICROS` is not believed.
     """
 
     assets: tuple[Asset, ...]

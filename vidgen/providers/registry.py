@@ -5,7 +5,7 @@ Which there are says the catalog; nothing here knows one by name.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol, Self, runtime_checkable
@@ -13,7 +13,7 @@ from typing import Protocol, Self, runtime_checkable
 from vidgen import catalog
 from vidgen.catalog import Endpoints, Interface, Vendor
 from vidgen.catalog.vendor import origin, resolved
-from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError
+from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError, RequestError
 from vidgen.job import SERVER_CREDENTIAL, Operation
 from vidgen.providers.http import ProviderHttp, authority
 from vidgen.providers.protocol import Credential, Listing, Progress, Provider, Submission
@@ -123,7 +123,7 @@ class Providers:
             vendor = catalog.vendor(name)
             surroundings = Surroundings(endpoints=self.config.endpoints, http=self.http)
             _check_addresses(vendor, self.config.endpoints)
-            found = self.by_name[name] = _wire(vendor)(surroundings)
+            found = self.by_name[name] = _wired(vendor, surroundings)
         return found
 
     def finder(self, name: str) -> FindsRecent | None:
@@ -217,13 +217,22 @@ def _check_addresses(vendor: Vendor, endpoints: Endpoints) -> None:
             )
 
 
-def _wire(vendor: Vendor) -> Callable[[Surroundings], Provider]:
-    """What builds the provider of *vendor*; its module is imported now."""
+def _wired(vendor: Vendor, surroundings: Surroundings) -> Provider:
+    """The provider of *vendor*, built by its own module, which is imported now."""
     try:
-        wire: Callable[[Surroundings], Provider] = resolved(vendor.wire)
-    except (ImportError, AttributeError) as error:
+        wire = resolved(vendor.wire)
+    # A stranger's module may do whatever it likes, here and below: it must stop no worker.
+    except (Exception, SystemExit) as error:
         raise PluginBrokenError(
             f"The provider {vendor.name!r} names {vendor.wire}, which cannot be imported:"
-            f" {error!s:.200}"
+            f" {type(error).__name__}: {error!s:.200}"
         ) from error
-    return wire
+    try:
+        provider: Provider = wire(surroundings)
+    except RequestError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginBrokenError(
+            f"The provider {vendor.name!r} cannot be built: {type(error).__name__}: {error!s:.200}"
+        ) from error
+    return provider

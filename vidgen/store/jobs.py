@@ -217,7 +217,8 @@ async def made(
 ) -> dict[str, VideoJob]:
     """
     By fingerprint, the newest job of *user_id* whose video was stored in the last *within_s*
-    seconds and is still there. What a fallback made is not what was asked for.
+    seconds and is still there, and stays there: not if its user is to be forgotten. What a fallback
+    made is not what was asked for.
     """
     rows = await connection.fetch(
         """
@@ -226,6 +227,11 @@ async def made(
           AND completed_at > now() - make_interval(secs => $3)
           AND coalesce(user_id, '') = coalesce($1, '') AND storage_key IS NOT NULL
           AND cancel_requested_at IS NULL AND target = 0
+          AND NOT EXISTS (
+              SELECT FROM erasures
+              WHERE erasures.user_id = video_jobs.user_id
+                AND video_jobs.created_at <= erasures.asked_at
+          )
         ORDER BY fingerprint, completed_at DESC
         """,
         user_id,

@@ -42,7 +42,13 @@ from vidgen.errors import (
     TransientError,
 )
 from vidgen.job import VideoRequest
-from vidgen.providers.protocol import Credential, Failed, Running, Succeeded
+from vidgen.providers.protocol import (
+    MAX_CHARGE_MICROS,
+    Credential,
+    Failed,
+    Running,
+    Succeeded,
+)
 from vidgen.simulator.control import Rule
 from vidgen.simulator.faults import Deed
 from vidgen.testing.provider_wire import (
@@ -153,6 +159,14 @@ async def test_an_operation_can_be_followed_from_another_process(wire: Wire) -> 
 
     async with opened(wire.format, wire.simulators, wire.config) as other:
         assert isinstance(await other.poll(operation), Succeeded)
+
+
+async def test_what_a_video_cost_is_a_whole_number_of_micro_dollars(wire: Wire) -> None:
+    progress = await wire.poll(await wire.submit())
+
+    assert isinstance(progress, Succeeded)
+    told = progress.cost_micros
+    assert told is None or (type(told) is int and 0 <= told <= MAX_CHARGE_MICROS)
 
 
 async def test_an_operation_carries_no_secret(wire: Wire) -> None:
