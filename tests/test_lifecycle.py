@@ -282,6 +282,36 @@ def test_only_an_uncharged_failure_of_the_generation_brings_a_new_attempt(
         assert "attempt" not in change.changes  # counted by the next intent
 
 
+@pytest.mark.parametrize(
+    ("charged", "told", "cost"), [(True, None, 800_000), (True, 250_000, 250_000), (False, None, 0)]
+)
+def test_the_end_tells_what_the_failure_cost(charged: bool, told: int | None, cost: int) -> None:
+    job = a_job(Stage.GENERATING, attempt=3, estimated_cost_micros=800_000)
+
+    change = lifecycle.judged(
+        job,
+        GenerationFailedError("no"),
+        charged=charged,
+        cost_micros=told,
+        backoff=BACKOFF,
+        now=NOON,
+    )
+
+    assert (change.event, change.detail["cost_micros"]) == (EventType.FAILED, cost)
+    assert (change.changes["actual_cost_micros"], change.changes["settled_attempt"]) == (cost, 3)
+
+
+def test_what_a_failure_cost_is_known_without_a_price_if_it_is_told() -> None:
+    job = a_job(Stage.GENERATING, estimated_cost_micros=None)
+    error = errors.ContentBlockedError("no")
+
+    told = lifecycle.judged(job, error, charged=True, cost_micros=90_000, backoff=BACKOFF, now=NOON)
+    untold = lifecycle.judged(job, error, charged=True, backoff=BACKOFF, now=NOON)
+
+    assert told.changes["actual_cost_micros"] == 90_000
+    assert untold.changes["actual_cost_micros"] is None
+
+
 # --- backoff ---
 
 

@@ -61,7 +61,7 @@ class Life(RuleBasedStateMachine):
             max_cost_micros=CEILING,
             **targets(PRICE, PRICE, PRICE),
         )
-        self.charged: set[int] = set()  # attempts that are known to be paid
+        self.charged: dict[int, int] = {}  # what the attempts cost that are known to be paid
         self.calls: list[int] = []  # attempts whose paid call may have been accepted
         self.unanswered: list[tuple[int, bool]] = []  # receipts on their way, and if by hand since
         self.settled = True  # refused, judged, or a person decided: a new attempt is right
@@ -224,16 +224,18 @@ class Life(RuleBasedStateMachine):
         self.unanswered = [(attempt, True) for attempt, _ in self.unanswered]
 
     def generate(self, _: st.DataObject) -> None:
-        self.charged.add(self.job.attempt)
+        self.charged.setdefault(self.job.attempt, PRICE)
         self.play(lifecycle.generated(self.job, expires_at=None, cost_micros=None))
 
     def judge(self, data: st.DataObject) -> None:
         error = data.draw(st.sampled_from(VERDICTS))("no")
         charged = data.draw(st.sampled_from([False, False, True]))
+        told = data.draw(st.sampled_from([None, 1, 7 * PRICE])) if charged else None
         change = lifecycle.judged(
             self.job,
             error,
             charged=charged,
+            cost_micros=told,
             backoff=BACKOFF,
             now=NOON,
             prospects=self.prospects(data),
@@ -243,7 +245,7 @@ class Life(RuleBasedStateMachine):
             assert not self.late, "money was spent when no time was left"
         self.settled = change.event in {EventType.REATTEMPTED, EventType.REROUTED}
         if charged:
-            self.charged.add(self.job.attempt)
+            self.charged.setdefault(self.job.attempt, told or PRICE)
         self.play(change)
 
     def complete(self, _: st.DataObject) -> None:
@@ -309,14 +311,14 @@ class Life(RuleBasedStateMachine):
         else:
             stopped = not wish_only
             if not stopped and self.job.stage in {Stage.SUBMITTING, Stage.GENERATING}:
-                self.charged.add(self.job.attempt)
+                self.charged.setdefault(self.job.attempt, PRICE)
             self.play(lifecycle.cancelled(self.job, held=self.held, stopped_at_provider=stopped))
 
     @precondition(lambda self: self.job.status is JobStatus.CANCELLED)
     @rule(stopped=st.sampled_from([True, None, False]))
     def be_answered_late(self, stopped: bool | None) -> None:
         if stopped is False and self.job.stage in {Stage.SUBMITTING, Stage.GENERATING}:
-            self.charged.add(self.job.attempt)
+            self.charged.setdefault(self.job.attempt, PRICE)
         self.play(lifecycle.answered(self.job, stopped_at_provider=stopped))
 
     @precondition(lambda self: self.job.status in {JobStatus.FAILED, JobStatus.CANCELLED})
@@ -358,7 +360,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def the_bill_adds_up_over_all_attempts(self) -> None:
-        assert (self.job.actual_cost_micros or 0) == PRICE * len(self.charged)
+        assert (self.job.actual_cost_micros or 0) == sum(self.charged.values())
         assert self.job.lost_cost_micros <= (self.job.actual_cost_micros or 0)
         if self.job.is_final and self.job.actual_cost_micros == 0:
             assert not lifecycle.unknown_attempts(self.job)

@@ -53,8 +53,18 @@ def errored(job: VideoJob, error: VidgenError, prospects: Sequence[Prospect] = F
     return lifecycle.errored(job, error, backoff=BACKOFF, now=NOON, prospects=prospects)
 
 
-def judged(job: VideoJob, error: ProviderError, *, charged: bool = False) -> Transition:
-    return lifecycle.judged(job, error, charged=charged, backoff=BACKOFF, now=NOON, prospects=FREE)
+def judged(
+    job: VideoJob, error: ProviderError, *, charged: bool = False, cost_micros: int | None = None
+) -> Transition:
+    return lifecycle.judged(
+        job,
+        error,
+        charged=charged,
+        cost_micros=cost_micros,
+        backoff=BACKOFF,
+        now=NOON,
+        prospects=FREE,
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,6 +197,15 @@ def test_a_charged_verdict_is_the_end_where_the_ceiling_leaves_no_room() -> None
 
     assert (change.event, change.changes["actual_cost_micros"]) == (EventType.FAILED, PRICE)
     assert {one["reason"] for one in change.detail["skipped"]} == {"ceiling"}  # type: ignore[union-attr,index,call-overload]  # JSON
+
+
+def test_what_a_failure_is_said_to_cost_leaves_the_rest_of_the_ceiling_to_the_next_one() -> None:
+    job = a_routed(Stage.GENERATING, max_cost_micros=2 * PRICE - 1)
+
+    change = judged(job, errors.GenerationFailedError("no"), charged=True, cost_micros=PRICE // 4)
+
+    assert (change.event, change.detail["cost_micros"]) == (EventType.REROUTED, PRICE // 4)
+    assert change.changes["lost_cost_micros"] == PRICE // 4
 
 
 def test_policy_with_a_charge_needs_leave_for_both() -> None:

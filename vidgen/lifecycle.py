@@ -764,6 +764,7 @@ def judged(
     error: ProviderError,
     *,
     charged: bool,
+    cost_micros: int | None = None,
     backoff: Backoff,
     now: datetime,
     prospects: Sequence["Prospect"] = (),
@@ -774,11 +775,15 @@ def judged(
 
     A new attempt only for a failed generation that was not charged, while attempts and time remain;
     at another target also after what the job lets it move on for.
+
+    Args:
+        cost_micros: What the provider says it charged for it; None if it does not say.
     """
     reason = _verdict_to_move(error, charged=charged)
     allowed = reason is not None and (not charged or RerouteReason.CHARGED in job.reroute_on)
     if reason is not None and allowed and job.attempt < job.max_attempts:
-        bill = _settled(job, job.estimated_cost_micros) if charged else {}
+        price = _price_of_failure(job, charged=charged, cost_micros=cost_micros)
+        bill = _settled(job, price) if charged else {}
         if bill:
             bill |= {"lost_cost_micros": bill["actual_cost_micros"]}
         if elsewhere := onward(job, error, reason, prospects, now=now, bill=bill):
@@ -789,7 +794,8 @@ def judged(
     wait_s = backoff.wait_s(job.attempt, error.retry_after_s)
     ends_at = now + timedelta(seconds=wait_s)
     if not again or (job.deadline_at is not None and ends_at >= job.deadline_at):
-        return _telling_skipped(job, failed(job, error, charged=charged), prospects)
+        end = failed(job, error, charged=charged, cost_micros=cost_micros)
+        return _telling_skipped(job, end, prospects)
     return Transition(
         event=EventType.REATTEMPTED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -816,6 +822,7 @@ def failed(
     error: VidgenError,
     *,
     charged: bool | None = None,
+    cost_micros: int | None = None,
     deadline_s: int | None = None,
 ) -> Transition:
     """
@@ -824,6 +831,7 @@ def failed(
     Args:
         charged: Whether the provider bills a generation that it calls failed; None without its
             verdict.
+        cost_micros: How much of a charge it says that is; None takes the estimate.
         deadline_s: Time ran out while the error was being retried.
     """
     told = _told(error)
@@ -834,7 +842,8 @@ def failed(
             told["code"] = GenerationTimeoutError.code
     unpaid = _unpaid(job, error)
     given_back = replace(job, stage=Stage.QUEUED) if unpaid else job
-    bill = _final_bill(given_back, _price_of_failure(job, charged=charged))
+    price = _price_of_failure(job, charged=charged, cost_micros=cost_micros)
+    bill = _final_bill(given_back, price)
     return Transition(
         event=EventType.FAILED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -849,7 +858,7 @@ def failed(
             **unpaid,
             **bill,
         },
-        detail=told,
+        detail=told | {"cost_micros": bill["actual_cost_micros"]},
     )
 
 
@@ -866,6 +875,7 @@ def expired(job: VideoJob) -> Transition:
         "code": job.error_code or GenerationTimeoutError.code,
         "message": message,
     }
+    bill = _final_bill(job, None)
     return Transition(
         event=EventType.FAILED,
         statuses=frozenset({JobStatus.PROCESSING}),
@@ -876,9 +886,9 @@ def expired(job: VideoJob) -> Transition:
         changes={
             "error_code": told["code"],
             "error_message": told["message"],
-            **_final_bill(job, None),
+            **bill,
         },
-        detail=told,
+        detail=told | {"cost_micros": bill["actual_cost_micros"]},
     )
 
 
@@ -1103,8 +1113,12 @@ def unknown_attempts(job: VideoJob) -> int:
     return job.unknown_attempts + is_open
 
 
-def _price_of_failure(job: VideoJob, *, charged: bool | None) -> int | None:
+def _price_of_failure(
+    job: VideoJob, *, charged: bool | None, cost_micros: int | None = None
+) -> int | None:
     """What the current attempt cost that just failed; None if only the provider knows."""
+    if charged and cost_micros is not None:
+        return cost_micros
     if charged or job.stage is Stage.TRANSFERRING:
         return job.estimated_cost_micros
     return None if charged is None else 0

@@ -1,20 +1,25 @@
 """Money: what was paid is not given up, and nothing is bought that nobody can use."""
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from tests.ledger import assert_kept
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import SORA, a_rule, quick
-from vidgen import JobStatus
+from vidgen import Fallback, JobStatus
 from vidgen.job import EventType, Operation, Stage, VideoJob
-from vidgen.providers.protocol import Credential, Progress, Provider, Succeeded
+from vidgen.providers.protocol import Credential, Progress, Provider, Running
 from vidgen.resources import Resources
 from vidgen.simulator.server import SimulatorServer
+from vidgen.store import budgets, ledger
 
 __all__ = ["quick"]
+
+PAID = {"charged", "wasted"}
 
 
 def without_keys(resources: Resources) -> None:
@@ -147,27 +152,32 @@ async def renamed(carrier: Carrier, job: VideoJob, provider: str) -> VideoJob:
 
 @dataclass
 class Odd:
-    """A provider that says of every video that it cost *told*."""
+    """A provider that says of every video, and of every failure, that it cost *told*."""
 
     inner: Provider
     told: Any
+    charges_failures: bool = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         progress = await self.inner.poll(operation, credential)
-        if isinstance(progress, Succeeded):
-            return replace(progress, cost_micros=self.told)
-        return progress
+        if isinstance(progress, Running):
+            return progress
+        return replace(progress, cost_micros=self.told)
 
 
-@pytest.mark.parametrize("told", [-1, 1.5, True, 2**70, 10**9 + 1, "400000"])
-async def test_a_video_is_not_lost_to_a_charge_that_is_no_sum_of_money(
-    carrier: Carrier, told: object
-) -> None:
+def told(carrier: Carrier, cost: object, *, charges_failures: bool = False) -> None:
     providers = carrier.resources.providers
-    providers.by_name["sora"] = Odd(providers.get("sora"), told)
+    providers.by_name["sora"] = Odd(providers.get("sora"), cost, charges_failures)
+
+
+@pytest.mark.parametrize("cost", [-1, 1.5, True, 2**70, 10**9 + 1, "400000"])
+async def test_a_video_is_not_lost_to_a_charge_that_is_no_sum_of_money(
+    carrier: Carrier, cost: object
+) -> None:
+    told(carrier, cost)
 
     job = await carrier.finish(await carrier.enqueue(SORA))
 
@@ -176,9 +186,91 @@ async def test_a_video_is_not_lost_to_a_charge_that_is_no_sum_of_money(
 
 
 async def test_a_charge_that_is_one_holds_before_the_price(carrier: Carrier) -> None:
-    providers = carrier.resources.providers
-    providers.by_name["sora"] = Odd(providers.get("sora"), 123_456)
+    told(carrier, 123_456)
 
     job = await carrier.finish(await carrier.enqueue(SORA))
 
     assert (job.status, job.actual_cost_micros) == (JobStatus.COMPLETED, 123_456)
+
+
+@pytest.mark.parametrize("cost", [123_456, 400_000, 700_000])
+async def test_a_failure_wastes_what_its_provider_says_it_cost(
+    carrier: Carrier, simulator: SimulatorServer, cost: int
+) -> None:
+    async with carrier.resources.database.connection() as connection:
+        await budgets.put(connection, "all", "day", 1_000_000, "ops")
+    simulator.sora.script(a_rule("poll moderation"))
+    told(carrier, cost)
+
+    job = await carrier.finish(await carrier.enqueue(SORA))
+
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "content_blocked")
+    assert (job.estimated_cost_micros, job.actual_cost_micros) == (400_000, cost)
+    async with carrier.resources.database.connection() as connection:
+        entries = await ledger.of_job(connection, job.id)
+        [used] = await budgets.listed(connection)
+        await assert_kept(connection, job)
+    sums = Counter[str]()
+    for entry in entries:
+        sums[entry.kind] += entry.micros
+    assert (sums["wasted"], sums["charged"]) == (cost, 0)
+    assert sums["reserved"] == max(cost, 400_000)
+    assert sums["released"] == max(400_000 - cost, 0)
+    assert (used.spent_micros, used.reserved_micros) == (cost, 0)
+    [*_, end] = await carrier.queue.history(job.id)
+    assert (end.type, end.detail["cost_micros"]) == (EventType.FAILED, cost)
+
+
+async def test_a_failure_that_is_said_to_cost_nothing_is_tried_again_whatever_is_usual(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.script(a_rule("poll failed"))
+    told(carrier, 0, charges_failures=True)
+
+    job = await carrier.finish(await carrier.enqueue(SORA))
+
+    assert (job.status, job.attempt, job.actual_cost_micros) == (JobStatus.FAILED, 3, 0)
+    async with carrier.resources.database.connection() as connection:
+        sums = await ledger.balance(connection)
+        await assert_kept(connection, job)
+    assert (sums.wasted_micros, sums.open_micros) == (0, 0)
+    assert sums.released_micros == sums.reserved_micros == 400_000
+
+
+@pytest.mark.parametrize("cost", [None, -1, "90000"])
+async def test_a_failure_without_a_sum_of_money_is_charged_as_is_usual(
+    carrier: Carrier, simulator: SimulatorServer, cost: object
+) -> None:
+    simulator.sora.script(a_rule("poll failed"))
+    told(carrier, cost, charges_failures=True)
+
+    job = await carrier.finish(await carrier.enqueue(SORA))
+
+    assert (job.status, job.attempt, job.actual_cost_micros) == (JobStatus.FAILED, 1, 400_000)
+
+
+async def test_a_job_leaves_a_failure_with_what_that_cost(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.script(a_rule("poll failed"))
+    told(carrier, 50_000)
+    request = replace(
+        SORA,
+        size="1280x720",
+        fallbacks=[Fallback(provider="veo", model="veo-3.1-lite-generate-preview")],
+        reroute_on=["charged"],
+        max_cost_micros=450_000,
+    )
+
+    job = await carrier.finish(await carrier.enqueue(request))
+
+    assert (job.status, job.provider, job.attempt) == (JobStatus.COMPLETED, "veo", 2)
+    assert job.actual_cost_micros == 50_000 + simulator.veo.bill[0].cost_micros
+    async with carrier.resources.database.connection() as connection:
+        entries = await ledger.of_job(connection, job.id)
+        await assert_kept(connection, job)
+    paid = [(one.kind, one.provider, one.micros) for one in entries if one.kind in PAID]
+    assert paid == [
+        ("wasted", "sora", 50_000),
+        ("charged", "veo", simulator.veo.bill[0].cost_micros),
+    ]

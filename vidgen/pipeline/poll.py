@@ -79,8 +79,8 @@ async def poll(
                     )
                     logger.info("video generated", attempt=held.job.attempt)
                     return assets
-                case Failed(error=error, charged=charged):
-                    await _judge(resources, held, error, charged=charged)
+                case Failed():
+                    await _judge(resources, held, progress)
                     return ()
                 case _:
                     assert_never(progress)
@@ -89,8 +89,8 @@ async def poll(
 
 def _charge(told: object) -> int | None:
     """
-    What the provider says it charged; None if that is no sum of money, since a video that is paid
-    for must not be lost to a figure beside it.
+    What the provider says it charged; None if that is no sum of money, since neither a video nor a
+    verdict must be lost to a figure beside it.
     """
     if told is None:
         return None
@@ -109,16 +109,26 @@ def _is_passing(error: ProviderError) -> bool:
     return error.retryable or isinstance(error, AuthError | OperationLostError)
 
 
-async def _judge(resources: Resources, held: Held, error: ProviderError, *, charged: bool) -> None:
-    job = held.job
+async def _judge(resources: Resources, held: Held, verdict: Failed) -> None:
+    job, error = held.job, verdict.error
     provider = resources.providers.get(job.provider)
-    charged = charged or provider.charges_failures
+    cost_micros = _charge(verdict.cost_micros)
+    # What it says of this very failure holds before what it does in general.
+    charged = verdict.charged or provider.charges_failures
+    if cost_micros is not None:
+        charged = cost_micros > 0
     backoff = Backoff(base_s=resources.settings.backoff_s, jitter=resources.jitter())
 
     def decide(prospects: Sequence[Prospect]) -> Transition:
         now = resources.clock.now()
         return lifecycle.judged(
-            job, error, charged=charged, backoff=backoff, now=now, prospects=prospects
+            job,
+            error,
+            charged=charged,
+            cost_micros=cost_micros,
+            backoff=backoff,
+            now=now,
+            prospects=prospects,
         )
 
     await failover.move(resources, held, decide)

@@ -136,10 +136,14 @@ class Failed:
 
     Attributes:
         charged: False when the provider is known not to bill this failure.
+        cost_micros: What the provider says that this failure cost, believed as in `Succeeded`; then
+            *charged* is whether that is more than 0. None if it does not say: what is charged
+            counts at the price of the catalog.
     """
 
     error: ProviderError
     charged: bool = False
+    cost_micros: int | None = None
 
 
 Progress = Running | Succeeded | Failed

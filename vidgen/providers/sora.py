@@ -393,15 +393,15 @@ def build_fields(submission: Submission) -> dict[str, JsonValue]:
 def parse_video(video: Mapping[str, Any], headers: Mapping[str, str]) -> Progress:
     """Turn a video object into progress; only `status` is expected to be there."""
     word = str(video.get("status") or "").lower()
+    cost = _cost(video.get("usage"))
     if word in _SUCCEEDED:
         return Succeeded(
-            assets=_assets(video),
-            expires_at=moment(video.get("expires_at")),
-            cost_micros=_cost(video.get("usage")),
+            assets=_assets(video), expires_at=moment(video.get("expires_at")), cost_micros=cost
         )
     if word in _FAILED or word in _ENDED:
-        # Who cancelled or deleted it, and what it cost until then, nobody knows.
-        return Failed(error=_verdict(word, video), charged=word in _ENDED)
+        # Who cancelled or deleted it, and what it cost until then, nobody knows unless it is told.
+        charged = word in _ENDED if cost is None else cost > 0
+        return Failed(error=_verdict(word, video), charged=charged, cost_micros=cost)
     return Running(percent=percent(video.get("progress")), poll_after_s=poll_hint(headers))
 
 

@@ -23,6 +23,8 @@ from vidgen.simulator import faults
 from vidgen.simulator.faults import MODIFIERS, VERDICTS, Deed, Outcome
 
 RECEIVED_LIMIT = 20_000
+# Failures of which the vendor keeps the money though nobody gets a video: it was made.
+_MADE = frozenset({"expired", "never"})
 _DECIDED_AT_SUBMIT = frozenset({"generate", "hidden"})
 
 
@@ -183,6 +185,11 @@ class _Scripted:
         return rule.times is None or self.used[scope] < rule.times
 
 
+def refunded(wish: Wish, fate: Outcome) -> int:
+    """What is owed for a failure where the vendor bills what it has made, and nothing else."""
+    return wish.cost_micros if fate.name in _MADE else 0
+
+
 @dataclass(slots=True, kw_only=True)
 class ProviderSimulator:
     """
@@ -197,6 +204,7 @@ class ProviderSimulator:
         poll_after_ms: Sent as `openai-poll-after-ms`, None means not at all.
         token_lifetime_s: How long an access token of the token endpoint is good.
         tokens: Access tokens and when (loop's time) each ends.
+        failure_cost: What it bills for a wish that ended so, in micro-dollars.
     """
 
     name: str
@@ -208,6 +216,7 @@ class ProviderSimulator:
     poll_after_ms: int | None = None
     token_lifetime_s: float = 3600.0
     tokens: dict[str, float] = field(default_factory=dict)
+    failure_cost: Callable[[Wish, Outcome], int] = refunded
     received: deque[Received] = field(default_factory=lambda: deque(maxlen=RECEIVED_LIMIT))
     bill: list[Charge] = field(default_factory=list)
     generations: dict[str, Generation] = field(default_factory=dict)
@@ -246,6 +255,13 @@ class ProviderSimulator:
     def submits(self) -> list[Charge]:
         """The accepted paid submits: the bill."""
         return self.bill
+
+    def owed_micros(self, charge: Charge) -> int:
+        """What of *charge* has to be paid, as things stand: of a failure maybe not all."""
+        generation = self.generations.get(charge.operation_id)
+        if generation is None or generation.fate is None:
+            return charge.cost_micros
+        return self.failure_cost(generation.wish, generation.fate)
 
     def paid_twice(self) -> list[str]:
         """The prompts that were billed more than once."""

@@ -125,8 +125,16 @@ def routes(simulator: ProviderSimulator, foreign: ProviderSimulator) -> list[web
     ]
 
 
+def _failure_cost(wish: Wish, fate: Outcome) -> int:
+    """What ends with a 5xx is free, what the app rejects is not."""
+    is_free = fate.name == "error" or fate.name.startswith("failed")
+    return 0 if is_free else wish.cost_micros
+
+
 SIMULATED = SimulatedWire(
-    routes=routes, addresses=lambda simulator: {"FAL_BASE_URL": simulator.origin}
+    routes=routes,
+    addresses=lambda simulator: {"FAL_BASE_URL": simulator.origin},
+    failure_cost=_failure_cost,
 )
 
 

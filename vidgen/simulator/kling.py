@@ -24,7 +24,7 @@ from aiohttp import web
 from vidgen.job import JsonValue
 from vidgen.simulator import clips
 from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish, unix_now
-from vidgen.simulator.faults import Refusal
+from vidgen.simulator.faults import Outcome, Refusal
 from vidgen.simulator.signed import clip_address, clip_route
 from vidgen.simulator.wire import (
     Incoming,
@@ -58,8 +58,15 @@ def routes(simulator: ProviderSimulator, foreign: ProviderSimulator) -> list[web
     ]
 
 
+def _failure_cost(wish: Wish, fate: Outcome) -> int:
+    """What is called a success takes units, whether there is a video to it or not."""
+    return wish.cost_micros if fate.name in {"no-samples", "expired", "never"} else 0
+
+
 SIMULATED = SimulatedWire(
-    routes=routes, addresses=lambda simulator: {"KLING_BASE_URL": simulator.url}
+    routes=routes,
+    addresses=lambda simulator: {"KLING_BASE_URL": simulator.url},
+    failure_cost=_failure_cost,
 )
 
 

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from vidgen.job import JsonValue
 from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish
-from vidgen.simulator.faults import Refusal
+from vidgen.simulator.faults import Outcome, Refusal
 from vidgen.simulator.plain import (
     found,
     is_about_money,
@@ -104,8 +104,15 @@ def routes(simulator: ProviderSimulator, foreign: ProviderSimulator) -> list[web
     ]
 
 
+def _failure_cost(wish: Wish, fate: Outcome) -> int:
+    _, stays_charged = _FAILURES.get(fate.name, (None, fate.name != "cancelled"))
+    return wish.cost_micros if stays_charged else 0
+
+
 SIMULATED = SimulatedWire(
-    routes=routes, addresses=lambda simulator: {"RUNWAYML_BASE_URL": simulator.url}
+    routes=routes,
+    addresses=lambda simulator: {"RUNWAYML_BASE_URL": simulator.url},
+    failure_cost=_failure_cost,
 )
 
 
@@ -164,7 +171,6 @@ class _RunwayServer:
         if verdict is not None and verdict.name == "expired":
             return refuse(Refusal(status=404, message="There is no task of this id."))
         task = {**_receipt_of(generation), "createdAt": iso(generation.created_at)}
-        full = generation.wish.cost_micros // MICROS_PER_CREDIT
         if not generation.is_due():
             percent = generation.percent()
             if "stuck" in drawn.modifiers:
@@ -174,16 +180,19 @@ class _RunwayServer:
                 task["progress"] = percent / 100
         elif verdict is None or verdict.name == "no-samples":
             output: list[JsonValue] = [] if verdict else [signed(self.simulator.url, generation)]
-            task |= {"status": "SUCCEEDED", "output": output, "cost": {"credits": full}}
+            task |= {"status": "SUCCEEDED", "output": output}
         elif verdict.name == "cancelled":
-            task |= {"status": "CANCELLED", "cost": {"credits": 0}}
+            task["status"] = "CANCELLED"
         else:
-            code, is_charged = _FAILURES[verdict.name]
-            task |= {"status": "FAILED", "cost": {"credits": full if is_charged else 0}}
+            code, _ = _FAILURES[verdict.name]
+            task["status"] = "FAILED"
             task["failure"] = "The generation did not go well."
             if code is not None:
                 task["failureCode"] = code
-        if "cost" in task:
+        if generation.is_due():
+            wish = generation.wish
+            micros = _failure_cost(wish, verdict) if verdict else wish.cost_micros
+            task["cost"] = {"credits": micros // MICROS_PER_CREDIT}
             del task["estimatedCost"]
         if "status" in drawn.modifiers:
             task["status"] = drawn.modifiers["status"].argument or "DREAMING"

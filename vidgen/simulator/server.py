@@ -68,7 +68,10 @@ class SimulatorServer:
             if vendor.simulator is not None
         }
         self.simulators = {
-            name: ProviderSimulator(name=name, generation_s=generation_s) for name in self._wires
+            name: ProviderSimulator(
+                name=name, generation_s=generation_s, failure_cost=wire.failure_cost
+            )
+            for name, wire in self._wires.items()
         }
         if "sora" in self.simulators:
             self.sora.dialect = dialect

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from vidgen.job import JsonValue
 from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish, unix_now
-from vidgen.simulator.faults import Refusal
+from vidgen.simulator.faults import Outcome, Refusal
 from vidgen.simulator.plain import is_data_image
 from vidgen.simulator.signed import clip_address, clip_route
 from vidgen.simulator.wire import (
@@ -78,9 +78,15 @@ def routes(simulator: ProviderSimulator, foreign: ProviderSimulator) -> list[web
     ]
 
 
+def _failure_cost(wish: Wish, fate: Outcome) -> int:
+    """What is called a success counts its seconds, whether there is a video to it or not."""
+    return wish.cost_micros if fate.name in {"no-samples", "expired", "never"} else 0
+
+
 SIMULATED = SimulatedWire(
     routes=routes,
     addresses=lambda simulator: {"DASHSCOPE_BASE_URL": f"{simulator.origin}/api/v1"},
+    failure_cost=_failure_cost,
 )
 
 

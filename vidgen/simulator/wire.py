@@ -22,7 +22,7 @@ from aiohttp import web
 
 from vidgen.job import JsonValue
 from vidgen.simulator import clips, faults
-from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Received, Wish
+from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Received, Wish, refunded
 from vidgen.simulator.faults import Deed, Outcome, Refusal
 
 FOREVER_S = 3600.0  # longer than any client waits; the server's shutdown cuts it
@@ -79,12 +79,15 @@ class SimulatedWire:
         at_root: Its paths are its own among all simulators; else they begin with its name, and its
             `origin` has that in it.
         tokens_of: The simulator whose access tokens open this one, too; None has tokens of its own.
+        failure_cost: What is billed in micro-dollars for a wish that ended so; by default nothing,
+            unless there was a video.
     """
 
     routes: Callable[[ProviderSimulator, ProviderSimulator], Iterable[web.RouteDef]]
     addresses: Callable[[ProviderSimulator], Mapping[str, str]]
     at_root: bool = False
     tokens_of: str | None = None
+    failure_cost: Callable[[Wish, Outcome], int] = refunded
 
 
 Answer = Callable[[Incoming], Awaitable[web.StreamResponse]]

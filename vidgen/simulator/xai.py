@@ -18,7 +18,7 @@ from aiohttp import web
 from vidgen.job import JsonValue
 from vidgen.simulator import clips
 from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish
-from vidgen.simulator.faults import Refusal
+from vidgen.simulator.faults import Outcome, Refusal
 from vidgen.simulator.wire import (
     Incoming,
     SimulatedWire,
@@ -81,8 +81,16 @@ def routes(simulator: ProviderSimulator, foreign: ProviderSimulator) -> list[web
     ]
 
 
+def _failure_cost(wish: Wish, fate: Outcome) -> int:
+    """What moderation keeps back is made and paid; what fails has no seconds to pay."""
+    is_free = fate.name == "error" or fate.name.startswith("failed")
+    return 0 if is_free else wish.cost_micros
+
+
 SIMULATED = SimulatedWire(
-    routes=routes, addresses=lambda simulator: {"XAI_BASE_URL": simulator.url}
+    routes=routes,
+    addresses=lambda simulator: {"XAI_BASE_URL": simulator.url},
+    failure_cost=_failure_cost,
 )
 
 

@@ -296,6 +296,27 @@ async def test_a_failed_generation_is_a_verdict_and_tells_whether_it_is_charged(
     assert failed.charged is wire.format.charges_failures
 
 
+@pytest.mark.parametrize(
+    "verdict",
+    ["failed", "failed-message", "failed-silent", "moderation", "filtered", "prompt-blocked"],
+)
+async def test_what_a_failure_is_said_to_cost_is_what_is_billed_for_it(
+    wire: Wire, verdict: str
+) -> None:
+    if verdict not in (*wire.format.failed, *wire.format.blocked):
+        return
+
+    failed = await failure(wire, verdict)
+
+    told = failed.cost_micros
+    if told is None:
+        return  # then *charged* is all there is
+    assert type(told) is int
+    assert 0 <= told <= MAX_CHARGE_MICROS
+    assert failed.charged is (told > 0)
+    assert told == sum(map(wire.simulator.owed_micros, wire.simulator.bill))
+
+
 @pytest.mark.parametrize("verdict", ["moderation", "filtered", "prompt-blocked"])
 async def test_blocked_content_is_told_apart_from_a_failure(wire: Wire, verdict: str) -> None:
     if verdict not in wire.format.blocked:

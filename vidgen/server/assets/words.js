@@ -208,7 +208,7 @@ export function told(event, job) {
     case "overtaken":
       return { title: `${providerName(detail.provider)} answered after the job had moved on`, more: `Operation ${tail(detail.operation_id)}: what it makes may be billed, and nobody waits for it.`, tone: "bad", cost: "may be paid twice" };
     case "failed":
-      return { title: "Failed", more: [detail.message, skippedWords(detail)].filter(Boolean).join(" "), tone: "bad", code: detail.code };
+      return { title: "Failed", more: [detail.message, skippedWords(detail)].filter(Boolean).join(" "), tone: "bad", code: detail.code, cost: paidWord(detail) };
     case "released":
       return { title: "Given back", more: released(detail.reason), tone: "idle" };
     case "cancel_requested":
