@@ -171,6 +171,15 @@ ACCEPTED: Mapping[str, Fault] = {
     "500": Fault(rules=always("submit accept-then-500"), outcome=accepted),
     "502": Fault(rules=always("submit accept-then-502"), outcome=accepted),
 }
+ASIDE: Mapping[str, Fault] = {
+    "303": Fault(rules=always("submit accept-then-303"), outcome=accepted),
+    "409": Fault(rules=always("submit accept-then-409"), outcome=accepted),
+    "307": Fault(
+        rules=always("submit 307"),
+        outcome=each(moves("rejected")),
+        allows=(RerouteReason.REJECTED,),
+    ),
+}
 NOT_ACCEPTED: Mapping[str, Fault] = {
     "cut": Fault(
         rules=always("submit disconnect"),
@@ -288,8 +297,8 @@ async def meet(
 
 @pytest.mark.parametrize(
     "faults",
-    [POLICIES, REFUSALS, DOWN, ACCEPTED],
-    ids=["policies", "refusals", "down", "accepted"],
+    [POLICIES, REFUSALS, DOWN, ACCEPTED, ASIDE],
+    ids=["policies", "refusals", "down", "accepted", "aside"],
 )
 async def test_only_a_proof_moves_a_job_on_from_any_provider_and_one_video_is_billed_once(
     carrier: Carrier, simulator: SimulatorServer, faults: Mapping[str, Fault]

@@ -22,7 +22,16 @@ from vidgen.errors import (
     SubmitUnknownError,
     TransientError,
 )
-from vidgen.providers.answer import Answer, moment, number, poll_hint, scrubbed, wait_hint, word
+from vidgen.providers.answer import (
+    Answer,
+    moment,
+    number,
+    poll_hint,
+    proves_nothing,
+    scrubbed,
+    wait_hint,
+    word,
+)
 from vidgen.providers.http import ProviderHttp, authority, joined, same_origin
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -225,17 +234,30 @@ async def test_a_form_arrives_whole_in_time(http: ProviderHttp) -> None:
     assert answer.status == 201
 
 
-async def test_a_redirected_submit_is_not_followed(http: ProviderHttp) -> None:
+@pytest.mark.parametrize(("status", "kind"), [(307, InputRejectedError), (303, SubmitUnknownError)])
+async def test_a_redirected_submit_is_not_followed(
+    http: ProviderHttp, status: int, kind: type[ProviderError]
+) -> None:
     paths: list[str] = []
 
     async def handler(request: web.Request) -> web.Response:
         paths.append(request.path)
-        return web.Response(status=307, headers={"Location": "/elsewhere"})
+        return web.Response(status=status, headers={"Location": "/elsewhere"})
 
     async with listening(handler) as url:
-        answer = await http.exchange("submit", "POST", f"{url}/a", headers={}, json=b"{}")
+        with pytest.raises(kind, match=str(status)):
+            await http.exchange("submit", "POST", f"{url}/a", headers={}, json=b"{}")
 
-    assert (answer.status, paths) == (307, ["/a"])
+    assert paths == ["/a"]
+
+
+def test_a_status_refuses_a_submit_only_if_nothing_can_have_been_made_of_it() -> None:
+    below_500 = [status for status in range(100, 500) if proves_nothing(status)]
+    refused_later = [status for status in range(500, 600) if not proves_nothing(status)]
+
+    assert below_500 == [*range(100, 200), *range(300, 307), *range(309, 400), 408, 409, 499]
+    # Not implemented, busy, overloaded, or a gateway that did not get through.
+    assert refused_later == [501, 503, 521, 522, 523, 529]
 
 
 async def test_a_refusal_is_one_even_if_its_text_is_cut_or_endless(http: ProviderHttp) -> None:

@@ -25,6 +25,7 @@ from vidgen.errors import (
     QuotaExhaustedError,
     RateLimitedError,
     ResultExpiredError,
+    SubmitUnknownError,
     TransientError,
 )
 from vidgen.job import Operation, VideoRequest
@@ -36,8 +37,13 @@ MAX_ID_LENGTH = 1000
 
 # Answers of a gateway in front of the provider: 521, 522 and 523 mean that it did not get through.
 REFUSED_STATUSES = frozenset({425, 503, 521, 522, 523, 529})
-# Those of which a submit may have been accepted all the same, before something broke.
 TRANSIENT_STATUSES = REFUSED_STATUSES | {408, 500}
+# The same request is to be sent to another address: this one has not carried it out (RFC 9110,
+# 15.4.8 and 15.4.9). After 301, 302 and 303 the answer to it may be what lies there.
+ELSEWHERE_STATUSES = frozenset({307, 308})
+# A time limit, a conflict with itself (a lock, or the same key or mark seen before: OpenAI's SDK
+# takes it for a lock), a gateway that thinks we had left, and whatever broke within.
+_UNPROVEN_STATUSES = frozenset({408, 409, 499, 500})
 _SCRUBBED = re.compile(r"\b(?:sk-|AIza|ya29\.)[\w.*…-]+|\bBearer\s+\S+", re.IGNORECASE)
 _WORD = re.compile(r"[\w.:/-]{1,80}", re.ASCII)
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}", re.ASCII)
@@ -92,6 +98,13 @@ class Answer:
         return None
 
 
+def proves_nothing(status: int) -> bool:
+    """Whether a submit that was answered so may have been accepted all the same."""
+    is_redirect = 300 <= status < 400 and status not in ELSEWHERE_STATUSES
+    is_broken = status > 501 and status not in REFUSED_STATUSES
+    return status < 200 or is_redirect or is_broken or status in _UNPROVEN_STATUSES
+
+
 def by_status(
     answer: Answer, deed: Deed, sentence: str, *, code: str | None = None, wait_s: float | None
 ) -> ProviderError:
@@ -108,6 +121,8 @@ def by_status(
 
 def _kind_by_status(status: int, deed: Deed) -> type[ProviderError]:
     is_submit = deed == "submit"
+    if is_submit and proves_nothing(status):
+        return SubmitUnknownError
     match status:
         case 401 | 403:
             return AuthError
@@ -117,9 +132,7 @@ def _kind_by_status(status: int, deed: Deed) -> type[ProviderError]:
             return ModelRetiredError if is_submit else OperationLostError
         case 429:
             return RateLimitedError
-        case 409:
-            return InputRejectedError if is_submit else TransientError
-        case _ if status in TRANSIENT_STATUSES or (status > 501 and not is_submit):
+        case _ if status in TRANSIENT_STATUSES or status == 409 or status > 501:
             return TransientError
         case _:
             return InputRejectedError if is_submit else ProtocolError

@@ -5,10 +5,14 @@ A submit is paid, so its failures are told apart by one question: could the requ
 
     connection refused, no address, connect timeout    no       TransientError
     425, 429, 503                                      refused  TransientError, RateLimitedError
-    read timeout, cut, 408, 500, 502, 504,
-    unreadable 2xx                                     maybe    SubmitUnknownError
+    307, 308: the same request, elsewhere              refused  InputRejectedError
+    other 4xx, 501                                     refused  by what it says
+    read timeout, cut, unreadable 2xx, 1xx, 301, 302,
+    303 and other 3xx, 408, 409, 499, 500, 502, 504,
+    other 5xx                                          maybe    SubmitUnknownError
 
-Everything else may simply be asked again: TransientError. Credentials go only to the configured
+`answer.proves_nothing` says so of a status. All but a submit may simply be asked again:
+TransientError. Credentials go only to the configured
 origin: redirects are followed by hand, and whatever a provider's answer points to elsewhere gets no
 key and, unless allowed, no private address.
 """
@@ -34,11 +38,12 @@ from vidgen.errors import (
 )
 from vidgen.outgoing import CONNECT_S, PUBLIC, Client, Guard, is_forbidden
 from vidgen.providers.answer import (
-    REFUSED_STATUSES,
+    ELSEWHERE_STATUSES,
     TRANSIENT_STATUSES,
     Answer,
     Deed,
     cleaned,
+    proves_nothing,
 )
 from vidgen.providers.inline import shrink
 from vidgen.providers.protocol import ResultStream
@@ -108,6 +113,7 @@ class ProviderHttp:
         Raises:
             TransientError: Never arrived; or, unless it was a submit, no answer came.
             SubmitUnknownError: A submit that may have arrived.
+            InputRejectedError: A submit that is to be sent elsewhere; nothing paid follows that.
             ProtocolError: An answer of more than 1 MiB.
         """
         if not_after is not None and asyncio.get_running_loop().time() > not_after:
@@ -124,13 +130,8 @@ class ProviderHttp:
                 timeout=self._submit if deed == "submit" else _ASK,
             ) as response:
                 answer = await (_read_elided(response) if elide else _read(response))
-        if deed == "submit" and _proves_nothing(answer.status):
-            raise SubmitUnknownError(
-                f"{_host(url)} answered {answer.status} to the submit: the request may have"
-                " been accepted all the same.",
-                http_status=answer.status,
-                request_id=answer.request_id,
-            )
+        if deed == "submit":
+            _check(answer, _host(url))
         return answer
 
     @asynccontextmanager
@@ -514,9 +515,22 @@ def _origin(url: URL) -> _Origin:
     return url.scheme, url.host, url.port
 
 
-def _proves_nothing(status: int) -> bool:
-    """Whether a submit that was answered so may be running all the same."""
-    return status in {408, 500} or (status > 501 and status not in REFUSED_STATUSES)
+def _check(answer: Answer, host: str) -> None:
+    """Return if the answer to a submit is a receipt, or a refusal that says why."""
+    if proves_nothing(answer.status):
+        raise SubmitUnknownError(
+            f"{host} answered {answer.status} to the submit: the request may have been accepted"
+            " all the same.",
+            http_status=answer.status,
+            request_id=answer.request_id,
+        )
+    if answer.status in ELSEWHERE_STATUSES:
+        raise InputRejectedError(
+            f"{host} wants the submit sent to another address ({answer.status}), and no key and no"
+            " paid request follows that: set the base URL to where it leads.",
+            http_status=answer.status,
+            request_id=answer.request_id,
+        )
 
 
 def _host(url: str) -> str:

@@ -4,9 +4,9 @@ The words for everything a simulated provider can do wrong, and what each means.
 An outcome is a name with an optional argument. Refusals start with the HTTP status, the rest are
 words; a directive in a prompt may put the deed in front (`poll-503`):
 
-    refusals   400 400-image 400-moderation 400-retired 400-api-key 401 403 404 404-model 408 409
-               410 413 422 429 429-<hint> 429-<money code> 500 502 503 503-slow-down
-               503-overloaded 503-retry-after 504
+    refusals   301 302 303 307 308 400 400-image 400-moderation 400-retired 400-api-key 401 403 404
+               404-model 408 409 410 413 422 429 429-<hint> 429-<money code> 499 500 502 503
+               503-slow-down 503-overloaded 503-retry-after 504
     cuts       disconnect hang   (before anything is accepted)
                accept-then-disconnect accept-then-hang accept-then-<refusal>   (it is billed)
     malformed  not-json html json-list json-null half-json missing-id missing-status empty huge
@@ -126,8 +126,10 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+_ELSEWHERE = ("redirect", None, "UNKNOWN", "Look elsewhere.")
 # status and flavour -> OpenAI's type and code, Google's word, a message
 _REFUSALS: Mapping[str, tuple[str, str | None, str, str]] = {
+    **dict.fromkeys(("301", "302", "303", "307", "308"), _ELSEWHERE),
     "400": ("invalid_request_error", None, "INVALID_ARGUMENT", "The request is not valid."),
     "400-image": (
         "invalid_request_error",
@@ -183,6 +185,7 @@ _REFUSALS: Mapping[str, tuple[str, str | None, str, str]] = {
         "RESOURCE_EXHAUSTED",
         "Rate limit reached; please slow down.",
     ),
+    "499": ("server_error", None, "CANCELLED", "The client closed the request."),
     "500": ("server_error", "server_error", "INTERNAL", "The server had an internal error."),
     "502": ("server_error", None, "UNAVAILABLE", "Bad gateway."),
     "503": (
@@ -275,6 +278,8 @@ def refusal(outcome: Outcome) -> Refusal | None:
     details: list[JsonValue] = []
     if flavour in _HINTS:
         headers, details = _hint(flavour, outcome)
+    if status.startswith("3"):
+        headers = {"location": f"/elsewhere/{status}"}
     if flavour.replace("-", "_") in _MONEY_CODES:
         kind, code = "insufficient_quota", flavour.replace("-", "_")
         message = "You exceeded your current quota, please check your plan and billing details."

@@ -63,6 +63,8 @@ from vidgen.testing.provider_wire import (
 )
 
 SUBMIT_REFUSALS: dict[str, type[ProviderError]] = {
+    "307": InputRejectedError,
+    "308": InputRejectedError,
     "400": InputRejectedError,
     "400-image": InputRejectedError,
     "400-moderation": ContentBlockedError,
@@ -71,7 +73,6 @@ SUBMIT_REFUSALS: dict[str, type[ProviderError]] = {
     "401": AuthError,
     "403": AuthError,
     "404-model": ModelRetiredError,
-    "409": InputRejectedError,
     "410": ModelRetiredError,
     "413": InputRejectedError,
     "422": InputRejectedError,
@@ -83,7 +84,8 @@ SUBMIT_REFUSALS: dict[str, type[ProviderError]] = {
 }
 AMBIGUOUS = (
     *("disconnect", "accept-then-disconnect"),
-    *("408", "500", "502", "504", "accept-then-500", "accept-then-502"),
+    *("301", "302", "303", "408", "409", "499", "500", "502", "504"),
+    *("accept-then-303", "accept-then-500", "accept-then-502"),
 )
 UNREADABLE = ("not-json", "html", "json-list", "json-null", "half-json", "missing-id", "empty")
 POLL_REFUSALS: dict[str, type[ProviderError]] = {
