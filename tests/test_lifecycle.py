@@ -59,6 +59,7 @@ POLICY = """
     TransientError          again     refused     again       again
     RateLimitedError        again     refused     again       again
     ProtocolError           again     end         again       again
+    PluginFailedError       again     end         again       again
     QuotaExhaustedError     end       unpaid      end         end
     AuthError               end       unpaid      patient     patient
     InputRejectedError      end       unpaid      end         end

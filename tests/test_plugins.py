@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from vidgen.catalog import Endpoints, Interface, Vendor
-from vidgen.catalog.plugins import GROUP, Plugins, installed
+from vidgen.catalog.plugins import GROUP, OWN_VARIABLES, Plugins, installed
 from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError
+from vidgen.job import VideoRequest
 from vidgen.providers.protocol import Provider
 from vidgen.providers.registry import ProvidersConfig, Surroundings, build
 from vidgen.settings import Settings
@@ -120,6 +121,22 @@ def test_a_sound_provider_is_found(folder: Path) -> None:
         ("plugin_other_name", {"name": "two"}, "its name is 'two', wanted 'one'"),
         ("plugin_account", {"account": "sora"}, "account 'sora' is taken"),
         ("plugin_variable", {"key": "VIDGEN_ONE_KEY"}, "begins with VIDGEN_"),
+        ("plugin_own", {"key": "DATABASE_URL"}, "'DATABASE_URL' is not in [A-Z0-9_], begins"),
+        (
+            "plugin_openai",
+            {"key": "OPENAI_API_KEY"},
+            "OPENAI_API_KEY holds the key of the OpenAI Videos protocol",
+        ),
+        (
+            "plugin_further",
+            {"text": changed("interfaces=(replace(VENDOR.interfaces[0], further=('FAL_KEY',)),)")},
+            "the variable FAL_KEY holds the key of the queue of fal.ai",
+        ),
+        (
+            "plugin_two_homes",
+            {"text": changed("interfaces=(replace(VENDOR.interfaces[0], locate=raising),)")},
+            "has a base_url and locates another",
+        ),
         ("plugin_model", {"model": "one-2"}, "default model 'one-2' is none of its models"),
     ],
 )
@@ -155,6 +172,72 @@ def test_two_of_one_name_are_both_refused(folder: Path) -> None:
 
     assert not plugins.vendors
     assert "another package brings one of that name" in plugins.broken["one"]
+
+
+def test_more_of_a_vendor_s_may_be_opened_with_its_key(folder: Path) -> None:
+    at_home = """interfaces=(
+        replace(
+            VENDOR.interfaces[0],
+            base_url="https://api.openai.com/v1",
+            base_url_variable="OPENAI_BASE_URL",
+            keys=("OPENAI_API_KEY",),
+        ),
+    )"""
+    a_package(folder, "plugin_more", text=changed(at_home))
+
+    assert not found().broken
+
+
+def test_every_variable_of_vidgen_itself_is_kept_from_packages() -> None:
+    theirs = {variable for vendor in _built_in().values() for variable in vendor.variables}
+    all_of_them = {str(info.validation_alias) for info in Settings.model_fields.values()}
+
+    ours = {name for name in all_of_them - theirs if not name.startswith("VIDGEN_")}
+    assert ours == OWN_VARIABLES
+
+
+WISH = VideoRequest(provider="one", prompt="a tram")
+
+
+def elsewhere(locate: str) -> str:
+    return f"interfaces=(replace(VENDOR.interfaces[0], base_url=None, locate={locate}),)"
+
+
+def model_with(change: str) -> str:
+    return f"models=(replace(VENDOR.models[0], {change}),)"
+
+
+USES: dict[str, Callable[[Vendor], object]] = {
+    "locate": lambda vendor: vendor.interfaces[0].address(Endpoints.of({})),
+    "open_model": lambda vendor: vendor.model("one-2"),
+    "check": lambda vendor: vendor.models[0].check and vendor.models[0].check(WISH),
+    "cost": lambda vendor: vendor.models[0].cost_of(WISH),
+}
+WHEN_USED = [
+    ("locate", elsewhere("raising")),
+    ("locate", elsewhere("lambda _: None")),
+    ("locate", elsewhere("lambda _: 'one.example'")),
+    ("open_model", "open_model=raising"),
+    ("open_model", "open_model=lambda name: name"),
+    ("open_model", "open_model=lambda name: VENDOR.models[0]"),
+    ("check", model_with("check=raising")),
+    ("cost", model_with("cost=raising")),
+    ("cost", model_with("cost=lambda _: -1")),
+    ("cost", model_with("cost=lambda _: float('nan')")),
+]
+
+
+@pytest.mark.parametrize(
+    ("number", "deed", "change"), [(n, *each) for n, each in enumerate(WHEN_USED)]
+)
+def test_a_declaration_that_fails_when_used_is_a_broken_plug_in(
+    folder: Path, number: int, deed: str, change: str
+) -> None:
+    a_package(folder, f"plugin_used_{number}", text=changed(change))
+    vendor = found().vendors["one"]
+
+    with pytest.raises(PluginBrokenError, match=f"'one' of the package .* fails in {deed}: "):
+        USES[deed](vendor)
 
 
 INTERFACE = Interface(

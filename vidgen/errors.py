@@ -22,6 +22,7 @@ Every error vidgen raises, each with a stable `code` that users and dashboards m
     │   ├── TransientError          provider_unavailable    retryable: same attempt, same step
     │   ├── RateLimitedError        rate_limited            retryable after `retry_after_s`
     │   ├── ProtocolError           provider_protocol       retryable: an answer nobody can read
+    │   │   └── PluginFailedError   plugin_broken           retryable: another package's code raised
     │   ├── QuotaExhaustedError     quota_exhausted
     │   ├── AuthError               provider_auth
     │   ├── InputRejectedError      input_rejected
@@ -202,6 +203,15 @@ class ProtocolError(ProviderError):
 
     code = "provider_protocol"
     retryable = True
+
+
+class PluginFailedError(ProtocolError):
+    """
+    Code of another package raised, or returned what no provider may; it says nothing about the
+    video, so this is as an answer that nobody can read.
+    """
+
+    code = "plugin_broken"
 
 
 class QuotaExhaustedError(ProviderError):

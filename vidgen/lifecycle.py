@@ -1062,7 +1062,7 @@ def _reason_to_move(job: VideoJob, error: VidgenError) -> RerouteReason | None:
             return RerouteReason.CEILING
         case BudgetError() if not was_asked:
             return RerouteReason.BUDGET
-        case ProviderNotConfiguredError():
+        case ProviderNotConfiguredError() | PluginBrokenError() | UnknownProviderError():
             return RerouteReason.UNCONFIGURED
         case ModelRetiredError():
             return RerouteReason.RETIRED

@@ -25,6 +25,7 @@ from vidgen.catalog.vendor import (
 from vidgen.catalog.vendors import (
     broken_plugins,
     find,
+    is_ours,
     is_provider,
     key_variables,
     models,
@@ -46,6 +47,7 @@ __all__ = [
     "broken_plugins",
     "check_image",
     "find",
+    "is_ours",
     "is_provider",
     "is_retired",
     "key_variables",

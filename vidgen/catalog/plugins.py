@@ -10,16 +10,30 @@ are listed. One that is broken is refused by itself, with a sentence, and stops 
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from vidgen.catalog.vendor import Interface, Model, Vendor, origin
+from vidgen.catalog.vendor import Endpoints, Interface, Model, Vendor, origin
+from vidgen.errors import InvalidRequestError, PluginBrokenError
+from vidgen.job import VideoRequest
 
 GROUP = "vidgen.providers"
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{2,60}", re.ASCII)
 _OWN_PREFIX = "VIDGEN_"
+# Variables of vidgen itself: what they open, or say, is for no package.
+OWN_VARIABLES = frozenset(
+    {
+        *("ADMIN_TOKEN", "DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "ENCRYPTION_KEYS"),
+        *("AWS_ACCESS_KEY_ID", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+        *("S3_ADDRESSING_STYLE", "S3_BUCKET", "S3_ENDPOINT_URL", "S3_PUBLIC_URL"),
+        *("BLOB_READ_WRITE_TOKEN", "VERCEL_BLOB_API_URL"),
+        *("OPENAI_WEBHOOK_SECRET", "GEMINI_WEBHOOK_SECRET"),
+        *("LOG_FORMAT", "LOG_LEVEL", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +86,7 @@ def installed(taken: Collection[Vendor]) -> Plugins:
         if faults:
             broken[point.name] = f"{said} is declared wrong: {'; '.join(faults)}."
             continue
-        vendors[point.name] = vendor
+        vendors[point.name] = _guarded(vendor, said)
     return Plugins(vendors=vendors, broken=broken)
 
 
@@ -95,6 +109,8 @@ def faults_of(vendor: object, name: str, others: Collection[Vendor]) -> list[str
     for interface in vendor.interfaces:
         if interface.base_url is None and interface.locate is None:
             faults.append(f"the interface {interface.name} has no base_url")
+        if interface.base_url is not None and interface.locate is not None:
+            faults.append(f"the interface {interface.name} has a base_url and locates another")
         if interface.base_url is not None and origin(interface.base_url) is None:
             faults.append(f"the base_url of {interface.name} is no http(s) address")
     return faults + _faults_of_models(vendor)
@@ -119,12 +135,98 @@ def _faults_of_variables(vendor: Vendor, others: Collection[Vendor]) -> list[str
         variable
         for variable in vendor.variables
         if variable not in known
-        and (not _VARIABLE.fullmatch(variable) or variable.startswith(_OWN_PREFIX))
+        and (
+            not _VARIABLE.fullmatch(variable)
+            or variable.startswith(_OWN_PREFIX)
+            or variable in OWN_VARIABLES
+        )
+    ]
+    keys = {key: each for other in others for each in other.interfaces for key in each.keys}
+    taken = [
+        (variable, keys[variable])
+        for interface in vendor.interfaces
+        for variable in interface.variables
+        if variable in keys and not _leads_to(interface, keys[variable])
     ]
     return [
-        f"the variable {variable!r:.60} is not in [A-Z0-9_], or begins with {_OWN_PREFIX}"
+        f"the variable {variable!r:.60} is not in [A-Z0-9_], begins with {_OWN_PREFIX}, or is"
+        " vidgen's own"
         for variable in strange
+    ] + [
+        f"the variable {variable} holds the key of {owner.title}, which is for"
+        f" {owner.base_url or 'its own address'} and {owner.base_url_variable} only: name another"
+        for variable, owner in taken
     ]
+
+
+def _leads_to(interface: Interface, owner: Interface) -> bool:
+    """Whether the key of *owner* would go where it goes anyway: more of the same vendor's."""
+    return (interface.base_url, interface.base_url_variable, interface.locate) == (
+        owner.base_url,
+        owner.base_url_variable,
+        owner.locate,
+    )
+
+
+def _guarded(vendor: Vendor, said: str) -> Vendor:
+    """*vendor*, whose functions raise `PluginBrokenError` where they fail or return nonsense."""
+
+    def called(what: str, function: Callable[..., Any], *given: object) -> Any:
+        try:
+            return function(*given)
+        except InvalidRequestError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginBrokenError(
+                f"{said} fails in {what}: {type(error).__name__}: {error!s:.200}."
+            ) from error
+
+    def located(interface: Interface) -> Interface:
+        if (locate := interface.locate) is None:
+            return interface
+
+        def address(endpoints: Endpoints) -> str:
+            found = called("locate", locate, endpoints)
+            if not isinstance(found, str) or origin(found) is None:
+                raise PluginBrokenError(f"{said} fails in locate: that is no http(s) address.")
+            return found
+
+        return replace(interface, locate=address)
+
+    def held(model: Model) -> Model:
+        cost, check = model.cost, model.check
+
+        def price(request: VideoRequest) -> int | None:
+            found = called("cost", cost, request) if cost is not None else None
+            is_price = type(found) is int and found >= 0
+            if found is not None and not is_price:
+                raise PluginBrokenError(f"{said} fails in cost: that is no whole number of micros.")
+            return found if is_price else None
+
+        def look(request: VideoRequest) -> None:
+            if check is not None:
+                called("check", check, request)
+
+        return replace(
+            model, cost=None if cost is None else price, check=None if check is None else look
+        )
+
+    def opened(name: str) -> Model | None:
+        found = called("open_model", vendor.open_model, name) if vendor.open_model else None
+        if found is None:
+            return None
+        alone = replace(vendor, models=(found,), default_models=(name,), open_model=None)
+        faults = _faults_of_types(alone) or _faults_of_models(replace(alone, models=(found,)))
+        if faults or found.name != name:
+            raise PluginBrokenError(f"{said} fails in open_model: {'; '.join(faults) or 'a name'}.")
+        return held(found)
+
+    return replace(
+        vendor,
+        interfaces=tuple(map(located, vendor.interfaces)),
+        models=tuple(map(held, vendor.models)),
+        open_model=None if vendor.open_model is None else opened,
+    )
 
 
 def _faults_of_models(vendor: Vendor) -> list[str]:

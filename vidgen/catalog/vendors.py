@@ -66,6 +66,11 @@ def broken_plugins() -> tuple[str, ...]:
     return tuple(_plugins().broken.values())
 
 
+def is_ours(name: str) -> bool:
+    """Whether the provider *name* comes with vidgen itself."""
+    return name in _BUILT_IN
+
+
 def is_provider(name: str) -> bool:
     """Whether there is a provider *name*."""
     return name in _BUILT_IN or name in _plugins().vendors

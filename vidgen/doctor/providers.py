@@ -7,7 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 from vidgen import catalog
 from vidgen.catalog import Interface, Model, Vendor
 from vidgen.doctor.finding import Finding, ok, problem, warning
-from vidgen.errors import AuthError, ProviderError, ProviderNotConfiguredError
+from vidgen.errors import (
+    AuthError,
+    PluginBrokenError,
+    ProviderError,
+    ProviderNotConfiguredError,
+)
 from vidgen.providers.registry import Providers, build
 from vidgen.resources import providers_config
 from vidgen.settings import Settings
@@ -93,6 +98,8 @@ async def _accepted(settings: Settings, name: str, vendor: Vendor, interface: In
             return problem(name, f"it is refused: {error.message}", f"correct {variable}")
         except ProviderNotConfiguredError as error:
             return problem(name, error.message, f"set {variable}")
+        except PluginBrokenError as error:
+            return problem(name, error.message, "mend or remove the package")
         except ProviderError as error:
             return warning(
                 name,
@@ -120,7 +127,7 @@ def _endpoints(settings: Settings) -> catalog.Endpoints:
 def _has_key(providers: Providers, model: Model) -> bool:
     try:
         providers.credential(model.provider, model.name)
-    except ProviderNotConfiguredError:
+    except (PluginBrokenError, ProviderNotConfiguredError):
         return False
     return True
 

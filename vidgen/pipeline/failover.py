@@ -135,9 +135,9 @@ async def _paused(resources: Resources) -> frozenset[str]:
 
 
 async def _obstacle(resources: Resources, job: VideoJob, paused: frozenset[str]) -> str | None:
-    if _is_retired(resources, job):
-        return RerouteReason.RETIRED
     try:
+        if _is_retired(resources, job):
+            return RerouteReason.RETIRED
         credential = await credentials.resolve(resources, job)
         account = resources.providers.account(job.provider, job.model, credential)
     except (PluginBrokenError, ProviderNotConfiguredError, UnknownProviderError):

@@ -28,6 +28,7 @@ from vidgen.errors import (
     QuotaExhaustedError,
     RateLimitedError,
     TransientError,
+    VidgenError,
 )
 from vidgen.forecast import Duration, Kind
 from vidgen.job import VideoJob
@@ -264,7 +265,7 @@ class Lookout:
             return
         except (DatabaseError, KeyUnreadableError):
             return  # whoever is looked at by itself says so
-        except ProviderError as error:
+        except VidgenError as error:  # of what is in no list; each job says so by its own look
             metrics.listed(job, "error")
             self._give_up(shelf, reason=error.message)
             return

@@ -15,6 +15,7 @@ from vidgen.catalog import Endpoints, Interface, Vendor
 from vidgen.catalog.vendor import origin, resolved
 from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError, RequestError
 from vidgen.job import SERVER_CREDENTIAL, Operation
+from vidgen.providers.foreign import foreign
 from vidgen.providers.http import ProviderHttp, authority
 from vidgen.providers.protocol import Credential, Listing, Progress, Provider, Submission
 
@@ -227,6 +228,9 @@ def _wired(vendor: Vendor, surroundings: Surroundings) -> Provider:
             f"The provider {vendor.name!r} names {vendor.wire}, which cannot be imported:"
             f" {type(error).__name__}: {error!s:.200}"
         ) from error
+    is_ours = catalog.is_ours(vendor.name)
+    if not is_ours:
+        surroundings = replace(surroundings, endpoints=_own(vendor, surroundings.endpoints))
     try:
         provider: Provider = wire(surroundings)
     except RequestError:
@@ -235,4 +239,10 @@ def _wired(vendor: Vendor, surroundings: Surroundings) -> Provider:
         raise PluginBrokenError(
             f"The provider {vendor.name!r} cannot be built: {type(error).__name__}: {error!s:.200}"
         ) from error
-    return provider
+    return provider if is_ours else foreign(provider, vendor.name)
+
+
+def _own(vendor: Vendor, endpoints: Endpoints) -> Endpoints:
+    """*endpoints* without what *vendor* does not declare: a package reads no key of others."""
+    mine = frozenset(vendor.variables)
+    return Endpoints(lambda name: endpoints.read(name) if name in mine else None)

@@ -9,7 +9,7 @@ from loguru import logger
 from prometheus_client.exposition import choose_encoder
 
 from vidgen import catalog, metrics
-from vidgen.errors import ProviderNotConfiguredError, VidgenError
+from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError, VidgenError
 from vidgen.resources import Resources
 from vidgen.store import budgets
 from vidgen.store.budgets import Budget
@@ -131,6 +131,6 @@ def _accounts(resources: Resources, provider: str) -> set[str]:
         if model.provider == provider:
             try:
                 accounts.add(resources.providers.account(provider, model.name))
-            except ProviderNotConfiguredError:
+            except (PluginBrokenError, ProviderNotConfiguredError):
                 continue
     return accounts

@@ -9,7 +9,7 @@ from pydantic import Field
 from vidgen import catalog
 from vidgen.catalog import Model
 from vidgen.document import json_value
-from vidgen.errors import DispatchError, ProviderNotConfiguredError
+from vidgen.errors import DispatchError, PluginBrokenError, ProviderNotConfiguredError
 from vidgen.job import JsonValue
 from vidgen.queue import RetryPlan
 from vidgen.resources import Resources
@@ -371,7 +371,7 @@ async def _provider(resources: Resources, name: str, held: set[str | None]) -> d
     for model in models:
         try:
             accounts[resources.providers.account(name, model.name)] = None
-        except ProviderNotConfiguredError:
+        except (PluginBrokenError, ProviderNotConfiguredError):
             continue
     turns, breaker = await _pressure(resources, name, list(accounts))
     return {
@@ -411,7 +411,7 @@ def _model(resources: Resources, model: Model) -> dict[str, JsonValue]:
     try:
         resources.providers.account(model.provider, model.name)
         configured = True
-    except ProviderNotConfiguredError:
+    except (PluginBrokenError, ProviderNotConfiguredError):
         configured = False
     resolutions = {size: resolution for size, (_, resolution) in model.sizes.items()}
     return {
