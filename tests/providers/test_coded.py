@@ -22,13 +22,14 @@ VENDOR = Vendor(label="Acme", base_url="https://acme.test", variable="ACME_BASE_
 
 def refused(deed: Deed, status: int = 400, headers: Any = None, **changes: Any) -> Any:
     answer = Answer(status=status, headers=headers or {}, body=b"")
-    told: dict[str, Any] = {"code": "7", "said": "no", "kind": None} | changes
-    return coded.refusal(VENDOR, answer, deed, **told)
+    hidden = {name: changes.pop(name, ()) for name in ("secrets", "private")}
+    told: dict[str, Any] = {"code": "7", "words": "no", "kind": None} | changes
+    return VENDOR.refusal(answer, deed, coded.said(deed, **told), **hidden)
 
 
 def test_an_error_under_http_200_is_quoted_from_a_submit_only() -> None:
-    submit = refused("submit", 200, said="no 'a secret kite'", private=("a secret kite",))
-    look = refused("poll", 200, said="no 'a secret kite'")
+    submit = refused("submit", 200, words="no 'a secret kite'", private=("a secret kite",))
+    look = refused("poll", 200, words="no 'a secret kite'")
 
     assert (type(submit), submit.message) == (
         InputRejectedError,
@@ -38,7 +39,9 @@ def test_an_error_under_http_200_is_quoted_from_a_submit_only() -> None:
 
 
 def test_no_half_of_a_key_comes_back() -> None:
-    error = refused("submit", said="key ak-1 or sk-2 is bad", code="sk-2", secrets=("ak-1", "sk-2"))
+    error = refused(
+        "submit", words="key ak-1 or sk-2 is bad", code="sk-2", secrets=("ak-1", "sk-2")
+    )
 
     assert "ak-1" not in error.message
     assert "sk-2" not in error.message
@@ -59,7 +62,7 @@ def test_a_wish_to_wait_is_passed_on_where_waiting_helps() -> None:
 
 
 def test_a_model_that_is_gone_is_told_with_what_else_it_could_be() -> None:
-    error = refused("submit", 400, said="It is no longer available.")
+    error = refused("submit", 400, words="It is no longer available.")
 
     assert type(error) is ModelRetiredError
     assert error.message.endswith("or ACME_BASE_URL is wrong.")

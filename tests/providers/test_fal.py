@@ -22,12 +22,12 @@ from vidgen.errors import (
 )
 from vidgen.job import InputImage, VideoRequest
 from vidgen.providers.answer import Answer
-from vidgen.providers.fal import build_input, parse_result, refusal
+from vidgen.providers.fal import build_input, parse_result, said
 from vidgen.providers.protocol import Failed, Running, Succeeded
 from vidgen.providers.registry import ProvidersConfig
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
-from vidgen.testing.provider_wire import KEY, Wire, an_image, finished_asset, opened
+from vidgen.testing.provider_wire import Wire, an_image, finished_asset, opened
 
 KLING = "fal-ai/kling-video/v2.5-turbo/pro/text-to-video"
 
@@ -191,7 +191,7 @@ def test_an_account_without_money_is_no_wrong_key() -> None:
     body = {"detail": "User is locked. Reason: Exhausted balance. Top up your balance."}
     answer = Answer(status=403, headers={}, body=orjson.dumps(body))
 
-    assert isinstance(refusal(answer, "submit", secret=KEY), QuotaExhaustedError)
+    assert said(answer, "submit").kind is QuotaExhaustedError
 
 
 async def test_a_clip_of_the_public_address_is_fetched(fal: Wire) -> None:

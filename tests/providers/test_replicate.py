@@ -25,7 +25,7 @@ from vidgen.errors import (
 from vidgen.job import InputImage, VideoRequest
 from vidgen.providers.protocol import Failed, Listing, Running, Succeeded
 from vidgen.providers.registry import FindsRecent, ProvidersConfig
-from vidgen.providers.replicate import build_request, parse_prediction
+from vidgen.providers.replicate import parse_prediction
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
 from vidgen.testing.provider_wire import Wire, an_image, opened
@@ -69,9 +69,11 @@ async def test_any_model_goes_by_its_name_or_its_version(
 
 
 @pytest.mark.parametrize("model", ["kite", "a/b/c", "a/b:latest", "../account", "a/b?c", ""])
-def test_what_is_no_name_there_is_sent_nowhere(wire: Wire, model: str) -> None:
+async def test_what_is_no_name_there_is_sent_nowhere(wire: Wire, model: str) -> None:
     with pytest.raises(InputRejectedError):
-        build_request(wire.submission(model=model))
+        await wire.submit(model=model)
+
+    assert not wire.simulator.received
 
 
 async def test_both_frames_go_along_by_their_names(wire: Wire) -> None:

@@ -34,6 +34,7 @@ Deed = Literal["submit", "poll", "list", "cancel", "download"]
 
 MAX_WAIT_S = 3600.0
 MAX_ID_LENGTH = 1000
+MIN_SECRET_LENGTH = 4  # to be looked for in an answer: a shorter one is a part of many words
 
 # Answers of a gateway in front of the provider: 521, 522 and 523 mean that it did not get through.
 REFUSED_STATUSES = frozenset({425, 503, 521, 522, 523, 529})
@@ -187,7 +188,7 @@ def word(value: object, *, secret: str = "") -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     text = str(value)
-    is_key = bool(_SCRUBBED.search(text)) or (len(secret) >= 4 and secret in text)
+    is_key = bool(_SCRUBBED.search(text)) or (len(secret) >= MIN_SECRET_LENGTH and secret in text)
     return text if _WORD.fullmatch(text) and not is_key else None
 
 
@@ -253,7 +254,7 @@ def private_texts(request: VideoRequest) -> tuple[str, ...]:
 def scrubbed(text: object, *, secret: str = "", private: Iterable[str] = ()) -> str:
     """Quote what a provider said in one short line, without keys, queries, or *private* texts."""
     line = cleaned(text)
-    if len(secret) >= 4:
+    if len(secret) >= MIN_SECRET_LENGTH:
         line = line.replace(secret, "…")
     line = _URL_QUERY.sub(r"\1", _SCRUBBED.sub("…", line[:1000]))
     for each in private:

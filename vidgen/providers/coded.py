@@ -7,7 +7,7 @@ an unknown id are told, and everything else means to look again.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
@@ -21,21 +21,11 @@ from vidgen.errors import (
     ProtocolError,
     ProviderError,
     QuotaExhaustedError,
-    RateLimitedError,
     SubmitUnknownError,
     TransientError,
 )
-from vidgen.providers.answer import (
-    Answer,
-    Deed,
-    by_status,
-    moment,
-    number,
-    scrubbed,
-    wait_hint,
-    word,
-)
-from vidgen.providers.plain import Vendor
+from vidgen.providers.answer import Deed, moment, number, word
+from vidgen.providers.plain import Said, Vendor, blocked, broken, rejected
 
 Kind = type[ProviderError]
 
@@ -50,50 +40,20 @@ _TO_A_LOOK: Mapping[Kind, Kind] = {
 _DATED = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 
 
-def refusal(
-    vendor: Vendor,
-    answer: Answer,
-    deed: Deed,
-    *,
-    code: object,
-    said: object,
-    kind: Kind | None,
-    secrets: Iterable[str] = (),
-    private: Iterable[str] = (),
-) -> ProviderError:
+def said(deed: Deed, code: object, words: object, kind: Kind | None) -> Said:
     """
-    The error for a refused *deed*.
+    What the vendor says with a refusal of *deed*.
 
     Args:
         code: The vendor's own, a number or a word.
-        said: The vendor's own words; quoted from a submit only, where *private* is known.
         kind: What the code means to a submit; None leaves it to the status.
-        secrets: Everything that must not come back in an answer.
     """
-    named, text = word(code), scrubbed(said, private=private) if deed == "submit" else ""
-    for secret in filter(None, secrets):
-        named = word(named, secret=secret)
-        text = text.replace(secret, "…")
-    shown = f" {named}" if named and named != str(answer.status) else ""
-    sentence = f"{vendor.label} refused the {deed} ({answer.status}{shown})"
-    sentence = f"{sentence}: {text}" if text else f"{sentence}."
-    if "no longer available" in str(said).lower() and deed == "submit":
+    text = words if isinstance(words, str) else ""
+    if "no longer available" in text.lower() and deed == "submit":
         kind = kind or ModelRetiredError
-    if deed == "submit" and (answer.status in {404, 410} or kind is ModelRetiredError):
-        sentence += f" The model is switched off or unknown there, or {vendor.variable} is wrong."
-    if kind is None:
-        return by_status(answer, deed, sentence, code=named, wait_s=wait_hint(answer.headers))
-    kind = kind if deed == "submit" else _TO_A_LOOK.get(kind, kind)
-    return kind(
-        sentence,
-        retry_after_s=wait_hint(answer.headers) if kind in _PASSING else None,
-        provider_code=named,
-        request_id=answer.request_id,
-        http_status=answer.status,
-    )
-
-
-_PASSING = frozenset({TransientError, RateLimitedError})
+    if kind is not None and deed != "submit":
+        kind = _TO_A_LOOK.get(kind, kind)
+    return Said(code=code, words=text, kind=kind)
 
 
 def verdict(vendor: Vendor, code: object, kind: Kind | None) -> ProviderError:
@@ -101,23 +61,11 @@ def verdict(vendor: Vendor, code: object, kind: Kind | None) -> ProviderError:
     How a generation ended, in our words: the vendor's own may repeat the prompt, which a look
     lacks. A *kind* that is about passing trouble is no reason to look again: it is over.
     """
-    named = word(code)
-    shown = f" (code {named})" if named else ""
     if kind is ContentBlockedError:
-        return ContentBlockedError(
-            f"{vendor.label}'s moderation blocked the video{shown}; change the prompt or the"
-            " image.",
-            provider_code=named,
-        )
+        return blocked(vendor.label, word(code))
     if kind is InputRejectedError:
-        return InputRejectedError(
-            f"{vendor.label} rejected the request after it had taken it on{shown}; check the"
-            " prompt, the images and the parameters.",
-            provider_code=named,
-        )
-    sentence = f"The generation failed at {vendor.label}{shown}"
-    sentence += "." if named else ", which gives no code for it."
-    return GenerationFailedError(sentence, provider_code=named)
+        return rejected(vendor.label, word(code))
+    return broken(vendor.label, word(code))
 
 
 def cancelled(vendor: Vendor) -> ProviderError:

@@ -25,16 +25,12 @@ for a wrong key and 404 for a right one (`accepts` asks for that, as it costs no
 result is kept; which error types there are besides those in the documentation.
 """
 
-import asyncio
 import re
-from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import quote
-
-import orjson
 
 from vidgen.catalog import fal
 from vidgen.errors import (
@@ -46,29 +42,22 @@ from vidgen.errors import (
     ProtocolError,
     ProviderError,
     QuotaExhaustedError,
-    SubmitUnknownError,
 )
 from vidgen.job import JsonValue, Operation
 from vidgen.providers.answer import (
     Answer,
     Deed,
-    by_status,
     cleaned,
-    gone,
-    is_storable_id,
     media_type,
-    moved,
-    private_texts,
-    scrubbed,
-    wait_hint,
     word,
 )
-from vidgen.providers.http import ProviderHttp, joined, same_origin
+from vidgen.providers.api import Api
+from vidgen.providers.http import ProviderHttp
+from vidgen.providers.plain import Said, Vendor, blocked, broken, data_uri, filled, video_at
 from vidgen.providers.protocol import (
     Asset,
     Credential,
     Failed,
-    ImageBytes,
     Progress,
     ResultStream,
     Running,
@@ -146,54 +135,36 @@ class FalProvider:
 
     def __init__(self, base_url: str, http: ProviderHttp) -> None:
         """Remember where; connections are *http*'s."""
-        self._base_url = base_url.rstrip("/")
-        self._http = http
+        self._api = Api(
+            provider=self.name,
+            vendor=Vendor(
+                label="fal",
+                base_url=base_url.rstrip("/"),
+                variable="FAL_BASE_URL",
+                unknown_model="There is no such app (any more)",
+            ),
+            http=http,
+            said=said,
+            id_field="request_id",
+            headers=_headers,
+            unavailable=Vendor.gone,
+        )
 
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one paid generation, once; see `Provider.submit`."""
-        model = submission.request.model
-        assert model is not None  # a submission has every default filled in
+        model = submission.request.model or ""
         if _APP_ID.fullmatch(model) is None or ".." in model:
             raise InputRejectedError("An app of fal.ai is named owner/name or owner/name/path.")
-        answer = await self._http.exchange(
-            "submit",
-            "POST",
-            f"{self._base_url}/{model}",
-            headers=_headers(credential),
-            # Images of 20 MiB become base64: too long for the loop.
-            json=await asyncio.to_thread(_encoded, submission),
-            not_after=submission.not_after,
-        )
-        if not answer.ok:
-            private = private_texts(submission.request)
-            raise refusal(answer, "submit", secret=credential.secret, private=private)
-        try:
-            receipt = answer.json()
-            found = receipt.get("request_id")
-            if not isinstance(found, str) or not is_storable_id(found) or found in {".", ".."}:
-                raise ProtocolError("fal's answer has no usable request_id.")
-        except ProtocolError as error:
-            raise SubmitUnknownError(
-                "The submit was accepted, but the answer names no request; it may be running.",
-                http_status=answer.status,
-                request_id=answer.request_id,
-            ) from error
+        answer = await self._api.submit(model, build_input, submission, credential)
+        operation = self._api.receipt(answer, submission, credential)
         return Submitted(
-            operation=Operation(
-                provider=self.name,
-                id=found,
-                endpoint=self._base_url,
-                model=model,
-                credential_id=credential.id,
-                extra=self._addresses(receipt),
-            )
+            operation=replace(operation, extra=_addresses(self._api.vendor, answer.json()))
         )
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         """Look once, and take the result along when it is there; see `Provider.poll`."""
         status = await self._ask("poll", "GET", operation, "status", credential)
-        if not status.ok:
-            raise refusal(status, "poll", secret=credential.secret)
+        self._api.check(status, "poll", credential)
         standing = status.json()
         if "status" not in standing:
             raise ProtocolError("fal's answer about the request has no status.")
@@ -205,47 +176,32 @@ class FalProvider:
         result = await self._ask("poll", "GET", operation, "response", credential)
         if result.ok:
             return parse_result(result.json(), standing)
-        return _verdict(result, standing, secret=credential.secret)
+        verdict = _verdict(result, standing, credential.secret)
+        if verdict is None:
+            raise self._api.refusal(result, "poll", credential)
+        return verdict
 
-    @asynccontextmanager
-    async def open_result(
+    def open_result(
         self, operation: Operation, asset: Asset, credential: Credential
-    ) -> AsyncIterator[ResultStream]:
+    ) -> AbstractAsyncContextManager[ResultStream]:
         """Open the bytes of *asset*; see `Provider.open_result`."""
-        self._check_home(operation)
-        url = joined(operation.endpoint, asset.uri)
-        at_home = same_origin(url, self._base_url)
-
-        async def refused(answer: Answer) -> ProviderError:
-            return gone(answer, "fal", at_home=at_home) or refusal(
-                answer, "download", secret=credential.secret
-            )
-
-        async with self._http.download(
-            url, home=self._base_url, credential=_headers(credential), refusal=refused
-        ) as stream:
-            yield stream
+        return self._api.open_result(operation, asset, credential)
 
     async def cancel(self, operation: Operation, credential: Credential) -> bool | None:
         """Take it out of the queue, or tell its runner; False if it is over, None if unknown."""
         answer = await self._ask("cancel", "PUT", operation, "cancel", credential)
-        if answer.ok:
-            return True
-        if answer.status in {404, 410}:
-            return None
-        if answer.status in {400, 405, 409, 501}:
-            return False
-        raise refusal(answer, "cancel", secret=credential.secret)
+        return self._api.is_stopped(answer, credential)
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether fal takes *credential*, by asking for a request nobody made."""
-        url = f"{self._base_url}/{_request_path(model, NOBODYS_REQUEST)}/status"
-        answer = await self._http.exchange("list", "GET", url, headers=_headers(credential))
-        if answer.ok or answer.status in {404, 422}:
+        url = self._api.url(f"{_request_path(model, NOBODYS_REQUEST)}/status")
+        answer = await self._api.exchange("list", "GET", url, credential)
+        if answer.status in {404, 422}:
             return True
         if answer.status in {405, 501}:
             return False
-        raise refusal(answer, "list", secret=credential.secret)
+        self._api.check(answer, "list", credential)
+        return True
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
@@ -258,28 +214,16 @@ class FalProvider:
         which: Address,
         credential: Credential,
     ) -> Answer:
-        self._check_home(operation)
-        url = operation.extra.get(f"{which}_url")
-        if not isinstance(url, str) or not same_origin(url, self._base_url):
-            path = _request_path(operation.model, operation.id)
-            url = f"{operation.endpoint}/{path}{_SUFFIXES[which]}"
-        return await self._http.exchange(deed, method, url, headers=_headers(credential))
+        path = f"{_request_path(operation.model, operation.id)}{_SUFFIXES[which]}"
+        url = self._api.at(operation, path)
+        told = self._api.vendor.at_home(operation.extra.get(f"{which}_url"))
+        return await self._api.exchange(deed, method, told or url, credential)
 
-    def _addresses(self, receipt: Mapping[str, Any]) -> dict[str, JsonValue]:
-        """Where the request lives: only at home and without a query, which could be a secret."""
-        found: dict[str, JsonValue] = {}
-        for which in _SUFFIXES:
-            named = receipt.get(f"{which}_url")
-            with suppress(ProtocolError):  # a bad one loses no receipt
-                if isinstance(named, str) and named and "?" not in named:
-                    address = joined(self._base_url, named)
-                    if is_storable_id(address) and same_origin(address, self._base_url):
-                        found[f"{which}_url"] = address
-        return found
 
-    def _check_home(self, operation: Operation) -> None:
-        if not same_origin(operation.endpoint, self._base_url):
-            raise moved(operation, "FAL_BASE_URL")
+def _addresses(vendor: Vendor, receipt: Mapping[str, Any]) -> dict[str, JsonValue]:
+    """Where the request lives: only at home and without a query, which could be a secret."""
+    names = [f"{which}_url" for which in _SUFFIXES]
+    return filled({name: vendor.at_home(receipt.get(name)) for name in names})
 
 
 def build_input(submission: Submission) -> dict[str, JsonValue]:
@@ -299,18 +243,14 @@ def build_input(submission: Submission) -> dict[str, JsonValue]:
     for image in submission.images:
         match image.role:
             case "first_frame":
-                wanted[app.first_frame] = _data_url(image)
+                wanted[app.first_frame] = data_uri(image)
             case "last_frame":
-                wanted[app.last_frame] = _data_url(image)
+                wanted[app.last_frame] = data_uri(image)
             case "reference":
-                references.append(_data_url(image))
+                references.append(data_uri(image))
     if references:
         wanted[app.references] = references
-    found: dict[str, JsonValue] = {
-        name: value for name, value in wanted.items() if value is not None
-    }
-    found.update(request.extra)
-    return found
+    return filled(wanted) | dict(request.extra)
 
 
 def parse_result(result: Mapping[str, Any], standing: Mapping[str, Any]) -> Progress:
@@ -319,34 +259,18 @@ def parse_result(result: Mapping[str, Any], standing: Mapping[str, Any]) -> Prog
         address = cleaned(file.get("url"))
         if address.startswith(("http://", "https://")):
             kind = media_type(file.get("content_type"), "video/mp4")
-            return Succeeded(assets=(Asset(variant="video", uri=address, content_type=kind),))
+            return Succeeded(assets=(replace(video_at(address), content_type=kind),))
     if standing.get("error") or standing.get("error_type"):
         return Failed(error=_ended(_type_of(standing)), charged=True)
     sentence = "The app finished without a video; perhaps it is none that makes videos."
     return Failed(error=GenerationFailedError(sentence), charged=True)
 
 
-def refusal(
-    answer: Answer, deed: Deed, *, secret: str = "", private: tuple[str, ...] = ()
-) -> ProviderError:
-    """
-    Map an answer of fal that is not 2xx to one class.
-
-    What fal says is quoted from a submit only, where the *private* texts are known.
-    """
-    code, message = _error_of(answer, secret)
-    said = scrubbed(message, secret=secret, private=private) if deed == "submit" else ""
-    sentence = f"fal refused the {deed} ({answer.status}{f' {code}' if code else ''})"
-    sentence = f"{sentence}: {said}" if said else f"{sentence}."
-    if deed == "submit" and answer.status in {404, 410}:
-        sentence += " There is no such app (any more), or FAL_BASE_URL is wrong."
-    kind = _kind(answer.status, message.lower(), code or "", deed)
-    if kind is None:
-        wait_s = wait_hint(answer.headers)
-        return by_status(answer, deed, sentence, code=code, wait_s=wait_s)
-    return kind(
-        sentence, provider_code=code, request_id=answer.request_id, http_status=answer.status
-    )
+def said(answer: Answer, deed: Deed) -> Said:
+    """What fal, or the app, says with a refusal."""
+    code, words = _error_of(answer)
+    kind = _kind(answer.status, words.lower(), code or "", deed)
+    return Said(code=code, words=words, kind=kind)
 
 
 def _kind(status: int, lower: str, code: str, deed: Deed) -> type[ProviderError] | None:
@@ -362,18 +286,17 @@ def _kind(status: int, lower: str, code: str, deed: Deed) -> type[ProviderError]
     return ContentBlockedError if code in _BLOCKED else None
 
 
-def _verdict(result: Answer, standing: Mapping[str, Any], *, secret: str) -> Failed:
+def _verdict(result: Answer, standing: Mapping[str, Any], secret: str) -> Failed | None:
     """
     How the app ended, in our words: its own may repeat the prompt, which a look lacks.
 
-    Raises:
-        ProviderError: fal refuses to show the result; that says nothing about the request.
+    None if fal refuses to show the result; that says nothing about the request.
     """
-    code, _ = _error_of(result, secret)
-    kind = _type_of(standing) or code
+    code, _ = _error_of(result)
+    kind = _type_of(standing) or word(code, secret=secret)
     known = kind is not None and result.status not in {401, 403, 404, 408, 410, 425, 429}
     if not known and not (standing.get("error") and result.status >= 500):
-        raise refusal(result, "poll", secret=secret)
+        return None
     if 400 <= result.status < 500 and kind not in _BROKEN | _BLOCKED | _CANCELLED:
         named = f" ({kind})" if kind else ""
         error: ProviderError = InputRejectedError(
@@ -386,26 +309,20 @@ def _verdict(result: Answer, standing: Mapping[str, Any], *, secret: str) -> Fai
 
 
 def _ended(kind: str | None) -> ProviderError:
-    named = f" ({kind})" if kind else ""
     if kind in _BLOCKED:
-        return ContentBlockedError(
-            f"The app's moderation blocked the video{named}; change the prompt or the images.",
-            provider_code=kind,
-        )
+        return blocked("The app", kind)
     if kind in _CANCELLED:
         return GenerationFailedError(
-            f"The request was cancelled at fal{named}.", provider_code=kind
+            f"The request was cancelled at fal ({kind}).", provider_code=kind
         )
-    sentence = f"The generation failed at fal{named}"
-    sentence += "." if kind else ", which gives no code for it."
-    return GenerationFailedError(sentence, provider_code=kind)
+    return broken("fal", kind)
 
 
 def _type_of(standing: Mapping[str, Any]) -> str | None:
     return word(standing.get("error_type"))
 
 
-def _error_of(answer: Answer, secret: str) -> tuple[str | None, str]:
+def _error_of(answer: Answer) -> tuple[str | None, str]:
     """Type and message: of a request error, or the first of an app's list of them."""
     body = answer.lenient_json()
     found: object = None
@@ -417,7 +334,7 @@ def _error_of(answer: Answer, secret: str) -> tuple[str | None, str]:
         found = found or next((item.get("type") for item in items), None)
         message = "; ".join(str(item.get("msg") or "") for item in items)
     found = found or answer.headers.get("x-fal-error-type")
-    return word(found, secret=secret), message if isinstance(message, str) else ""
+    return word(found), message if isinstance(message, str) else ""
 
 
 def _files(result: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -445,14 +362,6 @@ def _request_path(model: str, request_id: str) -> str:
 
 def _app(model: str) -> _App:
     return _APPS[max((known for known in _APPS if model.startswith(known)), key=len)]
-
-
-def _encoded(submission: Submission) -> bytes:
-    return orjson.dumps(build_input(submission))
-
-
-def _data_url(image: ImageBytes) -> str:
-    return f"data:{image.content_type};base64,{b64encode(image.data).decode('ascii')}"
 
 
 def _headers(credential: Credential) -> dict[str, str]:

@@ -27,15 +27,13 @@ an upper bound. The newer models behind another API (`kling-3.0-turbo`, `kling-4
 offered.
 """
 
-import asyncio
 import hashlib
 import hmac
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 
@@ -61,11 +59,11 @@ from vidgen.providers.answer import (
     cleaned,
     moment,
     number,
-    private_texts,
     word,
 )
-from vidgen.providers.http import ProviderHttp, joined, same_origin
-from vidgen.providers.plain import Vendor, filled, usable_id
+from vidgen.providers.api import Api, quoted_id
+from vidgen.providers.http import ProviderHttp, same_origin
+from vidgen.providers.plain import Said, Vendor, filled, video_at
 from vidgen.providers.protocol import (
     Asset,
     Credential,
@@ -150,58 +148,40 @@ class KlingProvider:
 
     def __init__(self, base_url: str, http: ProviderHttp) -> None:
         """Remember where; connections are *http*'s."""
-        self._http = http
-        self._vendor = Vendor(
-            label="Kling", base_url=base_url.rstrip("/"), variable="KLING_BASE_URL"
+        self._api = Api(
+            provider=self.name,
+            vendor=Vendor(label="Kling", base_url=base_url.rstrip("/"), variable="KLING_BASE_URL"),
+            http=http,
+            said=_refused,
+            id_field="task_id",
+            headers=headers,
+            is_refusal=_is_refusal,
         )
 
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one paid generation, once; see `Provider.submit`."""
-        subpath = _subpath(submission)
-        body = await asyncio.to_thread(_encoded, submission)
-        answer = await self._http.exchange(
-            "submit",
-            "POST",
-            f"{self._vendor.base_url}/videos/{subpath}",
-            headers=headers(credential),
-            json=body,
-            not_after=submission.not_after,
+        subpath = SUBPATHS[1] if submission.images else SUBPATHS[0]
+        answer = await self._api.submit(f"videos/{subpath}", build_body, submission, credential)
+        operation = self._api.receipt(
+            answer, submission, credential, read=_task, extra={"subpath": subpath}
         )
-        self._check(answer, "submit", credential, private_texts(submission.request))
-        try:
-            task = _task(answer)
-            operation = self._operation(task, subpath, submission, credential)
-        except ProtocolError as error:
-            raise self._vendor.accepted(answer) from error
-        return Submitted(operation=operation, progress=parse_task(self._vendor, task))
+        progress = parse_task(self._api.vendor, _task(answer))
+        return Submitted(operation=operation, progress=progress)
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         """Look once; see `Provider.poll`."""
-        answer = await self._http.exchange(
-            "poll", "GET", self._address(operation), headers=headers(credential)
-        )
-        self._check(answer, "poll", credential)
+        path = f"videos/{_subpath_of(operation)}/{quoted_id(operation)}"
+        answer = await self._api.ask("poll", "GET", self._api.at(operation, path), credential)
         task = _task(answer)
         if not isinstance(task.get("task_status"), str):
             raise ProtocolError("Kling's answer about the video has no status.")
-        return parse_task(self._vendor, task)
+        return parse_task(self._api.vendor, task)
 
-    @asynccontextmanager
-    async def open_result(
+    def open_result(
         self, operation: Operation, asset: Asset, credential: Credential
-    ) -> AsyncIterator[ResultStream]:
+    ) -> AbstractAsyncContextManager[ResultStream]:
         """Open the bytes of *asset*; see `Provider.open_result`."""
-        self._vendor.check_home(operation)
-
-        async def refused(answer: Answer) -> ProviderError:
-            found = self._vendor.unavailable(answer, asset)
-            return found or self._refusal(answer, "download", credential)
-
-        url = joined(self._vendor.base_url, asset.uri)
-        async with self._http.download(
-            url, home=self._vendor.base_url, credential=headers(credential), refusal=refused
-        ) as stream:
-            yield stream
+        return self._api.open_result(operation, asset, credential)
 
     async def cancel(self, operation: Operation, credential: Credential) -> bool:
         """Kling has no documented cancel: always False."""
@@ -215,13 +195,15 @@ class KlingProvider:
 
         A task without any mark is another client's at Kling itself, and may be ours at a gateway.
         """
-        at_kling = any(same_origin(self._vendor.base_url, each) for each in ORIGINS)
+        home = self._api.vendor.base_url
+        at_kling = any(same_origin(home, each) for each in ORIGINS)
         search = _Search(mark=external_id(submission), since=since - LEEWAY, at_kling=at_kling)
         for subpath in SUBPATHS:
             async for page in self._pages(subpath, credential, MAX_PAGES):
                 for task in page:
                     with suppress(ProtocolError):
-                        operation = self._operation(task, subpath, submission, credential)
+                        extra = {"subpath": subpath}
+                        operation = self._api.operation(task, submission, credential, extra)
                         search.weigh(task, operation)
                 if search.is_past(page):
                     break
@@ -234,7 +216,7 @@ class KlingProvider:
         self, wanted: Sequence[Operation], credential: Credential, pages: int
     ) -> Mapping[str, Progress]:
         """What the lists say about *wanted*; see `ListsVideos`."""
-        home = self._vendor.base_url
+        home = self._api.vendor.base_url
         missing = {each.id: each for each in wanted if same_origin(each.endpoint, home)}
         found: dict[str, Progress] = {}
         subpaths = sorted({_subpath_of(each) for each in missing.values()})
@@ -243,7 +225,7 @@ class KlingProvider:
                 for task in page:
                     name = task.get("task_id")
                     if name in missing and isinstance(task.get("task_status"), str):
-                        found[str(name)] = parse_task(self._vendor, task)
+                        found[str(name)] = parse_task(self._api.vendor, task)
                         del missing[str(name)]
                 if not missing:
                     return found
@@ -251,11 +233,7 @@ class KlingProvider:
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether Kling takes *credential*; see `Provider.accepts`."""
-        answer = await self._page("text2video", 1, 1, credential)
-        if answer.status in {404, 405, 501}:
-            return False
-        self._check(answer, "list", credential)
-        return True
+        return await self._api.accepts(_page("text2video", 1, 1), credential)
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
@@ -265,10 +243,8 @@ class KlingProvider:
     ) -> AsyncIterator[list[dict[str, Any]]]:
         """The pages of the list, until one is not full."""
         for number_of in range(1, pages + 1):
-            answer = await self._page(subpath, number_of, PAGE_LENGTH, credential)
-            if answer.status in {404, 405, 501}:
-                raise SubmitUnknownError("This server does not list its tasks; nobody can tell.")
-            self._check(answer, "list", credential)
+            url = self._api.url(_page(subpath, number_of, PAGE_LENGTH))
+            answer = await self._api.page(url, credential, of="tasks")
             data = answer.json().get("data")
             if not isinstance(data, list):
                 raise ProtocolError("Kling's list of tasks has no data.")
@@ -277,65 +253,6 @@ class KlingProvider:
             if len(data) < PAGE_LENGTH:
                 yield []  # the end, told by an empty page
                 return
-
-    async def _page(
-        self, subpath: str, number_of: int, length: int, credential: Credential
-    ) -> Answer:
-        query = f"pageNum={number_of}&pageSize={length}"
-        return await self._http.exchange(
-            "list",
-            "GET",
-            f"{self._vendor.base_url}/videos/{subpath}?{query}",
-            headers=headers(credential),
-        )
-
-    def _check(
-        self, answer: Answer, deed: Deed, credential: Credential, private: tuple[str, ...] = ()
-    ) -> None:
-        """Return if *answer* is none of Kling's errors, which may come under HTTP 200."""
-        code, _ = _said(answer)
-        if not answer.ok or code not in {None, "0"}:
-            raise self._refusal(answer, deed, credential, private)
-
-    def _refusal(
-        self, answer: Answer, deed: Deed, credential: Credential, private: tuple[str, ...] = ()
-    ) -> ProviderError:
-        code, said = _said(answer)
-        if code in _CLOCK_CODES:
-            said = f"{said} Is the clock of this machine right?"
-        return coded.refusal(
-            self._vendor,
-            answer,
-            deed,
-            code=code,
-            said=said,
-            kind=_kind(code, said),
-            secrets=(credential.secret, *credential.secret.split(":")),
-            private=private,
-        )
-
-    def _operation(
-        self,
-        task: Mapping[str, Any],
-        subpath: str,
-        submission: Submission,
-        credential: Credential,
-    ) -> Operation:
-        model = submission.request.model
-        assert model is not None  # a submission has every default filled in
-        return Operation(
-            provider=self.name,
-            id=usable_id({"id": task.get("task_id")}),
-            endpoint=self._vendor.base_url,
-            model=model,
-            credential_id=credential.id,
-            extra={"subpath": subpath},
-        )
-
-    def _address(self, operation: Operation) -> str:
-        self._vendor.check_home(operation)
-        task = quote(operation.id, safe="")
-        return f"{operation.endpoint}/videos/{_subpath_of(operation)}/{task}"
 
 
 class _Search:
@@ -445,7 +362,7 @@ def parse_task(vendor: Vendor, task: Mapping[str, Any]) -> Progress:
         return Failed(error=coded.without_video(vendor), charged=bool(cost_micros))
     ended_at = moment(task.get("updated_at"))
     return Succeeded(
-        assets=(Asset(variant="video", uri=url, content_type="video/mp4"),),
+        assets=(video_at(url),),
         expires_at=None if ended_at is None else ended_at + KEPT,
         cost_micros=cost_micros,
     )
@@ -465,11 +382,20 @@ def _verdict(vendor: Vendor, task: Mapping[str, Any]) -> ProviderError:
     return coded.verdict(vendor, None, ContentBlockedError if is_blocked else None)
 
 
-def _kind(code: str | None, said: object) -> coded.Kind | None:
-    # Our own mark is there already: an earlier try was accepted, whatever its answer was.
-    if code == "1201" and "external_task_id" in str(said):
-        return SubmitUnknownError
-    return _KINDS.get(code or "")
+def _refused(answer: Answer, deed: Deed) -> Said:
+    code, said = _said(answer)
+    kind = _KINDS.get(code or "")
+    if code == "1201" and "external_task_id" in said:
+        # Our own mark is there already: an earlier try was accepted, whatever its answer was.
+        kind = SubmitUnknownError
+    if code in _CLOCK_CODES:
+        said = f"{said} Is the clock of this machine right?"
+    return coded.said(deed, code, said, kind)
+
+
+def _is_refusal(answer: Answer) -> bool:
+    code, _ = _said(answer)
+    return not answer.ok or code not in {None, "0"}
 
 
 def _said(answer: Answer) -> tuple[str | None, str]:
@@ -492,8 +418,8 @@ def _task(answer: Answer) -> dict[str, Any]:
     return task
 
 
-def _subpath(submission: Submission) -> str:
-    return SUBPATHS[1] if submission.images else SUBPATHS[0]
+def _page(subpath: str, number_of: int, length: int) -> str:
+    return f"videos/{subpath}?pageNum={number_of}&pageSize={length}"
 
 
 def _subpath_of(operation: Operation) -> str:
@@ -513,10 +439,6 @@ def _image(image: ImageBytes) -> str:
             f"The {image.role} image has {len(image.data)} bytes; Kling takes at most 10 MiB."
         )
     return b64encode(image.data).decode("ascii")  # bare, without the `data:` in front
-
-
-def _encoded(submission: Submission) -> bytes:
-    return orjson.dumps(build_body(submission))
 
 
 def _base64url(data: bytes) -> str:

@@ -21,34 +21,31 @@ Luma sells a newer interface beside this one (agents.lumalabs.ai, Ray 3.2), with
 keys and prices, and calls no date at which this one ends.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
-
-import orjson
 
 from vidgen.catalog import luma
 from vidgen.errors import (
-    ContentBlockedError,
-    GenerationFailedError,
     InputRejectedError,
     ProtocolError,
     ProviderError,
-    SubmitUnknownError,
 )
 from vidgen.job import JsonValue, Operation
-from vidgen.providers.answer import Answer, Deed, private_texts, word
+from vidgen.providers.answer import Answer, Deed, word
+from vidgen.providers.api import Api, quoted_id
 from vidgen.providers.http import ProviderHttp
 from vidgen.providers.listing import Reading
 from vidgen.providers.plain import (
+    Said,
     Vendor,
-    bearer,
+    blocked,
+    broken,
     filled,
     kind_by_words,
     result_address,
-    usable_id,
+    video_at,
 )
 from vidgen.providers.protocol import (
     Asset,
@@ -84,10 +81,8 @@ class LumaProvider:
 
     def __init__(self, base_url: str, http: ProviderHttp) -> None:
         """Remember where; connections are *http*'s."""
-        self._vendor = Vendor(
-            label="Luma", base_url=base_url.rstrip("/"), variable="LUMAAI_BASE_URL"
-        )
-        self._http = http
+        vendor = Vendor(label="Luma", base_url=base_url.rstrip("/"), variable="LUMAAI_BASE_URL")
+        self._api = Api(provider=self.name, vendor=vendor, http=http, said=_said)
 
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one paid generation, once; see `Provider.submit`."""
@@ -95,63 +90,26 @@ class LumaProvider:
             raise InputRejectedError(
                 "Luma takes images by a public address only: name it in extra.keyframes."
             )
-        answer = await self._http.exchange(
-            "submit",
-            "POST",
-            f"{self._vendor.base_url}/generations/video",
-            headers=bearer(credential),
-            json=orjson.dumps(build_body(submission)),
-            not_after=submission.not_after,
-        )
-        if not answer.ok:
-            private = private_texts(submission.request)
-            raise self._refusal(answer, "submit", credential, private)
-        try:
-            operation = self._operation(answer.json(), submission, credential)
-        except ProtocolError as error:
-            raise self._vendor.accepted(answer) from error
-        return Submitted(operation=operation)
+        answer = await self._api.submit("generations/video", build_body, submission, credential)
+        return Submitted(operation=self._api.receipt(answer, submission, credential))
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         """Look once; see `Provider.poll`."""
-        self._vendor.check_home(operation)
-        answer = await self._http.exchange(
-            "poll", "GET", _address(operation), headers=bearer(credential)
-        )
-        if not answer.ok:
-            raise self._refusal(answer, "poll", credential)
+        url = self._api.at(operation, _path(operation))
+        answer = await self._api.ask("poll", "GET", url, credential)
         return parse_generation(answer.json())
 
-    @asynccontextmanager
-    async def open_result(
+    def open_result(
         self, operation: Operation, asset: Asset, credential: Credential
-    ) -> AsyncIterator[ResultStream]:
+    ) -> AbstractAsyncContextManager[ResultStream]:
         """Open the bytes of *asset*; see `Provider.open_result`."""
-        self._vendor.check_home(operation)
-
-        async def refused(answer: Answer) -> ProviderError:
-            gone = self._vendor.unavailable(answer, asset)
-            return gone or self._refusal(answer, "download", credential)
-
-        async with self._http.download(
-            asset.uri,
-            home=self._vendor.base_url,
-            credential=bearer(credential),
-            refusal=refused,
-        ) as stream:
-            yield stream
+        return self._api.open_result(operation, asset, credential)
 
     async def cancel(self, operation: Operation, credential: Credential) -> bool | None:
         """Delete the generation: None, for Luma does not say whether that stops it as well."""
-        self._vendor.check_home(operation)
-        answer = await self._http.exchange(
-            "cancel", "DELETE", _address(operation), headers=bearer(credential)
-        )
-        if answer.ok or answer.status in {404, 410}:
-            return None
-        if answer.status in {400, 405, 409, 501}:
-            return False
-        raise self._refusal(answer, "cancel", credential)
+        url = self._api.at(operation, _path(operation))
+        answer = await self._api.exchange("cancel", "DELETE", url, credential)
+        return False if self._api.is_stopped(answer, credential) is False else None
 
     async def find_recent(
         self, submission: Submission, since: datetime, credential: Credential
@@ -173,11 +131,13 @@ class LumaProvider:
             },
             since=since,
             at_vendor=False,  # neither order nor completeness is documented
-            operation_of=lambda video: self._operation(video, submission, credential),
+            operation_of=lambda video: self._api.operation(video, submission, credential),
             exact=EXACT,
         )
         for number in range(MAX_PAGES):
-            answer = await self._page(number, credential)
+            query = f"limit={PAGE_LENGTH}&offset={number * (PAGE_LENGTH - OVERLAP)}"
+            url = self._api.url(f"generations?{query}")
+            answer = await self._api.page(url, credential, of="generations")
             page = answer.json()
             generations = page.get("generations")
             if not isinstance(generations, list):
@@ -189,57 +149,10 @@ class LumaProvider:
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether Luma takes *credential*, by asking for its balance; see `Provider.accepts`."""
-        answer = await self._http.exchange(
-            "list", "GET", f"{self._vendor.base_url}/credits", headers=bearer(credential)
-        )
-        if answer.ok:
-            return True
-        if answer.status in {404, 405, 501}:
-            return False
-        raise self._refusal(answer, "list", credential)
+        return await self._api.accepts("credits", credential)
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
-
-    async def _page(self, number: int, credential: Credential) -> Answer:
-        query = f"limit={PAGE_LENGTH}&offset={number * (PAGE_LENGTH - OVERLAP)}"
-        answer = await self._http.exchange(
-            "list",
-            "GET",
-            f"{self._vendor.base_url}/generations?{query}",
-            headers=bearer(credential),
-        )
-        if answer.status in {404, 405, 501}:
-            raise SubmitUnknownError("This server does not list its generations; nobody can tell.")
-        if not answer.ok:
-            raise self._refusal(answer, "list", credential)
-        return answer
-
-    def _operation(
-        self, generation: Mapping[str, Any], submission: Submission, credential: Credential
-    ) -> Operation:
-        model = submission.request.model
-        assert model is not None  # a submission has every default filled in
-        return Operation(
-            provider=self.name,
-            id=usable_id(generation),
-            endpoint=self._vendor.base_url,
-            model=model,
-            credential_id=credential.id,
-        )
-
-    def _refusal(
-        self, answer: Answer, deed: Deed, credential: Credential, private: tuple[str, ...] = ()
-    ) -> ProviderError:
-        said = _detail(answer.lenient_json())
-        return self._vendor.refusal(
-            answer,
-            deed,
-            said=said,
-            kind=kind_by_words(said, answer.status, deed),
-            secret=credential.secret,
-            private=private,
-        )
 
 
 def build_body(submission: Submission) -> dict[str, JsonValue]:
@@ -271,10 +184,7 @@ def parse_generation(generation: Mapping[str, Any]) -> Progress:
         case "completed":
             assets = generation.get("assets")
             video = assets.get("video") if isinstance(assets, dict) else None
-            address = result_address(video, "Luma")
-            return Succeeded(
-                assets=(Asset(variant="video", uri=address, content_type="video/mp4"),)
-            )
+            return Succeeded(assets=(video_at(result_address(video, "Luma")),))
         case "failed":
             return Failed(error=_verdict(generation))
         case _:  # queued, dreaming, and what is not known yet
@@ -286,22 +196,19 @@ def _verdict(generation: Mapping[str, Any]) -> ProviderError:
     reason = generation.get("failure_reason")
     code = word(generation.get("failure_code"))  # of Luma's newer interface
     lower = f"{reason} {code}".lower()
-    named = f" (code {code})" if code else ""
-    if "moderat" in lower or "content policy" in lower:
-        return ContentBlockedError(
-            f"Luma's moderation blocked the video{named}; change the prompt or the image.",
-            provider_code=code,
-        )
-    return GenerationFailedError(f"The generation failed at Luma{named}.", provider_code=code)
+    is_blocked = "moderat" in lower or "content policy" in lower
+    return blocked("Luma", code) if is_blocked else broken("Luma", code)
 
 
-def _detail(body: object) -> str:
+def _said(answer: Answer, deed: Deed) -> Said:
     """What a refusal says: a text, or FastAPI's list of what is wrong with which field."""
+    body = answer.lenient_json()
     detail = body.get("detail") if isinstance(body, dict) else None
     if isinstance(detail, list):
         texts = (item.get("msg") for item in detail if isinstance(item, dict))
-        return "; ".join(text for text in texts if isinstance(text, str))
-    return detail if isinstance(detail, str) else ""
+        detail = "; ".join(text for text in texts if isinstance(text, str))
+    words = detail if isinstance(detail, str) else ""
+    return Said(words=words, kind=kind_by_words(words, answer.status, deed))
 
 
 def _listed(generation: object) -> object:
@@ -327,5 +234,5 @@ def _more(page: Mapping[str, Any], generations: list[Any]) -> dict[str, Any]:
     return {} if generations else {"has_more": False}
 
 
-def _address(operation: Operation) -> str:
-    return f"{operation.endpoint}/generations/{quote(operation.id, safe='')}"
+def _path(operation: Operation) -> str:
+    return f"generations/{quoted_id(operation)}"

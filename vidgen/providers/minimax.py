@@ -29,14 +29,11 @@ question about the key alone (so is `accepts` asked there); how long v1 keeps a 
 Token Plan key opens v2 (its documentation says that v2 is pay-as-you-go).
 """
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
-
-import orjson
 
 from vidgen.catalog import minimax as catalog
 from vidgen.errors import (
@@ -45,7 +42,6 @@ from vidgen.errors import (
     InputRejectedError,
     OperationLostError,
     ProtocolError,
-    ProviderError,
     QuotaExhaustedError,
     RateLimitedError,
     ResultExpiredError,
@@ -54,13 +50,15 @@ from vidgen.errors import (
 )
 from vidgen.job import JsonValue, Operation
 from vidgen.providers import coded
-from vidgen.providers.answer import Answer, Deed, cleaned, number, private_texts, word
-from vidgen.providers.http import ProviderHttp, joined
-from vidgen.providers.plain import Vendor, bearer, data_uri, filled, usable_id
+from vidgen.providers.answer import Answer, Deed, cleaned, number, word
+from vidgen.providers.api import NOT_THERE, TOO_LATE, Api, quoted_id
+from vidgen.providers.http import ProviderHttp
+from vidgen.providers.plain import Said, Vendor, data_uri, filled, video_at
 from vidgen.providers.protocol import (
     Asset,
     Credential,
     Failed,
+    ImageBytes,
     Progress,
     ResultStream,
     Running,
@@ -122,70 +120,48 @@ class MiniMaxProvider:
 
     def __init__(self, base_url: str, http: ProviderHttp) -> None:
         """Remember where; connections are *http*'s."""
-        self._http = http
-        self._vendor = Vendor(
-            label="MiniMax", base_url=base_url.rstrip("/"), variable="MINIMAX_BASE_URL"
+        self._api = Api(
+            provider=self.name,
+            vendor=Vendor(
+                label="MiniMax", base_url=base_url.rstrip("/"), variable="MINIMAX_BASE_URL"
+            ),
+            http=http,
+            said=_refused,
+            id_field="task_id",
+            is_refusal=_is_refusal,
         )
 
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one paid generation, once; see `Provider.submit`."""
-        model = submission.request.model
-        assert model is not None  # a submission has every default filled in
-        version = version_of(model)
-        body = await asyncio.to_thread(_encoded, submission)
-        answer = await self._http.exchange(
-            "submit",
-            "POST",
-            f"{self._vendor.base_url}/{version}/video_generation",
-            headers=bearer(credential),
-            json=body,
-            not_after=submission.not_after,
-        )
-        self._check(answer, "submit", credential, private_texts(submission.request))
-        try:
-            found = usable_id({"id": answer.json().get("task_id")})
-        except ProtocolError as error:
-            raise self._vendor.accepted(answer) from error
-        return Submitted(
-            operation=Operation(
-                provider=self.name,
-                id=found,
-                endpoint=self._vendor.base_url,
-                model=model,
-                credential_id=credential.id,
-                extra={"version": version},
-            )
-        )
+        version = version_of(submission.request.model or "")
+        build = build_first if version == "v1" else build_second
+        path = f"{version}/video_generation"
+        answer = await self._api.submit(path, build, submission, credential)
+        operation = self._api.receipt(answer, submission, credential, extra={"version": version})
+        return Submitted(operation=operation)
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         """Look once; see `Provider.poll`."""
         answer = await self._look(operation, credential)
         if _version(operation) == "v1":
-            ended = _ended_in_base_resp(self._vendor, answer)
+            ended = _ended_in_base_resp(self._api.vendor, answer)
             if ended is not None:
                 return ended
-            self._check(answer, "poll", credential)
-            return parse_first(self._vendor, answer.json())
-        self._check(answer, "poll", credential)
-        return parse_second(self._vendor, _task(answer), operation.model)
+            self._api.check(answer, "poll", credential)
+            return parse_first(self._api.vendor, answer.json())
+        self._api.check(answer, "poll", credential)
+        return parse_second(self._api.vendor, _task(answer), operation.model)
 
     @asynccontextmanager
     async def open_result(
         self, operation: Operation, asset: Asset, credential: Credential
     ) -> AsyncIterator[ResultStream]:
         """Open the bytes of *asset*; see `Provider.open_result`."""
-        self._vendor.check_home(operation)
-        url = joined(self._vendor.base_url, asset.uri)
+        self._api.vendor.check_home(operation)
         if asset.uri.startswith(FILE):
-            url = await self._file_address(asset.uri.removeprefix(FILE), credential)
-
-        async def refused(answer: Answer) -> ProviderError:
-            found = self._vendor.unavailable(answer, Asset(variant="video", uri=url))
-            return found or self._refusal(answer, "download", credential)
-
-        async with self._http.download(
-            url, home=self._vendor.base_url, credential=bearer(credential), refusal=refused
-        ) as stream:
+            file_id = asset.uri.removeprefix(FILE)
+            asset = video_at(await self._file_address(file_id, credential))
+        async with self._api.open_result(operation, asset, credential) as stream:
             yield stream
 
     async def cancel(self, operation: Operation, credential: Credential) -> bool | None:
@@ -193,23 +169,15 @@ class MiniMaxProvider:
         if _version(operation) == "v1":
             return False
         look = await self._look(operation, credential)
-        if look.status in {404, 410}:
+        if look.status in NOT_THERE:
             return None
-        self._check(look, "cancel", credential)
+        self._api.check(look, "cancel", credential)
         if _task(look).get("status") != "queued":
             return False
-        answer = await self._http.exchange(
-            "cancel",
-            "DELETE",
-            f"{operation.endpoint}/v2/video_generation/{quote(operation.id, safe='')}",
-            headers=bearer(credential),
-        )
-        if answer.status in {404, 410}:
-            return None
-        if answer.status in {400, 405, 409, 422, 501}:
-            return False  # it has begun meanwhile
-        self._check(answer, "cancel", credential)
-        return True
+        url = self._api.at(operation, f"v2/video_generation/{quoted_id(operation)}")
+        answer = await self._api.exchange("cancel", "DELETE", url, credential)
+        # It may have begun meanwhile.
+        return self._api.is_stopped(answer, credential, too_late=TOO_LATE | {422})
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether MiniMax takes *credential*; see `Provider.accepts`."""
@@ -217,73 +185,39 @@ class MiniMaxProvider:
             path = "v1/query/video_generation?task_id=0"
         else:
             path = "v2/query/video_generation?page_num=1&page_size=1"
-        answer = await self._http.exchange(
-            "list", "GET", f"{self._vendor.base_url}/{path}", headers=bearer(credential)
-        )
+        answer = await self._api.exchange("list", "GET", self._api.url(path), credential)
         code, _, _ = _said(answer)
         if answer.status in {405, 501} or (answer.status == 404 and code is None):
             return False
         if version_of(model) == "v1" and _KINDS.get(code or "") is InputRejectedError:
             return True  # the key was good enough to be told that there is no such task
-        self._check(answer, "list", credential)
+        self._api.check(answer, "list", credential)
         return True
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
 
     async def _look(self, operation: Operation, credential: Credential) -> Answer:
-        self._vendor.check_home(operation)
-        task, version = quote(operation.id, safe=""), _version(operation)
+        task, version = quoted_id(operation), _version(operation)
         path = f"?task_id={task}" if version == "v1" else f"/{task}"
-        return await self._http.exchange(
-            "poll",
-            "GET",
-            f"{operation.endpoint}/{version}/query/video_generation{path}",
-            headers=bearer(credential),
-        )
+        url = self._api.at(operation, f"{version}/query/video_generation{path}")
+        return await self._api.exchange("poll", "GET", url, credential)
 
     async def _file_address(self, file_id: str, credential: Credential) -> str:
         """Where the file *file_id* of v1 lies now."""
-        answer = await self._http.exchange(
-            "download",
-            "GET",
-            f"{self._vendor.base_url}/v1/files/retrieve?file_id={quote(file_id, safe='')}",
-            headers=bearer(credential),
-        )
+        address = self._api.url(f"v1/files/retrieve?file_id={quote(file_id, safe='')}")
+        answer = await self._api.exchange("download", "GET", address, credential)
         code, _, _ = _said(answer)
-        if answer.status in {404, 410} or _KINDS.get(code or "") is InputRejectedError:
+        if answer.status in NOT_THERE or _KINDS.get(code or "") is InputRejectedError:
             raise ResultExpiredError(
                 "MiniMax no longer has the file of the video.", http_status=answer.status
             )
-        self._check(answer, "download", credential)
+        self._api.check(answer, "download", credential)
         file = answer.json().get("file")
         url = cleaned(file.get("download_url")) if isinstance(file, dict) else ""
         if not url:
             raise ProtocolError("MiniMax's answer about the file names no address.")
-        return joined(self._vendor.base_url, url)
-
-    def _check(
-        self, answer: Answer, deed: Deed, credential: Credential, private: tuple[str, ...] = ()
-    ) -> None:
-        """Return if *answer* is none of MiniMax's errors, which may come under HTTP 200."""
-        code, _, _ = _said(answer)
-        if not answer.ok or code not in {None, "0"}:
-            raise self._refusal(answer, deed, credential, private)
-
-    def _refusal(
-        self, answer: Answer, deed: Deed, credential: Credential, private: tuple[str, ...] = ()
-    ) -> ProviderError:
-        code, kind, said = _said(answer)
-        return coded.refusal(
-            self._vendor,
-            answer,
-            deed,
-            code=code or kind,
-            said=said,
-            kind=_KINDS.get(code or "") or _TYPES.get(kind or ""),
-            secrets=(credential.secret,),
-            private=private,
-        )
+        return url
 
 
 def version_of(model: str) -> str:
@@ -340,9 +274,7 @@ def parse_first(vendor: Vendor, task: Mapping[str, Any]) -> Progress:
     file_id = word(task.get("file_id"))
     if not file_id:
         return Failed(error=coded.without_video(vendor))
-    return Succeeded(
-        assets=(Asset(variant="video", uri=f"{FILE}{file_id}", content_type="video/mp4"),)
-    )
+    return Succeeded(assets=(video_at(f"{FILE}{file_id}"),))
 
 
 def parse_second(vendor: Vendor, task: Mapping[str, Any], model: str) -> Progress:
@@ -363,7 +295,7 @@ def parse_second(vendor: Vendor, task: Mapping[str, Any], model: str) -> Progres
     if not url or url.startswith(FILE):  # that word is ours
         return Failed(error=coded.without_video(vendor))
     return Succeeded(
-        assets=(Asset(variant="video", uri=url, content_type="video/mp4"),),
+        assets=(video_at(url),),
         expires_at=coded.signed_until(url),
         cost_micros=_cost(task, model),
     )
@@ -414,6 +346,17 @@ def _said(answer: Answer) -> tuple[str | None, str | None, str]:
     return code, word(error.get("type")), said
 
 
+def _refused(answer: Answer, deed: Deed) -> Said:
+    code, kind, said = _said(answer)
+    meant = _KINDS.get(code or "") or _TYPES.get(kind or "")
+    return coded.said(deed, code or kind, said, meant)
+
+
+def _is_refusal(answer: Answer) -> bool:
+    code, _, _ = _said(answer)
+    return not answer.ok or code not in {None, "0"}
+
+
 def _code_of(error: Mapping[str, Any]) -> tuple[str | None, str]:
     """The number of an error of v2, which stands in its `code` or ends its message."""
     said = error.get("message")
@@ -442,11 +385,5 @@ def _resolution(word_of_ours: str | None) -> str | None:
     return None if word_of_ours is None else word_of_ours.upper()  # 768p -> 768P
 
 
-def _image(image: Any) -> str:
+def _image(image: ImageBytes) -> str:
     return data_uri(image, max_bytes=MAX_IMAGE_BYTES, label="MiniMax")
-
-
-def _encoded(submission: Submission) -> bytes:
-    model = submission.request.model or ""
-    build = build_first if version_of(model) == "v1" else build_second
-    return orjson.dumps(build(submission))

@@ -26,15 +26,12 @@ A model takes what its own schema names, and ignores the rest in silence. The ca
 models; to all others the fields go by their most usual names, and `extra` can say otherwise.
 """
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
-
-import orjson
 
 from vidgen.catalog import replicate
 from vidgen.errors import (
@@ -44,22 +41,22 @@ from vidgen.errors import (
     ProtocolError,
     ProviderError,
     ResultExpiredError,
-    SubmitUnknownError,
 )
 from vidgen.job import JsonValue, Operation
-from vidgen.providers.answer import Answer, Deed, bounded_wait, moment, number, private_texts
+from vidgen.providers.answer import Answer, Deed, bounded_wait, moment, number
+from vidgen.providers.api import Api, quoted_id
 from vidgen.providers.http import ProviderHttp, same_origin
 from vidgen.providers.listing import Reading
 from vidgen.providers.plain import (
+    Said,
     Vendor,
-    bearer,
     data_uri,
     filled,
     kind_by_words,
     only_roles,
     result_address,
-    usable_id,
     versioned,
+    video_at,
 )
 from vidgen.providers.protocol import (
     Asset,
@@ -104,79 +101,43 @@ class ReplicateProvider:
 
     def __init__(self, base_url: str, http: ProviderHttp) -> None:
         """Remember where; connections are *http*'s."""
-        self._vendor = Vendor(
+        vendor = Vendor(
             label="Replicate", base_url=base_url.rstrip("/"), variable="REPLICATE_BASE_URL"
         )
-        self._http = http
+        self._api = Api(provider=self.name, vendor=vendor, http=http, said=_said)
 
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one paid generation, once; see `Provider.submit`."""
         only_roles(submission, tuple(_IMAGES), "Replicate")
-        # Images become base64: too long for the loop.
-        path, body = await asyncio.to_thread(_encoded, submission)
-        answer = await self._http.exchange(
-            "submit",
-            "POST",
-            f"{self._vendor.base_url}/{path}",
-            headers=bearer(credential),
-            json=body,
-            not_after=submission.not_after,
-        )
-        if not answer.ok:
-            private = private_texts(submission.request)
-            raise self._refusal(answer, "submit", credential, private)
-        try:
-            prediction = answer.json()
-            operation = self._operation(prediction, submission, credential)
-        except ProtocolError as error:
-            raise self._vendor.accepted(answer) from error
+        path = _path_of(submission.request.model or "")
+        answer = await self._api.submit(path, build_body, submission, credential)
+        operation = self._api.receipt(answer, submission, credential)
+        prediction = answer.json()
         progress = Running() if "status" not in prediction else _safely(prediction, operation)
         return Submitted(operation=operation, progress=progress)
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         """Look once; see `Provider.poll`."""
-        self._vendor.check_home(operation)
-        answer = await self._http.exchange(
-            "poll", "GET", _address(operation), headers=bearer(credential)
-        )
-        if not answer.ok:
-            raise self._refusal(answer, "poll", credential)
+        url = self._api.at(operation, _path(operation))
+        answer = await self._api.ask("poll", "GET", url, credential)
         return parse_prediction(answer.json(), operation.model)
 
-    @asynccontextmanager
-    async def open_result(
+    def open_result(
         self, operation: Operation, asset: Asset, credential: Credential
-    ) -> AsyncIterator[ResultStream]:
+    ) -> AbstractAsyncContextManager[ResultStream]:
         """Open the bytes of *asset*; see `Provider.open_result`."""
-        self._vendor.check_home(operation)
-
-        async def refused(answer: Answer) -> ProviderError:
-            gone = self._vendor.unavailable(answer, asset)
-            return gone or self._refusal(answer, "download", credential)
-
-        async with self._http.download(
-            asset.uri,
-            home=self._vendor.base_url,
-            credential=bearer(credential),
-            refusal=refused,
-        ) as stream:
-            yield stream
+        return self._api.open_result(operation, asset, credential)
 
     async def cancel(self, operation: Operation, credential: Credential) -> bool | None:
         """Cancel the prediction; False if it had ended, None if there is none."""
-        self._vendor.check_home(operation)
-        answer = await self._http.exchange(
-            "cancel", "POST", f"{_address(operation)}/cancel", headers=bearer(credential)
-        )
-        if answer.ok:
-            body = answer.lenient_json()
-            status = body.get("status") if isinstance(body, dict) else None
-            return status not in {"succeeded", "failed"}
-        if answer.status in {404, 410}:
-            return None
-        if answer.status in {400, 405, 409, 422}:
-            return False
-        raise self._refusal(answer, "cancel", credential)
+        url = self._api.at(operation, f"{_path(operation)}/cancel")
+        answer = await self._api.exchange("cancel", "POST", url, credential)
+        is_stopped = self._api.is_stopped(answer, credential, too_late={400, 405, 409, 422})
+        if not is_stopped:
+            return is_stopped
+        body = answer.lenient_json()
+        status = body.get("status") if isinstance(body, dict) else None
+        return status not in {"succeeded", "failed"}
 
     async def find_recent(
         self, submission: Submission, since: datetime, credential: Credential
@@ -187,18 +148,18 @@ class ReplicateProvider:
         Raises:
             ProtocolError: An answer that is no list.
         """
-        _, body = build_request(submission)
+        request, home = submission.request, self._api.vendor.base_url
         reading = Reading(
-            fields=_comparable(body["input"], submission.request.model),
+            fields=_comparable(_input(submission), request.model),
             since=since,
-            at_vendor=same_origin(self._vendor.base_url, replicate.ORIGIN),
-            operation_of=lambda video: self._operation(video, submission, credential),
+            at_vendor=same_origin(home, replicate.ORIGIN),
+            operation_of=lambda video: self._api.operation(video, submission, credential),
             exact=EXACT,
         )
-        version = _version_of(submission.request.model or "")
-        url = f"{self._vendor.base_url}/predictions"
+        version = _version_of(request.model or "")
+        url = self._api.url("predictions")
         for _ in range(MAX_PAGES):
-            answer = await self._page(url, credential)
+            answer = await self._api.page(url, credential, of="predictions")
             page = answer.json()
             predictions, following = page.get("results"), page.get("next")
             if not isinstance(predictions, list):
@@ -210,74 +171,45 @@ class ReplicateProvider:
             goes_on = reading.take(told, answer.headers.get("date"), datetime.now(UTC))
             if goes_on is None:
                 break
-            if not isinstance(following, str) or not same_origin(following, self._vendor.base_url):
+            if not isinstance(following, str) or not same_origin(following, home):
                 raise ProtocolError("Replicate's list goes on at another server.")
             url = following
         return reading.listing()  # not trusted if there were more pages
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether Replicate takes *credential*; see `Provider.accepts`."""
-        answer = await self._http.exchange(
-            "list", "GET", f"{self._vendor.base_url}/account", headers=bearer(credential)
-        )
-        if answer.ok:
-            return True
-        if answer.status in {404, 405, 501}:
-            return False
-        raise self._refusal(answer, "list", credential)
+        return await self._api.accepts("account", credential)
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
 
-    async def _page(self, url: str, credential: Credential) -> Answer:
-        answer = await self._http.exchange("list", "GET", url, headers=bearer(credential))
-        if answer.status in {404, 405, 501}:
-            raise SubmitUnknownError("This server does not list its predictions; nobody can tell.")
-        if not answer.ok:
-            raise self._refusal(answer, "list", credential)
-        return answer
 
-    def _operation(
-        self, prediction: Mapping[str, Any], submission: Submission, credential: Credential
-    ) -> Operation:
-        model = submission.request.model
-        assert model is not None  # a submission has every default filled in
-        return Operation(
-            provider=self.name,
-            id=usable_id(prediction),
-            endpoint=self._vendor.base_url,
-            model=model,
-            credential_id=credential.id,
-        )
-
-    def _refusal(
-        self, answer: Answer, deed: Deed, credential: Credential, private: tuple[str, ...] = ()
-    ) -> ProviderError:
-        body = answer.lenient_json()
-        problem = body if isinstance(body, dict) else {}
-        texts = (problem.get("title"), problem.get("detail"))
-        said = ": ".join(text for text in texts if isinstance(text, str))
-        resets = _RESETS.search(said)
-        return self._vendor.refusal(
-            answer,
-            deed,
-            said=said,
-            kind=kind_by_words(said, answer.status, deed),
-            wait_s=bounded_wait(float(resets[1])) if resets else None,
-            secret=credential.secret,
-            private=private,
-        )
-
-
-def build_request(submission: Submission) -> tuple[str, dict[str, Any]]:
+def _path_of(model: str) -> str:
     """
-    Where a submit goes, and its body.
+    Where a submit of *model* goes.
 
     Raises:
-        InputRejectedError: The model has no name that Replicate could know.
+        InputRejectedError: It has no name that Replicate could know.
     """
+    if _version_of(model) is not None:
+        return "predictions"
+    if not _NAME.fullmatch(model):
+        raise InputRejectedError(
+            "A model at Replicate is owner/name, owner/name:version, or the 64 digits of a version."
+        )
+    owner, _, name = model.partition("/")
+    return f"models/{quote(owner)}/{quote(name)}/predictions"
+
+
+def build_body(submission: Submission) -> dict[str, JsonValue]:
+    """The body of a submit, with the version if the model names one."""
+    return filled(
+        {"version": _version_of(submission.request.model or ""), "input": _input(submission)}
+    )
+
+
+def _input(submission: Submission) -> dict[str, JsonValue]:
     request = submission.request
-    model = request.model or ""
     fields = filled(
         {
             "prompt": request.prompt,
@@ -294,21 +226,7 @@ def build_request(submission: Submission) -> tuple[str, dict[str, Any]]:
         fields[_IMAGES[image.role]] = data_uri(
             image, max_bytes=MAX_DATA_URI_BYTES, label="Replicate"
         )
-    given = {"input": fields | dict(request.extra)}
-    version = _version_of(model)
-    if version is not None:
-        return "predictions", {"version": version, **given}
-    if not _NAME.fullmatch(model):
-        raise InputRejectedError(
-            "A model at Replicate is owner/name, owner/name:version, or the 64 digits of a version."
-        )
-    owner, _, name = model.partition("/")
-    return f"models/{quote(owner)}/{quote(name)}/predictions", given
-
-
-def _encoded(submission: Submission) -> tuple[str, bytes]:
-    path, body = build_request(submission)
-    return path, orjson.dumps(body)
+    return fields | dict(request.extra)
 
 
 def parse_prediction(prediction: Mapping[str, Any], model: str) -> Progress:
@@ -336,10 +254,9 @@ def _succeeded(prediction: Mapping[str, Any], model: str) -> Progress:
     if first is None and prediction.get("data_removed") is True:
         gone = ResultExpiredError("Replicate has removed the video, as it does after an hour.")
         return Failed(error=gone, charged=True)
-    address = result_address(first, "Replicate")
     completed_at = moment(prediction.get("completed_at"))
     return Succeeded(
-        assets=(Asset(variant="video", uri=address, content_type="video/mp4"),),
+        assets=(video_at(result_address(first, "Replicate")),),
         expires_at=None if completed_at is None else completed_at + KEPT,
         cost_micros=_cost(prediction, model),
     )
@@ -361,6 +278,19 @@ def _verdict(error: object) -> ProviderError:
             "The model's moderation blocked the video at Replicate; change the prompt or the image."
         )
     return GenerationFailedError("The generation failed at Replicate.")
+
+
+def _said(answer: Answer, deed: Deed) -> Said:
+    body = answer.lenient_json()
+    problem = body if isinstance(body, dict) else {}
+    texts = (problem.get("title"), problem.get("detail"))
+    words = ": ".join(text for text in texts if isinstance(text, str))
+    resets = _RESETS.search(words)
+    return Said(
+        words=words,
+        kind=kind_by_words(words, answer.status, deed),
+        wait_s=bounded_wait(float(resets[1])) if resets else None,
+    )
 
 
 def _is_charged(prediction: Mapping[str, Any], model: str) -> bool:
@@ -419,5 +349,5 @@ def _listed(prediction: object, *, by_version: bool) -> object:
     }
 
 
-def _address(operation: Operation) -> str:
-    return f"{operation.endpoint}/predictions/{quote(operation.id, safe='')}"
+def _path(operation: Operation) -> str:
+    return f"predictions/{quoted_id(operation)}"

@@ -19,35 +19,34 @@ host of results answers once an address has ended. There is no list of tasks, so
 stays unknown.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
-from urllib.parse import quote
-
-import orjson
 
 from vidgen.catalog import runway
 from vidgen.errors import (
-    ContentBlockedError,
     GenerationFailedError,
-    InputRejectedError,
     ProtocolError,
     ProviderError,
 )
 from vidgen.job import JsonValue, Operation
-from vidgen.providers.answer import Answer, Deed, number, private_texts, word
+from vidgen.providers.answer import Answer, Deed, number, word
+from vidgen.providers.api import Api, quoted_id
 from vidgen.providers.http import ProviderHttp
 from vidgen.providers.plain import (
+    Said,
     Vendor,
     bearer,
+    blocked,
+    broken,
     data_uri,
     filled,
     kind_by_words,
     only_roles,
+    rejected,
     result_address,
-    usable_id,
     versioned,
+    video_at,
 )
 from vidgen.providers.protocol import (
     Asset,
@@ -84,72 +83,27 @@ class RunwayProvider:
 
     def __init__(self, base_url: str, http: ProviderHttp) -> None:
         """Remember where; connections are *http*'s."""
-        self._vendor = Vendor(
-            label="Runway", base_url=base_url.rstrip("/"), variable="RUNWAYML_BASE_URL"
-        )
-        self._http = http
+        vendor = Vendor(label="Runway", base_url=base_url.rstrip("/"), variable="RUNWAYML_BASE_URL")
+        self._api = Api(provider=self.name, vendor=vendor, http=http, said=_said, headers=_headers)
 
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one paid generation, once; see `Provider.submit`."""
         only_roles(submission, tuple(_POSITIONS), "Runway")
         deed = "image_to_video" if submission.images else "text_to_video"
-        # Images become base64: too long for the loop.
-        body = await asyncio.to_thread(_encoded, submission)
-        answer = await self._http.exchange(
-            "submit",
-            "POST",
-            f"{self._vendor.base_url}/{deed}",
-            headers=_headers(credential),
-            json=body,
-            not_after=submission.not_after,
-        )
-        if not answer.ok:
-            private = private_texts(submission.request)
-            raise self._refusal(answer, "submit", credential, private)
-        model = submission.request.model
-        assert model is not None  # a submission has every default filled in
-        try:
-            task_id = usable_id(answer.json())
-        except ProtocolError as error:
-            raise self._vendor.accepted(answer) from error
-        return Submitted(
-            operation=Operation(
-                provider=self.name,
-                id=task_id,
-                endpoint=self._vendor.base_url,
-                model=model,
-                credential_id=credential.id,
-            )
-        )
+        answer = await self._api.submit(deed, build_body, submission, credential)
+        return Submitted(operation=self._api.receipt(answer, submission, credential))
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         """Look once; see `Provider.poll`."""
-        self._vendor.check_home(operation)
-        answer = await self._http.exchange(
-            "poll", "GET", _address(operation), headers=_headers(credential)
-        )
-        if not answer.ok:
-            raise self._refusal(answer, "poll", credential)
+        url = self._api.at(operation, _path(operation))
+        answer = await self._api.ask("poll", "GET", url, credential)
         return parse_task(answer.json())
 
-    @asynccontextmanager
-    async def open_result(
+    def open_result(
         self, operation: Operation, asset: Asset, credential: Credential
-    ) -> AsyncIterator[ResultStream]:
+    ) -> AbstractAsyncContextManager[ResultStream]:
         """Open the bytes of *asset*; see `Provider.open_result`."""
-        self._vendor.check_home(operation)
-
-        async def refused(answer: Answer) -> ProviderError:
-            gone = self._vendor.unavailable(answer, asset)
-            return gone or self._refusal(answer, "download", credential)
-
-        async with self._http.download(
-            asset.uri,
-            home=self._vendor.base_url,
-            credential=_headers(credential),
-            refusal=refused,
-        ) as stream:
-            yield stream
+        return self._api.open_result(operation, asset, credential)
 
     async def cancel(self, operation: Operation, credential: Credential) -> bool | None:
         """
@@ -158,42 +112,16 @@ class RunwayProvider:
         Credits come back only for one that had not begun, and Runway does not say which it was: so
         what a cancelled video cost stays unknown.
         """
-        self._vendor.check_home(operation)
-        answer = await self._http.exchange(
-            "cancel", "DELETE", _address(operation), headers=_headers(credential)
-        )
-        if answer.ok:
-            return True
-        if answer.status in {404, 410}:
-            return None
-        raise self._refusal(answer, "cancel", credential)
+        url = self._api.at(operation, _path(operation))
+        answer = await self._api.exchange("cancel", "DELETE", url, credential)
+        return self._api.is_stopped(answer, credential, too_late=())
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether Runway takes *credential*, by asking for its balance; see `Provider.accepts`."""
-        answer = await self._http.exchange(
-            "list", "GET", f"{self._vendor.base_url}/organization", headers=_headers(credential)
-        )
-        if answer.ok:
-            return True
-        if answer.status in {404, 405, 501}:
-            return False
-        raise self._refusal(answer, "list", credential)
+        return await self._api.accepts("organization", credential)
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
-
-    def _refusal(
-        self, answer: Answer, deed: Deed, credential: Credential, private: tuple[str, ...] = ()
-    ) -> ProviderError:
-        said = _said(answer.lenient_json())
-        return self._vendor.refusal(
-            answer,
-            deed,
-            said=said,
-            kind=kind_by_words(said, answer.status, deed),
-            secret=credential.secret,
-            private=private,
-        )
 
 
 def build_body(submission: Submission) -> dict[str, JsonValue]:
@@ -224,10 +152,6 @@ def build_body(submission: Submission) -> dict[str, JsonValue]:
     return body | dict(request.extra)
 
 
-def _encoded(submission: Submission) -> bytes:
-    return orjson.dumps(build_body(submission))
-
-
 def parse_task(task: Mapping[str, Any]) -> Progress:
     """Turn a task into progress; only `status` is expected to be there."""
     if "status" not in task:
@@ -251,10 +175,11 @@ def parse_task(task: Mapping[str, Any]) -> Progress:
             return Running(percent=percent)
 
 
-def _said(body: object) -> str:
+def _said(answer: Answer, deed: Deed) -> Said:
     """What a refusal says, and about which field."""
+    body = answer.lenient_json()
     if not isinstance(body, dict):
-        return ""
+        return Said()
     error, issues = body.get("error"), body.get("issues")
     if isinstance(error, dict):
         error = error.get("message")
@@ -266,30 +191,23 @@ def _said(body: object) -> str:
                 [each for each in path if isinstance(each, str)] if isinstance(path, list) else []
             )
             texts += [".".join(places), issue.get("message")]
-    return ": ".join(text for text in texts if isinstance(text, str) and text)
+    words = ": ".join(text for text in texts if isinstance(text, str) and text)
+    return Said(words=words, kind=kind_by_words(words, answer.status, deed))
 
 
 def _verdict(code: str | None) -> ProviderError:
     """How it ended, in our words: Runway's own are no sentence for users, as it says itself."""
-    named = f" (code {code})" if code else ""
     parts = (code or "").split(".")
     if "SAFETY" in parts:
-        return ContentBlockedError(
-            f"Runway's moderation blocked the video{named}; change the prompt or the image.",
-            provider_code=code,
-        )
+        return blocked("Runway", code)
     if parts[0] == "ASSET" or parts[-1] == "INPUT_VALIDATION":
-        return InputRejectedError(
-            f"Runway cannot use the image or another input{named}.", provider_code=code
-        )
-    sentence = f"The generation failed at Runway{named}"
-    sentence += "." if code else ", which gives no code for it."
-    return GenerationFailedError(sentence, provider_code=code)
+        return rejected("Runway", code)
+    return broken("Runway", code)
 
 
 def _video(output: object) -> Asset:
-    address = result_address(output[0] if isinstance(output, list) and output else None, "Runway")
-    return Asset(variant="video", uri=address, content_type="video/mp4")
+    found = output[0] if isinstance(output, list) and output else None
+    return video_at(result_address(found, "Runway"))
 
 
 def _credits(cost: object) -> int | None:
@@ -302,5 +220,5 @@ def _headers(credential: Credential) -> dict[str, str]:
     return {**bearer(credential), "X-Runway-Version": API_VERSION}
 
 
-def _address(operation: Operation) -> str:
-    return f"{operation.endpoint}/tasks/{quote(operation.id, safe='')}"
+def _path(operation: Operation) -> str:
+    return f"tasks/{quoted_id(operation)}"

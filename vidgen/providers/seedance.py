@@ -26,14 +26,11 @@ the word queue means too many waiting tasks; BytePlus's own price for Seedance 2
 is therefore not offered.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
-
-import orjson
 
 from vidgen.catalog import seedance as catalog
 from vidgen.errors import (
@@ -43,7 +40,6 @@ from vidgen.errors import (
     InputRejectedError,
     ModelRetiredError,
     ProtocolError,
-    ProviderError,
     QuotaExhaustedError,
     RateLimitedError,
     SubmitUnknownError,
@@ -51,9 +47,10 @@ from vidgen.errors import (
 )
 from vidgen.job import JsonValue, Operation
 from vidgen.providers import coded
-from vidgen.providers.answer import Answer, Deed, cleaned, moment, private_texts, word
-from vidgen.providers.http import ProviderHttp, joined, same_origin
-from vidgen.providers.plain import Vendor, bearer, data_uri, filled, usable_id
+from vidgen.providers.answer import Answer, Deed, cleaned, moment, word
+from vidgen.providers.api import NOT_THERE, Api, quoted_id
+from vidgen.providers.http import ProviderHttp, same_origin
+from vidgen.providers.plain import Said, Vendor, data_uri, filled, video_at
 from vidgen.providers.protocol import (
     Asset,
     Credential,
@@ -129,148 +126,69 @@ class SeedanceProvider:
 
     def __init__(self, base_url: str, http: ProviderHttp) -> None:
         """Remember where; connections are *http*'s."""
-        self._http = http
-        self._vendor = Vendor(label="Ark", base_url=base_url.rstrip("/"), variable="ARK_BASE_URL")
+        vendor = Vendor(label="Ark", base_url=base_url.rstrip("/"), variable="ARK_BASE_URL")
+        self._api = Api(
+            provider=self.name, vendor=vendor, http=http, said=_refused, is_refusal=_is_refusal
+        )
 
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one paid generation, once; see `Provider.submit`."""
-        model = submission.request.model
-        assert model is not None  # a submission has every default filled in
-        body = await asyncio.to_thread(_encoded, submission)
-        answer = await self._http.exchange(
-            "submit",
-            "POST",
-            f"{self._vendor.base_url}/{_TASKS}",
-            headers=bearer(credential),
-            json=body,
-            not_after=submission.not_after,
-        )
-        if not answer.ok or _is_error(answer):
-            raise self._refusal(answer, "submit", credential, private_texts(submission.request))
-        try:
-            found = usable_id(answer.json())
-        except ProtocolError as error:
-            raise self._vendor.accepted(answer) from error
-        return Submitted(
-            operation=Operation(
-                provider=self.name,
-                id=found,
-                endpoint=self._vendor.base_url,
-                model=model,
-                credential_id=credential.id,
-            )
-        )
+        answer = await self._api.submit(_TASKS, build_body, submission, credential)
+        return Submitted(operation=self._api.receipt(answer, submission, credential))
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         """Look once; see `Provider.poll`."""
-        task = await self._look(operation, "poll", credential)
-        return parse_task(self._vendor, task, operation.model)
+        url = self._api.at(operation, _path(operation))
+        answer = await self._api.exchange("poll", "GET", url, credential)
+        task = answer.json() if answer.ok else {}
+        if isinstance(task.get("status"), str):  # a failed one has an error in it, too
+            return parse_task(self._api.vendor, task, operation.model)
+        self._api.check(answer, "poll", credential)
+        raise ProtocolError("Ark's answer about the video has no status.")
 
-    @asynccontextmanager
-    async def open_result(
+    def open_result(
         self, operation: Operation, asset: Asset, credential: Credential
-    ) -> AsyncIterator[ResultStream]:
+    ) -> AbstractAsyncContextManager[ResultStream]:
         """Open the bytes of *asset*; see `Provider.open_result`."""
-        self._vendor.check_home(operation)
-
-        async def refused(answer: Answer) -> ProviderError:
-            found = self._vendor.unavailable(answer, asset)
-            return found or self._refusal(answer, "download", credential)
-
-        url = joined(self._vendor.base_url, asset.uri)
-        async with self._http.download(
-            url, home=self._vendor.base_url, credential=bearer(credential), refusal=refused
-        ) as stream:
-            yield stream
+        return self._api.open_result(operation, asset, credential)
 
     async def cancel(self, operation: Operation, credential: Credential) -> bool | None:
         """Stop a task that is still queued; see `Provider.cancel`."""
-        self._vendor.check_home(operation)
-        url = self._address(operation)
-        look = await self._http.exchange("cancel", "GET", url, headers=bearer(credential))
-        if look.status in {404, 410}:
+        url = self._api.at(operation, _path(operation))
+        look = await self._api.exchange("cancel", "GET", url, credential)
+        if look.status in NOT_THERE:
             return None
-        if not look.ok:
-            raise self._refusal(look, "cancel", credential)
+        self._api.check(look, "cancel", credential)
         if look.json().get("status") != "queued":
             return False
-        answer = await self._http.exchange("cancel", "DELETE", url, headers=bearer(credential))
-        if answer.status in {404, 410}:
-            return None
-        if answer.status in {400, 405, 409, 501}:
-            return False  # it has begun meanwhile
-        if not answer.ok:
-            raise self._refusal(answer, "cancel", credential)
-        return True
+        answer = await self._api.exchange("cancel", "DELETE", url, credential)
+        return self._api.is_stopped(answer, credential)  # False: it has begun meanwhile
 
     async def look_through(
         self, wanted: Sequence[Operation], credential: Credential, pages: int
     ) -> Mapping[str, Progress]:
         """What the list says about *wanted*, which it is asked for by name; see `ListsVideos`."""
-        home = self._vendor.base_url
+        home = self._api.vendor.base_url
         missing = {each.id: each for each in wanted if same_origin(each.endpoint, home)}
         found: dict[str, Progress] = {}
         names = list(missing)[: pages * PAGE_LENGTH]
         for begin in range(0, len(names), PAGE_LENGTH):
             asked = names[begin : begin + PAGE_LENGTH]
             filters = "".join(f"&filter.task_ids={quote(name, safe='')}" for name in asked)
-            answer = await self._list(f"page_num=1&page_size={PAGE_LENGTH}{filters}", credential)
-            if not answer.ok:
-                raise self._refusal(answer, "list", credential)
+            url = self._api.url(f"{_TASKS}?page_num=1&page_size={PAGE_LENGTH}{filters}")
+            answer = await self._api.ask("list", "GET", url, credential)
             for task in _items(answer):
                 operation = missing.get(str(task.get("id")))
                 if operation is not None and isinstance(task.get("status"), str):
-                    found[operation.id] = parse_task(self._vendor, task, operation.model)
+                    found[operation.id] = parse_task(self._api.vendor, task, operation.model)
         return found
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether Ark takes *credential*; see `Provider.accepts`."""
-        answer = await self._list("page_num=1&page_size=1", credential)
-        if answer.status in {404, 405, 501}:
-            return False
-        if not answer.ok:
-            raise self._refusal(answer, "list", credential)
-        return True
+        return await self._api.accepts(f"{_TASKS}?page_num=1&page_size=1", credential)
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
-
-    async def _look(
-        self, operation: Operation, deed: Deed, credential: Credential
-    ) -> dict[str, Any]:
-        self._vendor.check_home(operation)
-        answer = await self._http.exchange(
-            deed, "GET", self._address(operation), headers=bearer(credential)
-        )
-        task = answer.json() if answer.ok else {}
-        if not isinstance(task.get("status"), str):
-            if not answer.ok or _is_error(answer):
-                raise self._refusal(answer, deed, credential)
-            raise ProtocolError("Ark's answer about the video has no status.")
-        return task
-
-    async def _list(self, query: str, credential: Credential) -> Answer:
-        return await self._http.exchange(
-            "list", "GET", f"{self._vendor.base_url}/{_TASKS}?{query}", headers=bearer(credential)
-        )
-
-    def _refusal(
-        self, answer: Answer, deed: Deed, credential: Credential, private: tuple[str, ...] = ()
-    ) -> ProviderError:
-        code, said = _said(answer.lenient_json())
-        return coded.refusal(
-            self._vendor,
-            answer,
-            deed,
-            code=code,
-            said=said,
-            kind=kind_of(code, said),
-            secrets=(credential.secret,),
-            private=private,
-        )
-
-    def _address(self, operation: Operation) -> str:
-        return f"{operation.endpoint}/{_TASKS}/{quote(operation.id, safe='')}"
 
 
 def kind_of(code: str | None, said: str = "") -> coded.Kind | None:
@@ -333,7 +251,7 @@ def _finished(vendor: Vendor, task: Mapping[str, Any], model: str) -> Progress:
         return Failed(error=coded.without_video(vendor), charged=bool(cost_micros))
     ended_at = moment(task.get("updated_at"))
     return Succeeded(
-        assets=(Asset(variant="video", uri=url, content_type="video/mp4"),),
+        assets=(video_at(url),),
         expires_at=coded.signed_until(url) or (None if ended_at is None else ended_at + KEPT),
         cost_micros=cost_micros,
     )
@@ -359,8 +277,19 @@ def _said(body: object) -> tuple[str | None, str]:
     return word(error.get("code")), said if isinstance(said, str) else ""
 
 
-def _is_error(answer: Answer) -> bool:
-    return _said(answer.lenient_json())[0] is not None
+def _refused(answer: Answer, deed: Deed) -> Said:
+    code, said = _said(answer.lenient_json())
+    return coded.said(deed, code, said, kind_of(code, said))
+
+
+def _is_refusal(answer: Answer) -> bool:
+    body = answer.lenient_json()
+    is_error = _said(body)[0] is not None and not isinstance(body.get("status"), str)
+    return not answer.ok or is_error
+
+
+def _path(operation: Operation) -> str:
+    return f"{_TASKS}/{quoted_id(operation)}"
 
 
 def _items(answer: Answer) -> list[dict[str, Any]]:
@@ -372,7 +301,3 @@ def _items(answer: Answer) -> list[dict[str, Any]]:
 
 def _image(image: ImageBytes) -> str:
     return data_uri(image, max_bytes=MAX_IMAGE_BYTES, label="Ark")
-
-
-def _encoded(submission: Submission) -> bytes:
-    return orjson.dumps(build_body(submission))

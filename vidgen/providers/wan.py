@@ -28,13 +28,9 @@ only); that a wrong key is told by the list of tasks; how long a prompt of Wan 2
 is cut in silence (5000 characters is what a reseller of DashScope says).
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
-from urllib.parse import quote
-
-import orjson
 
 from vidgen.catalog import wan as catalog
 from vidgen.errors import (
@@ -43,7 +39,6 @@ from vidgen.errors import (
     InputRejectedError,
     ModelRetiredError,
     ProtocolError,
-    ProviderError,
     QuotaExhaustedError,
     RateLimitedError,
     ResultExpiredError,
@@ -52,9 +47,10 @@ from vidgen.errors import (
 )
 from vidgen.job import JsonValue, Operation
 from vidgen.providers import coded
-from vidgen.providers.answer import Answer, Deed, cleaned, private_texts, word
-from vidgen.providers.http import ProviderHttp, joined
-from vidgen.providers.plain import Vendor, bearer, data_uri, filled, usable_id
+from vidgen.providers.answer import Answer, Deed, cleaned, word
+from vidgen.providers.api import TOO_LATE, Api, quoted_id
+from vidgen.providers.http import ProviderHttp
+from vidgen.providers.plain import Said, Vendor, data_uri, filled, video_at
 from vidgen.providers.protocol import (
     Asset,
     Credential,
@@ -139,117 +135,54 @@ class WanProvider:
 
     def __init__(self, base_url: str, http: ProviderHttp) -> None:
         """Remember where; connections are *http*'s."""
-        self._http = http
-        self._vendor = Vendor(
-            label="DashScope", base_url=base_url.rstrip("/"), variable="DASHSCOPE_BASE_URL"
+        self._api = Api(
+            provider=self.name,
+            vendor=Vendor(
+                label="DashScope", base_url=base_url.rstrip("/"), variable="DASHSCOPE_BASE_URL"
+            ),
+            http=http,
+            said=_refused,
+            id_field="task_id",
+            is_refusal=lambda answer: not answer.ok or _is_error(answer),
         )
 
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one paid generation, once; see `Provider.submit`."""
-        model = submission.request.model
-        assert model is not None  # a submission has every default filled in
-        body = await asyncio.to_thread(_encoded, submission)
-        answer = await self._http.exchange(
-            "submit",
-            "POST",
-            f"{self._vendor.base_url}/{_SYNTHESIS}",
-            headers={**bearer(credential), **ASYNC},
-            json=body,
-            not_after=submission.not_after,
-        )
-        if not answer.ok or _is_error(answer):
-            raise self._refusal(answer, "submit", credential, private_texts(submission.request))
-        try:
-            found = usable_id({"id": _output(answer).get("task_id")})
-        except ProtocolError as error:
-            raise self._vendor.accepted(answer) from error
-        return Submitted(
-            operation=Operation(
-                provider=self.name,
-                id=found,
-                endpoint=self._vendor.base_url,
-                model=model,
-                credential_id=credential.id,
-            )
-        )
+        answer = await self._api.submit(_SYNTHESIS, build_body, submission, credential, ASYNC)
+        operation = self._api.receipt(answer, submission, credential, read=_output)
+        return Submitted(operation=operation)
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         """Look once; see `Provider.poll`."""
-        answer = await self._http.exchange(
-            "poll", "GET", self._address(operation), headers=bearer(credential)
-        )
-        if not answer.ok or _is_error(answer):
-            raise self._refusal(answer, "poll", credential)
+        url = self._api.at(operation, _path(operation))
+        answer = await self._api.ask("poll", "GET", url, credential)
         output = _output(answer)
         if not isinstance(output.get("task_status"), str):
             raise ProtocolError("DashScope's answer about the video has no status.")
-        return parse_task(self._vendor, output, answer.json().get("usage"), operation.model)
+        usage = answer.json().get("usage")
+        return parse_task(self._api.vendor, output, usage, operation.model)
 
-    @asynccontextmanager
-    async def open_result(
+    def open_result(
         self, operation: Operation, asset: Asset, credential: Credential
-    ) -> AsyncIterator[ResultStream]:
+    ) -> AbstractAsyncContextManager[ResultStream]:
         """Open the bytes of *asset*; see `Provider.open_result`."""
-        self._vendor.check_home(operation)
-
-        async def refused(answer: Answer) -> ProviderError:
-            found = self._vendor.unavailable(answer, asset)
-            return found or self._refusal(answer, "download", credential)
-
-        url = joined(self._vendor.base_url, asset.uri)
-        async with self._http.download(
-            url, home=self._vendor.base_url, credential=bearer(credential), refusal=refused
-        ) as stream:
-            yield stream
+        return self._api.open_result(operation, asset, credential)
 
     async def cancel(self, operation: Operation, credential: Credential) -> bool | None:
         """Stop a task that is still waiting; see `Provider.cancel`."""
-        answer = await self._http.exchange(
-            "cancel", "POST", f"{self._address(operation)}/cancel", headers=bearer(credential)
-        )
-        if answer.status in {404, 410}:
-            return None
-        if answer.status in {400, 405, 409, 501} and not _is_about_the_account(answer):
-            return False
-        if not answer.ok:
-            raise self._refusal(answer, "cancel", credential)
-        return not _is_error(answer)
+        url = self._api.at(operation, f"{_path(operation)}/cancel")
+        answer = await self._api.exchange("cancel", "POST", url, credential)
+        if answer.ok:
+            return not _is_error(answer)
+        too_late = () if _is_about_the_account(answer) else TOO_LATE
+        return self._api.is_stopped(answer, credential, too_late=too_late)
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether DashScope takes *credential*; see `Provider.accepts`."""
-        answer = await self._http.exchange(
-            "list",
-            "GET",
-            f"{self._vendor.base_url}/tasks?page_no=1&page_size=1",
-            headers=bearer(credential),
-        )
-        if answer.status in {404, 405, 501}:
-            return False
-        if not answer.ok or _is_error(answer):
-            raise self._refusal(answer, "list", credential)
-        return True
+        return await self._api.accepts("tasks?page_no=1&page_size=1", credential)
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
-
-    def _refusal(
-        self, answer: Answer, deed: Deed, credential: Credential, private: tuple[str, ...] = ()
-    ) -> ProviderError:
-        code, said = _said(answer.lenient_json())
-        return coded.refusal(
-            self._vendor,
-            answer,
-            deed,
-            code=code,
-            said=said,
-            kind=kind_of(code, said),
-            secrets=(credential.secret,),
-            private=private,
-        )
-
-    def _address(self, operation: Operation) -> str:
-        self._vendor.check_home(operation)
-        return f"{operation.endpoint}/tasks/{quote(operation.id, safe='')}"
 
 
 def kind_of(code: str | None, said: str = "") -> coded.Kind | None:
@@ -306,7 +239,7 @@ def parse_task(vendor: Vendor, output: Mapping[str, Any], usage: object, model: 
             if not url:
                 return Failed(error=coded.without_video(vendor), charged=bool(cost_micros))
             return Succeeded(
-                assets=(Asset(variant="video", uri=url, content_type="video/mp4"),),
+                assets=(video_at(url),),
                 expires_at=coded.signed_until(url),
                 cost_micros=cost_micros,
             )
@@ -344,6 +277,11 @@ def _said(body: object) -> tuple[str | None, str]:
     return word(body.get("code")) or None, said if isinstance(said, str) else ""
 
 
+def _refused(answer: Answer, deed: Deed) -> Said:
+    code, said = _said(answer.lenient_json())
+    return coded.said(deed, code, said, kind_of(code, said))
+
+
 def _is_error(answer: Answer) -> bool:
     """Whether it is an error under HTTP 200: a code, and no task."""
     body = answer.lenient_json()
@@ -365,5 +303,5 @@ def _image(image: ImageBytes) -> str:
     return data_uri(image, max_bytes=MAX_IMAGE_BYTES, label="DashScope")
 
 
-def _encoded(submission: Submission) -> bytes:
-    return orjson.dumps(build_body(submission))
+def _path(operation: Operation) -> str:
+    return f"tasks/{quoted_id(operation)}"

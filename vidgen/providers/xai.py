@@ -22,46 +22,43 @@ documentation does). That exhausted credits answer 403 or 429 with words about c
 limit, and a wrong key 400, is known from public reports only.
 """
 
-import asyncio
-from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
-from urllib.parse import quote
-
-import orjson
 
 from vidgen.catalog import xai
 from vidgen.errors import (
     AuthError,
     ContentBlockedError,
     GenerationFailedError,
-    InputRejectedError,
     ModelRetiredError,
     ProtocolError,
     ProviderError,
     QuotaExhaustedError,
     ResultExpiredError,
-    SubmitUnknownError,
 )
 from vidgen.job import JsonValue, Operation
 from vidgen.providers.answer import (
     Answer,
     Deed,
-    by_status,
     cleaned,
-    gone,
-    is_storable_id,
-    moved,
     number,
     percent,
     poll_hint,
-    private_texts,
-    scrubbed,
-    wait_hint,
     word,
 )
-from vidgen.providers.http import ProviderHttp, joined, same_origin
+from vidgen.providers.api import NOT_OFFERED, Api, quoted_id
+from vidgen.providers.http import ProviderHttp
+from vidgen.providers.plain import (
+    Said,
+    Vendor,
+    blocked,
+    broken,
+    data_uri,
+    filled,
+    rejected,
+    video_at,
+)
 from vidgen.providers.protocol import (
     Asset,
     Credential,
@@ -111,72 +108,36 @@ class XaiProvider:
 
     def __init__(self, base_url: str, http: ProviderHttp) -> None:
         """Remember where; connections are *http*'s."""
-        self._base_url = base_url.rstrip("/")
-        self._http = http
+        self._api = Api(
+            provider=self.name,
+            vendor=Vendor(
+                label="xAI",
+                base_url=base_url.rstrip("/"),
+                variable="XAI_BASE_URL",
+                unknown_model="The model is switched off or not open to this key",
+            ),
+            http=http,
+            said=_said,
+            id_field="request_id",
+            unavailable=Vendor.gone,
+        )
 
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one paid generation, once; see `Provider.submit`."""
-        model = submission.request.model
-        assert model is not None  # a submission has every default filled in
-        answer = await self._http.exchange(
-            "submit",
-            "POST",
-            f"{self._base_url}/videos/generations",
-            headers=_headers(credential),
-            # Images of 20 MiB become base64: too long for the loop.
-            json=await asyncio.to_thread(_encoded, submission),
-            not_after=submission.not_after,
-        )
-        if not answer.ok:
-            private = private_texts(submission.request)
-            raise refusal(answer, "submit", secret=credential.secret, private=private)
-        try:
-            found = answer.json().get("request_id")
-            if not isinstance(found, str) or not is_storable_id(found) or found in {".", ".."}:
-                raise ProtocolError("xAI's answer has no usable request_id.")
-        except ProtocolError as error:
-            raise SubmitUnknownError(
-                "The submit was accepted, but the answer names no request; it may be running.",
-                http_status=answer.status,
-                request_id=answer.request_id,
-            ) from error
-        return Submitted(
-            operation=Operation(
-                provider=self.name,
-                id=found,
-                endpoint=self._base_url,
-                model=model,
-                credential_id=credential.id,
-            )
-        )
+        answer = await self._api.submit("videos/generations", build_body, submission, credential)
+        return Submitted(operation=self._api.receipt(answer, submission, credential))
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         """Look once; see `Provider.poll`."""
-        self._check_home(operation)
-        url = f"{operation.endpoint}/videos/{quote(operation.id, safe='')}"
-        answer = await self._http.exchange("poll", "GET", url, headers=_headers(credential))
-        if not answer.ok:
-            raise refusal(answer, "poll", secret=credential.secret)
+        url = self._api.at(operation, f"videos/{quoted_id(operation)}")
+        answer = await self._api.ask("poll", "GET", url, credential)
         return parse_video(answer.json(), answer.headers)
 
-    @asynccontextmanager
-    async def open_result(
+    def open_result(
         self, operation: Operation, asset: Asset, credential: Credential
-    ) -> AsyncIterator[ResultStream]:
+    ) -> AbstractAsyncContextManager[ResultStream]:
         """Open the bytes of *asset*; see `Provider.open_result`."""
-        self._check_home(operation)
-        url = joined(operation.endpoint, asset.uri)
-        at_home = same_origin(url, self._base_url)
-
-        async def refused(answer: Answer) -> ProviderError:
-            return gone(answer, "xAI", at_home=at_home) or refusal(
-                answer, "download", secret=credential.secret
-            )
-
-        async with self._http.download(
-            url, home=self._base_url, credential=_headers(credential), refusal=refused
-        ) as stream:
-            yield stream
+        return self._api.open_result(operation, asset, credential)
 
     async def cancel(self, operation: Operation, credential: Credential) -> bool:
         """xAI has no documented cancel: always False."""
@@ -184,13 +145,10 @@ class XaiProvider:
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether xAI takes *credential*; see `Provider.accepts`."""
-        answer = await self._http.exchange(
-            "list", "GET", f"{self._base_url}/api-key", headers=_headers(credential)
-        )
-        if answer.status in {404, 405, 501}:
+        answer = await self._api.exchange("list", "GET", self._api.url("api-key"), credential)
+        if answer.status in NOT_OFFERED:
             return False
-        if not answer.ok:
-            raise refusal(answer, "list", secret=credential.secret)
+        self._api.check(answer, "list", credential)
         about = answer.json()
         for flag in ("api_key_blocked", "api_key_disabled", "team_blocked"):
             if about.get(flag) is True:
@@ -199,10 +157,6 @@ class XaiProvider:
 
     async def aclose(self) -> None:
         """Nothing of its own to close: the connections belong to the registry."""
-
-    def _check_home(self, operation: Operation) -> None:
-        if not same_origin(operation.endpoint, self._base_url):
-            raise moved(operation, "XAI_BASE_URL")
 
 
 def build_body(submission: Submission) -> dict[str, JsonValue]:
@@ -228,11 +182,7 @@ def build_body(submission: Submission) -> dict[str, JsonValue]:
                 references.append(_image(image))
     if references:
         wanted["reference_images"] = references
-    body: dict[str, JsonValue] = {
-        name: value for name, value in wanted.items() if value is not None
-    }
-    body.update(request.extra)
-    return body
+    return filled(wanted) | dict(request.extra)
 
 
 def parse_video(data: Mapping[str, Any], headers: Mapping[str, str]) -> Progress:
@@ -244,12 +194,11 @@ def parse_video(data: Mapping[str, Any], headers: Mapping[str, str]) -> Progress
     uri = cleaned(video.get("url"))
     if status == "done" or (not status and uri):
         if video.get("respect_moderation") is False:
-            return Failed(error=_blocked(None), charged=True)
+            return Failed(error=blocked("xAI", None), charged=True)
         if not uri:
             sentence = "xAI calls the video done, but names no address of it."
             return Failed(error=GenerationFailedError(sentence), charged=True)
-        asset = Asset(variant="video", uri=uri, content_type="video/mp4")
-        return Succeeded(assets=(asset,), cost_micros=cost)
+        return Succeeded(assets=(video_at(uri),), cost_micros=cost)
     if status == "expired":
         # Whether the generation or its result is what expired, and what it cost, nobody says.
         gone_error = ResultExpiredError("xAI no longer keeps the request (expired).")
@@ -263,27 +212,10 @@ def parse_video(data: Mapping[str, Any], headers: Mapping[str, str]) -> Progress
     return Running(percent=percent(data.get("progress")), poll_after_s=poll_hint(headers))
 
 
-def refusal(
-    answer: Answer, deed: Deed, *, secret: str = "", private: tuple[str, ...] = ()
-) -> ProviderError:
-    """
-    Map an answer of xAI that is not 2xx to one class.
-
-    What xAI says is quoted from a submit only, where the *private* texts are known.
-    """
-    code, message = _error_of(answer.lenient_json(), secret)
-    said = scrubbed(message, secret=secret, private=private) if deed == "submit" else ""
-    sentence = f"xAI refused the {deed} ({answer.status}{f' {code}' if code else ''})"
-    sentence = f"{sentence}: {said}" if said else f"{sentence}."
-    if deed == "submit" and answer.status in {404, 410}:
-        sentence += " The model is switched off or not open to this key, or XAI_BASE_URL is wrong."
-    kind = _kind(answer.status, message.lower(), code or "", deed)
-    if kind is None:
-        wait_s = wait_hint(answer.headers)
-        return by_status(answer, deed, sentence, code=code, wait_s=wait_s)
-    return kind(
-        sentence, provider_code=code, request_id=answer.request_id, http_status=answer.status
-    )
+def _said(answer: Answer, deed: Deed) -> Said:
+    code, words = _error_of(answer.lenient_json())
+    kind = _kind(answer.status, words.lower(), code or "", deed)
+    return Said(code=code, words=words, kind=kind)
 
 
 def _kind(status: int, lower: str, code: str, deed: Deed) -> type[ProviderError] | None:
@@ -300,7 +232,7 @@ def _kind(status: int, lower: str, code: str, deed: Deed) -> type[ProviderError]
     return ContentBlockedError if any(term in said for term in _MODERATION_WORDS) else None
 
 
-def _error_of(body: object, secret: str) -> tuple[str | None, str]:
+def _error_of(body: object) -> tuple[str | None, str]:
     """Code and message of `{code, error}`, or of `{error: {code, message}}` as gateways write."""
     if not isinstance(body, dict):
         return None, ""
@@ -309,34 +241,17 @@ def _error_of(body: object, secret: str) -> tuple[str | None, str]:
     message = error.get("message") if isinstance(inner, dict) else inner
     raw = error.get("code")
     described = _CODES.get(raw.strip().rstrip(".").lower()) if isinstance(raw, str) else None
-    code = described or word(raw, secret=secret)
+    code = described or word(raw)
     return code, message if isinstance(message, str) else ""
 
 
 def _verdict(raw: object) -> ProviderError:
     """How it ended, in our words: xAI's own may repeat the prompt, which a look lacks."""
-    code, message = _error_of({"error": raw} if isinstance(raw, dict) else {}, "")
+    code, message = _error_of({"error": raw} if isinstance(raw, dict) else {})
     said = f"{code or ''} {message}".lower()
     if any(term in said for term in _MODERATION_WORDS):
-        return _blocked(code)
-    named = f" (code {code})" if code else ""
-    if code in _INPUT_CODES:
-        return InputRejectedError(
-            f"xAI rejected the request after it had taken it on{named}; check the prompt, the"
-            " images and the parameters.",
-            provider_code=code,
-        )
-    sentence = f"The generation failed at xAI{named}"
-    sentence += "." if code else ", which gives no code for it."
-    return GenerationFailedError(sentence, provider_code=code)
-
-
-def _blocked(code: str | None) -> ContentBlockedError:
-    named = f" (code {code})" if code else ""
-    return ContentBlockedError(
-        f"xAI's moderation blocked the video{named}; change the prompt or the images.",
-        provider_code=code,
-    )
+        return blocked("xAI", code)
+    return rejected("xAI", code) if code in _INPUT_CODES else broken("xAI", code)
 
 
 def _is_free(video: Mapping[str, Any], cost: int | None) -> bool:
@@ -352,15 +267,5 @@ def _cost(usage: object) -> int | None:
     return round(ticks / TICKS_PER_MICRO)
 
 
-def _encoded(submission: Submission) -> bytes:
-    return orjson.dumps(build_body(submission))
-
-
 def _image(image: ImageBytes) -> dict[str, JsonValue]:
-    return {"url": f"data:{image.content_type};base64,{b64encode(image.data).decode('ascii')}"}
-
-
-def _headers(credential: Credential) -> dict[str, str]:
-    if not credential.secret:  # a gateway of one's own may want no key
-        return {}
-    return {"Authorization": f"Bearer {credential.secret}"}
+    return {"url": data_uri(image)}
