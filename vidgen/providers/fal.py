@@ -168,10 +168,10 @@ class FalProvider:
         standing = status.json()
         if "status" not in standing:
             raise ProtocolError("fal's answer about the request has no status.")
-        said = str(standing["status"]).upper()
-        if said == "IN_QUEUE":
+        state = str(standing["status"]).upper()
+        if state == "IN_QUEUE":
             return Running(percent=0)
-        if said != "COMPLETED":
+        if state != "COMPLETED":
             return Running()
         result = await self._ask("poll", "GET", operation, "response", credential)
         if result.ok:

@@ -94,7 +94,7 @@ class Vendor:
 
     def at_home(self, address: object) -> str | None:
         """*address* if it is one of the vendor's own without a query, else None."""
-        if not isinstance(address, str) or "?" in address or "#" in address:
+        if not address or not isinstance(address, str) or "?" in address or "#" in address:
             return None
         try:
             whole = joined(self.base_url, address)
