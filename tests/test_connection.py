@@ -12,7 +12,9 @@ from urllib.parse import quote, urlsplit
 import pytest
 import uvloop
 from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import DataError
 
 from tests.proxy import proxy_of
 from tests.test_dispatch import PASSWORD, QUEUE, close_sentinels, locked_valkey
@@ -164,3 +166,35 @@ def test_a_subscription_that_was_reset_goes_on(redis_url: str) -> None:
                 assert pubsub.channels.keys() == {b"one", b"two", b"three", b"four"}
 
     run(story())
+
+
+async def test_commands_are_packed_as_redis_packs_them(redis_url: str) -> None:
+    async with open_redis(redis_url) as redis:
+        pool: Any = redis.connection_pool
+        ours = pool.make_connection()
+        theirs = Connection()
+
+        for command in (
+            ("PUBSUB NUMSUB", "vidgen:job:1", b"\xff"),
+            ("ZADD", "queue", 1_764_141_000_123, "ü", 0.1),
+            ("PING", memoryview(b"not for hiredis")),
+        ):
+            packed = b"".join(ours.pack_command(*command))
+            assert packed == b"".join(theirs.pack_command(*command))
+        with pytest.raises(DataError):
+            ours.pack_command("SET", "key", True)
+
+
+async def test_a_connection_with_an_answer_that_nobody_waits_for_is_made_anew(
+    redis_url: str,
+) -> None:
+    async with open_redis(redis_url) as redis:
+        pool = redis.connection_pool
+        connection = await pool.get_connection()
+        await connection.send_command("PING")
+        async with asyncio.timeout(CUT_TIMEOUT_S):
+            while connection._socket_is_empty():  # noqa: ASYNC110  the stream tells nobody
+                await asyncio.sleep(0)
+        await pool.release(connection)
+
+        assert await redis.echo("mine") == b"mine"

@@ -19,7 +19,7 @@ Two counters, never mixed: `attempt` counts paid submits, `failures` errors in a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
@@ -64,6 +64,7 @@ from vidgen.job import (
 ACTIVE = frozenset({JobStatus.PENDING, JobStatus.PROCESSING})
 ENDED = frozenset(JobStatus) - ACTIVE
 EVERY_STAGE = frozenset(Stage)
+_OPERATION = tuple(each.name for each in fields(Operation))
 
 HTTP_FORBIDDEN = 403
 MAX_BACKOFF_S = 60.0
@@ -284,7 +285,7 @@ def submitted(attempt: int, operation: Operation, *, adopted: bool = False) -> T
         status=JobStatus.PROCESSING,
         stage=Stage.GENERATING,
         changes={
-            "operation": asdict(operation),
+            "operation": {name: getattr(operation, name) for name in _OPERATION},
             "credential_id": operation.credential_id,
             "failures": 0,
             "progress": 0,
@@ -471,6 +472,9 @@ class StoredVideo:
     spritesheet_key: str | None
 
 
+_RESULT = tuple(each.name for each in fields(StoredVideo))
+
+
 def completed(job: VideoJob, video: StoredVideo) -> Transition:
     """The video is in the bucket, whole."""
     cost_micros = job.actual_cost_micros
@@ -482,7 +486,7 @@ def completed(job: VideoJob, video: StoredVideo) -> Transition:
         hold=Hold.FREE,
         status=JobStatus.COMPLETED,
         changes={
-            **asdict(video),
+            **{name: getattr(video, name) for name in _RESULT},
             "progress": 100,
             "failures": 0,
             "error_code": None,

@@ -11,7 +11,9 @@ from collections import Counter as Tally
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from importlib.metadata import version
+from typing import TypeVar
 
 import prometheus_client
 from prometheus_client import (
@@ -38,6 +40,8 @@ from vidgen.errors import (
 )
 from vidgen.job import EventType, JobStatus, Stage, VideoJob
 from vidgen.lifecycle import Transition
+
+Metric = TypeVar("Metric", Counter, Histogram)
 
 OTHER = "other"
 MICROS_PER_DOLLAR = 1_000_000
@@ -268,11 +272,11 @@ def model_of(job: VideoJob) -> str:
 def written(before: VideoJob | None, change: Transition, after: VideoJob) -> None:
     """Count a transition that we wrote; *before* is the job as it was, None for a claim."""
     provider = provider_of(after)
-    TRANSITIONS.labels(change.event, provider).inc()
+    _series(TRANSITIONS, change.event, provider).inc()
     if before is not None and "code" in change.detail and not change.detail.get("absent"):
         ERRORS.labels(change.detail["code"], before.stage, provider_of(before)).inc()
     if after.is_final and change.status is not None:
-        ATTEMPTS.labels(after.status).observe(after.attempt)
+        _series(ATTEMPTS, after.status).observe(after.attempt)
     match change.event:
         case EventType.CLAIMED if after.lease_epoch == 1:
             _took(Stage.QUEUED, provider, after.created_at, after.started_at)
@@ -280,7 +284,7 @@ def written(before: VideoJob | None, change: Transition, after: VideoJob) -> Non
             _took(Stage.SUBMITTING, provider, after.intent_at, after.submitted_at)
         case EventType.GENERATED:
             took_s = _took(Stage.GENERATING, provider, after.submitted_at, after.generated_at)
-            GENERATION_SECONDS.labels(provider, model_of(after)).observe(took_s)
+            _series(GENERATION_SECONDS, provider, model_of(after)).observe(took_s)
         case EventType.COMPLETED:
             _took(Stage.TRANSFERRING, provider, after.generated_at, after.completed_at)
         case EventType.RELEASED:
@@ -306,7 +310,7 @@ def submit_of(job: VideoJob) -> Iterator[None]:
         outcome = "refused"
         raise
     finally:
-        SUBMITS.labels(provider_of(job), model_of(job), outcome).inc()
+        _series(SUBMITS, provider_of(job), model_of(job), outcome).inc()
 
 
 def looked(job: VideoJob, outcome: str) -> None:
@@ -321,7 +325,7 @@ def listed(job: VideoJob, outcome: str) -> None:
 
 def transferred(job: VideoJob, size_bytes: int, took_s: float) -> None:
     """Count one video that got into the bucket."""
-    TRANSFER_BYTES.labels(provider_of(job)).inc(size_bytes)
+    _series(TRANSFER_BYTES, provider_of(job)).inc(size_bytes)
     TRANSFER_SECONDS.observe(took_s)
 
 
@@ -342,7 +346,7 @@ def _count_money(before: VideoJob, change: Transition, after: VideoJob) -> None:
     grown_micros = (after.actual_cost_micros or 0) - (before.actual_cost_micros or 0)
     if grown_micros > 0:
         # Whoever a job leaves is paid for what it did.
-        SPEND_DOLLARS.labels(provider_of(before), model_of(before)).inc(
+        _series(SPEND_DOLLARS, provider_of(before), model_of(before)).inc(
             grown_micros / MICROS_PER_DOLLAR
         )
     match change.event:
@@ -373,8 +377,14 @@ def _took(stage: Stage, provider: str, begun: datetime | None, ended: datetime |
     assert begun is not None  # the transition before has set it
     assert ended is not None  # this one has
     took_s = max((ended - begun) / timedelta(seconds=1), 0.0)
-    STAGE_SECONDS.labels(stage, provider).observe(took_s)
+    _series(STAGE_SECONDS, stage, provider).observe(took_s)
     return took_s
+
+
+@cache
+def _series(metric: Metric, *labels: str) -> Metric:
+    """One series of *metric*; to look it up by its labels costs more than to count."""
+    return metric.labels(*labels)
 
 
 def _begin_at_zero() -> None:

@@ -36,6 +36,8 @@ MAX_WAIT_S = 3600.0
 MAX_ID_LENGTH = 1000
 MIN_SECRET_LENGTH = 4  # to be looked for in an answer: a shorter one is a part of many words
 
+_NUMERIC = (int, float, str)
+
 # Answers of a gateway in front of the provider: 521, 522 and 523 mean that it did not get through.
 REFUSED_STATUSES = frozenset({425, 503, 521, 522, 523, 529})
 TRANSIENT_STATUSES = REFUSED_STATUSES | {408, 500}
@@ -205,7 +207,7 @@ def media_type(value: object, default: str) -> str:
 
 def number(value: object) -> float | None:
     """A finite number, also one in a text; None for everything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if value is None or isinstance(value, bool) or not isinstance(value, _NUMERIC):
         return None
     with suppress(ValueError, OverflowError):
         found = float(value)

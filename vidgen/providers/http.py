@@ -270,7 +270,7 @@ class ProviderHttp:
 
 def same_origin(one: str, other: str) -> bool:
     """Whether both addresses have the same scheme, host and port."""
-    return _origin(_parse(one)) == _origin(_parse(other))
+    return one == other or _origin(_parse(one)) == _origin(_parse(other))
 
 
 def joined(base: str, address: str) -> str:

@@ -19,6 +19,9 @@ from vidgen.providers.foreign import foreign
 from vidgen.providers.http import ProviderHttp, authority
 from vidgen.providers.protocol import Credential, Listing, Progress, Provider, Submission
 
+# Of how many models it is remembered who serves them; users may name any.
+MAX_KNOWN_MODELS = 1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvidersConfig:
@@ -109,6 +112,7 @@ class Providers:
     config: ProvidersConfig
     http: ProviderHttp
     by_name: dict[str, Provider] = field(default_factory=dict)
+    _interfaces: dict[tuple[str, str], Interface] = field(default_factory=dict, repr=False)
 
     def get(self, name: str) -> Provider:
         """
@@ -156,7 +160,13 @@ class Providers:
         Raises:
             UnknownProviderError: The message names the known ones.
         """
-        return catalog.vendor(name).interface_of(model, self.config.endpoints)
+        found = self._interfaces.get((name, model))
+        if found is None:
+            found = catalog.vendor(name).interface_of(model, self.config.endpoints)
+            if len(self._interfaces) == MAX_KNOWN_MODELS:
+                self._interfaces.clear()
+            self._interfaces[name, model] = found
+        return found
 
     def api(self, name: str, model: str) -> str:
         """

@@ -24,7 +24,7 @@ from vidgen.job import (
     VideoRequest,
 )
 
-_COLUMNS = frozenset(field.name for field in fields(VideoJob))
+_COLUMNS = tuple(field.name for field in fields(VideoJob))
 _TARGET = frozenset(field.name for field in fields(Target))
 _OPERATION = frozenset(field.name for field in fields(Operation))
 
@@ -37,7 +37,9 @@ def job_of(row: asyncpg.Record) -> VideoJob:
     One bad row must not keep the others of a list from being seen to. It fails by itself, in the
     stage that needs the operation; the column keeps what it has.
     """
-    values = {name: value for name, value in row.items() if name in _COLUMNS}
+    # By our names, not by the row's: a call with 59 keywords that are not the very strings of its
+    # parameters compares each with all of them; measured, 37 µs of the 60 that a row took.
+    values = {name: row[name] for name in _COLUMNS}
     operation = values["operation"]
     values |= {
         "status": JobStatus.read(values["status"]),
