@@ -317,10 +317,18 @@ async def test_a_worker_hears_when_what_waits_apart_is_due() -> None:
 
     bell.hear(b"5")
     assert not bell.answer()
-    async with asyncio.timeout(5):
-        while not bell.answer():  # noqa: ASYNC110  whoever hears it asks, as arq does
-            await asyncio.sleep(0.001)
-    assert bell.told_due()
+    await bell.wait(5)
+    assert (bell.answer(), bell.told_due()) == (True, True)
+
+
+async def test_nobody_waits_for_a_bell_that_has_rung_or_longer_than_wanted() -> None:
+    bell = Bell(QUEUE)
+
+    await bell.wait(3600)
+    bell.answer()
+    await bell.wait(0.001)
+
+    assert not bell.answer()
 
 
 async def test_what_has_been_due_for_long_goes_at_once(

@@ -8,7 +8,7 @@ it would bring its whole worker along.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -320,7 +320,8 @@ class Bell:
     def __init__(self, queue_name: str) -> None:
         """Ring at first, so that a worker begins with a look."""
         self.channel = bell_channel(queue_name)
-        self._rung = True
+        self._rung = asyncio.Event()
+        self._rung.set()
         self._is_due = True
 
     def hear(self, message: bytes) -> None:
@@ -330,14 +331,21 @@ class Bell:
         except ValueError:  # others may write to our Redis, too
             return
         if wait_s <= 0:
-            self._rung = True
+            self._rung.set()
         else:
             asyncio.get_running_loop().call_later(wait_s, self._ring)
 
+    async def wait(self, patience_s: float) -> None:
+        """Until it rings, or has rung since the last answer; no longer than so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._rung.wait()
+
     def answer(self) -> bool:
         """Whether it has rung since the last time."""
-        rung, self._rung = self._rung, False
-        return rung
+        has_rung = self._rung.is_set()
+        self._rung.clear()
+        return has_rung
 
     def told_due(self) -> bool:
         """Whether something that was sent for later has become due since the last time."""
@@ -345,7 +353,8 @@ class Bell:
         return is_due
 
     def _ring(self) -> None:
-        self._rung = self._is_due = True
+        self._is_due = True
+        self._rung.set()
 
 
 def bell_channel(queue_name: str) -> str:
