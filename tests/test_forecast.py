@@ -1,25 +1,17 @@
 """When will it be done?"""
 
-import math
-import random
-import statistics
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.builders import NOON, a_job
 from vidgen.forecast import (
-    LONGEST_LOOK_S,
     UNKNOWN,
     Capacity,
     Duration,
     Place,
     eta,
     kind_of,
-    look_in_s,
 )
 from vidgen.job import JobStatus, Stage, VideoJob
 
@@ -109,80 +101,6 @@ def test_a_kind_is_model_length_and_size(
     kind = kind_of(a_job(parameters=parameters))
 
     assert (kind.model, kind.seconds, kind.size) == ("sora-2", seconds, size)
-
-
-# --- when to look ---
-
-SPREAD = Duration(
-    samples=100,
-    generated_p10=30,
-    generated_p50=60,
-    generated_p90=120,
-    stored_p50=1,
-    stored_p90=2,
-)
-INTERVAL_S = 5.0
-
-
-def looks_s(learnt: Duration | None, until_s: float) -> list[float]:
-    """When a video that is ready after *until_s* seconds is looked at; the last one finds it."""
-    found, gone_s = [], 0.0
-    while gone_s < until_s:
-        gone_s += look_in_s(gone_s, INTERVAL_S, learnt)
-        found.append(gone_s)
-    return found
-
-
-def test_while_nothing_is_known_looks_come_in_even_steps() -> None:
-    few = replace(SPREAD, samples=3)
-
-    assert looks_s(None, 20) == looks_s(few, 20) == [5, 10, 15, 20]
-
-
-def test_the_first_look_comes_a_little_before_the_quickest_ones() -> None:
-    assert looks_s(SPREAD, 1) == [30 * 0.8]
-
-
-@given(gone_s=st.floats(0, 1e7), p50=st.floats(0.01, 1e5), spread=st.floats(1, 50))
-def test_nobody_looks_more_often_than_the_setting_says_nor_sleeps_through_it(
-    gone_s: float, p50: float, spread: float
-) -> None:
-    learnt = replace(
-        SPREAD, generated_p10=p50 / spread, generated_p50=p50, generated_p90=p50 * spread
-    )
-
-    wait_s = look_in_s(gone_s, INTERVAL_S, learnt)
-
-    assert wait_s >= INTERVAL_S
-    assert wait_s <= max(LONGEST_LOOK_S, INTERVAL_S, p50 - gone_s)
-
-
-def test_half_the_looks_find_videos_as_soon_though_times_drift() -> None:
-    dice, learnt, times = random.Random(1), SPREAD, list[float]()
-    planned, even, late_planned, late_even = 0, 0, 0.0, 0.0
-    for number in range(4_000):
-        ready_s = 60 * (1 + number / 8_000) * math.exp(dice.gauss(0, 0.54))
-        looked = looks_s(learnt, ready_s)
-        planned, late_planned = planned + len(looked), late_planned + looked[-1] - ready_s
-        steps = math.ceil(ready_s / INTERVAL_S)
-        even, late_even = even + steps, late_even + steps * INTERVAL_S - ready_s
-        times.append(looked[-1])
-        if number % 100 == 99:  # from what was seen, as in a service
-            tenths = statistics.quantiles(times[-500:], n=10)
-            p10, p50, p90 = tenths[0], tenths[4], tenths[8]
-            learnt = replace(SPREAD, generated_p10=p10, generated_p50=p50, generated_p90=p90)
-
-    assert planned <= even * 0.55
-    assert late_planned <= late_even * 1.6
-
-
-def test_videos_that_become_quicker_are_noticed() -> None:
-    learnt, seen_s = SPREAD, 0.0
-    for _ in range(12):
-        seen_s = looks_s(learnt, 6)[-1]
-        learnt = replace(SPREAD, generated_p10=seen_s, generated_p50=seen_s, generated_p90=seen_s)
-
-    assert seen_s < 12
 
 
 def test_who_wishes_for_the_last_of_all_days_has_an_estimate() -> None:

@@ -7,25 +7,12 @@ Nothing here promises: half of the videos are done by `p50`, nine of ten by `p90
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from statistics import NormalDist
 from typing import Literal
 
 from vidgen.job import Stage, VideoJob
 
 # An estimate that has passed is none: at least so long from now.
 SOON_S = 1.0
-# From fewer videos nobody plans when to look.
-ENOUGH_SAMPLES = 20
-# A look is worth it once the video has become ready with this chance. Measured on log-normal times
-# that drift, with a least interval of 5 s: 0.52 of the looks of an even pace, found after 3.7 s on
-# the average (even: 2.5 s); 0.05 asks 0.69 and finds after 2.7 s, 0.15 asks 0.44 and after 4.5 s.
-WORTH_A_LOOK = 0.12
-# The first look comes a little before the quickest tenth: else nobody would learn that they have
-# become quicker.
-EARLIER = 0.8
-LONGEST_LOOK_S = 30.0
-LEAST_SPREAD = 0.05  # of the logarithm
-_P10_TO_P90 = 2.5631  # in standard deviations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,28 +154,6 @@ def _later(now: datetime, wait_s: float) -> datetime:
         return now + timedelta(seconds=wait_s)
     except OverflowError:
         return datetime.max.replace(tzinfo=now.tzinfo)
-
-
-def look_in_s(gone_s: float, interval_s: float, learnt: Duration | None) -> float:
-    """
-    How long to wait before the next look at a generation that began *gone_s* seconds ago.
-
-    Generation times are about log-normal: short of the quickest tenth nothing is ready, around the
-    median a look is worth it soon, and a straggler may take any time. Never less than *interval_s*,
-    and just that as long as nobody knows how long such videos take.
-    """
-    if learnt is None or learnt.samples < ENOUGH_SAMPLES or learnt.generated_p10 <= 0:
-        return interval_s
-    quick_s = learnt.generated_p10 * EARLIER
-    if gone_s < quick_s:
-        return max(quick_s - gone_s, interval_s)
-    spread = math.log(learnt.generated_p90 / learnt.generated_p10) / _P10_TO_P90
-    taken = NormalDist(math.log(learnt.generated_p50), max(spread, LEAST_SPREAD))
-    gone = taken.cdf(math.log(gone_s))
-    wanted = gone + WORTH_A_LOOK * (1 - gone)
-    # Beyond all that was seen the chance is one by the numbers only.
-    wait_s = math.exp(taken.inv_cdf(wanted)) - gone_s if wanted < 1 else LONGEST_LOOK_S
-    return max(min(wait_s, LONGEST_LOOK_S), interval_s)
 
 
 def _wait_s(

@@ -9,7 +9,7 @@ figures of both are set side by side.
     CPU         of the worker from the first video to the last, per video
     memory      resident, at its peak
     commands    of Redis, per video; transactions of PostgreSQL likewise
-    requests    to the provider's status, per video: looks and lists
+    questions   to the provider about a video's status: looks, and pages of lists
     lag         from the moment a video is ready to the moment it is in the bucket
 """
 
@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import asyncpg
 import orjson
@@ -39,7 +39,7 @@ from rich.table import Table
 
 from tests.bench import plain
 from tests.bench.scorecard import percentile
-from tests.bench.wire import clip_of
+from tests.bench.wire import Telling, clip_of
 from tests.conftest import environment_of
 from tests.server.test_app import free_port
 from vidgen import VideoRequest
@@ -59,14 +59,17 @@ KEY = "bench"
 MIB = 1024 * 1024
 SAMPLE_S = 0.25
 LOOK_S = 0.5
-# A sweep learns how long videos took, and then each worker learns it: once a minute both.
-LEARNT_AFTER_S = 125.0
 READY_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What one worker took for one batch; lag in seconds."""
+    """
+    What one worker took for one batch; lag in seconds.
+
+    Attributes:
+        load: Of the machine over the last minute; a busy one makes lag longer than it is.
+    """
 
     peer: Peer
     videos: int
@@ -74,11 +77,13 @@ class Figures:
     peak_mib: float
     redis_commands: float
     transactions: float
-    looks: float
+    questions: float
+    lag_mean: float
     lag_p50: float
     lag_p95: float
     lag_max: float
     elapsed_s: float
+    load: float
 
 
 def main() -> None:
@@ -89,6 +94,7 @@ def main() -> None:
     parser.add_argument("--drift", type=float, default=0.0, help="growth of it per 1,000 videos")
     parser.add_argument("--warm-up", type=int, default=0, help="videos made before, to learn from")
     parser.add_argument("--no-list", action="store_true", help="a provider that cannot list")
+    parser.add_argument("--progress", choices=get_args(Telling), default="even")
     parser.add_argument("--size-mb", type=float, default=2.0)
     parser.add_argument("--interval-s", type=float, default=5.0)
     parser.add_argument("--transfers", type=int, default=16)
@@ -107,7 +113,7 @@ def main() -> None:
             sys.stdout.flush()
         if len(measured) == 2:
             table.add_row("ratio", str(videos), *_ratios(*measured), end_section=True)
-    Console(stderr=True, width=140).print(table)
+    Console(stderr=True, width=160).print(table)
 
 
 def _ratios(ours: Figures, theirs: Figures) -> list[str]:
@@ -133,7 +139,6 @@ async def _measure(folder: Path, peer: Peer, videos: int, arguments: argparse.Na
             async with _worker(peer, settings, folder) as worker:
                 if arguments.warm_up:
                     await _carry(peer, settings, arguments.warm_up)
-                    await asyncio.sleep(LEARNT_AFTER_S if peer == "vidgen" else 0)
                     await asyncio.to_thread(_ask, f"{address}/reset")
                 return await _watched(peer, settings, worker, address, videos, arguments)
 
@@ -175,11 +180,13 @@ async def _watched(
         peak_mib=round(peak / MIB, 1),
         redis_commands=round((after[0] - before[0]) / videos, 1),
         transactions=round((after[1] - before[1]) / videos, 1),
-        looks=round((asked.get("poll", 0) + asked.get("list", 0)) / videos, 2),
+        questions=round((asked.get("poll", 0) + asked.get("list", 0)) / videos, 2),
+        lag_mean=round(math.fsum(lags) / len(lags), 2),
         lag_p50=round(p50, 2),
         lag_p95=round(p95, 2),
         lag_max=round(lags[-1], 2),
         elapsed_s=round(elapsed_s, 1),
+        load=round(psutil.getloadavg()[0], 1),
     )
 
 
@@ -192,6 +199,7 @@ async def _wire(folder: Path, arguments: argparse.Namespace) -> AsyncIterator[st
     command = [sys.executable, "-m", "tests.bench.wire", "--port", str(port), "--clip", str(clip)]
     command += ["--median-s", str(arguments.generation_s)]
     command += ["--sigma", str(arguments.sigma), "--drift", str(arguments.drift)]
+    command += ["--progress", arguments.progress]
     command += ["--no-list"] if arguments.no_list else []
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None  # asked for above

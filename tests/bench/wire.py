@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
@@ -27,6 +27,9 @@ import uvloop
 
 MAX_HEAD_BYTES = 64 * 1024
 Answer = tuple[int, bytes, str]
+# What is said of progress: the share of the time that is over, in whole quarters of it, far more
+# than that at first and little later, or nothing.
+Telling = Literal["even", "quarters", "hasty", "nothing"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,19 @@ class Pace:
         return median_s * math.exp(dice.gauss(0.0, self.sigma)) if self.sigma else median_s
 
 
+def percent_of(share: float, telling: Telling) -> int | None:
+    """What is said when so much of the time is over."""
+    match telling:
+        case "even":
+            return int(100 * share)
+        case "quarters":
+            return int(share * 4) * 25
+        case "hasty":
+            return int(100 * share**0.3)
+        case "nothing":
+            return None
+
+
 @dataclass(slots=True)
 class Wire:
     """What both sides know of each other."""
@@ -57,6 +73,7 @@ class Wire:
     clip: bytes
     pace: Pace
     lists: bool = True
+    telling: Telling = "even"
     asked: Counter[str] = field(default_factory=Counter)
     videos: dict[str, tuple[float, float]] = field(default_factory=dict)  # created, ready
     stored: dict[str, float] = field(default_factory=dict)
@@ -121,11 +138,12 @@ class Wire:
     def _video(self, name: str, now: float) -> dict[str, object]:
         created, ready = self.videos[name]
         done = now >= ready
+        share = (now - created) / (ready - created)
         return {
             "id": name,
             "object": "video",
             "status": "completed" if done else "in_progress",
-            "progress": 100 if done else int(100 * (now - created) / (ready - created)),
+            "progress": 100 if done else percent_of(share, self.telling),
             "created_at": int(created),
             "completed_at": int(ready) if done else None,
             "model": "bench",
@@ -238,9 +256,15 @@ def main() -> None:
     parser.add_argument("--sigma", type=float, default=0.0)
     parser.add_argument("--drift", type=float, default=0.0)
     parser.add_argument("--no-list", action="store_true", help="as servers that cannot list")
+    parser.add_argument("--progress", choices=get_args(Telling), default="even")
     arguments = parser.parse_args()
     pace = Pace(median_s=arguments.median_s, sigma=arguments.sigma, drift=arguments.drift)
-    wire = Wire(clip=arguments.clip.read_bytes(), pace=pace, lists=not arguments.no_list)
+    wire = Wire(
+        clip=arguments.clip.read_bytes(),
+        pace=pace,
+        lists=not arguments.no_list,
+        telling=arguments.progress,
+    )
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()

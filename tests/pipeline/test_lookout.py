@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from tests.pipeline.conftest import Carrier, carrying
 from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
-from vidgen import JobStatus, VideoJob, VideoRequest, forecast
+from vidgen import JobStatus, VideoJob, VideoRequest, schedule
 from vidgen.pipeline import lookout
 from vidgen.resources import open_resources
 from vidgen.settings import Settings
@@ -70,6 +70,18 @@ async def test_a_provider_without_a_list_is_asked_one_by_one(
 
     assert {job.status for job in jobs} == {JobStatus.COMPLETED}
     assert simulator.veo.counts["poll"] > 5
+
+
+async def test_a_worker_learns_at_once_from_its_own_videos(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.veo.generation_s = 0.8
+    await made(carrier, VEO, count=schedule.ENOUGH_SAMPLES + 5)
+    before = simulator.veo.counts["poll"]
+
+    await made(carrier, VEO, count=3)
+
+    assert simulator.veo.counts["poll"] - before <= 3 * 4  # in even steps eight times each
 
 
 @pytest.mark.parametrize(
@@ -166,8 +178,7 @@ async def test_a_list_that_stands_still_hides_no_finished_video(
 async def test_a_list_that_keeps_calling_a_running_video_failed_is_doubted_once(
     settings: Settings, simulator: SimulatorServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookout, "SHORTEST_PACE_S", 0.01)
-    monkeypatch.setattr(forecast, "look_in_s", lambda *_: 2.0)
+    monkeypatch.setattr(schedule, "list_in_s", lambda *_: 0.1)
     simulator.sora.generation_s = 60.0
     videos, enough, lists = 40, asyncio.Event(), 0
 
@@ -181,7 +192,7 @@ async def test_a_list_that_keeps_calling_a_running_video_failed_is_doubted_once(
     async with (
         gateway(simulator.sora.url.removesuffix("/v1"), gloomy) as url,
         open_resources(
-            settings.model_copy(update={"openai_base_url": url, "poll_interval_s": 2.0})
+            settings.model_copy(update={"openai_base_url": url, "poll_interval_s": 1.0})
         ) as resources,
         carrying(resources) as carrier,
         asyncio.TaskGroup() as group,

@@ -267,11 +267,11 @@ async def test_the_lists_tell_of_many_tasks_at_once(wire: Wire) -> None:
     assert isinstance(lister, ListsVideos)
     unknown = replace(operations[0], id="unknown")
 
-    found = await lister.look_through([*operations, unknown], wire.credential, 4)
+    overview = await lister.look_through([*operations, unknown], wire.credential, 4)
 
-    assert found.keys() == {operation.id for operation in operations}
-    assert all(isinstance(progress, Succeeded) for progress in found.values())
-    assert wire.simulator.counts["list"] == 2
+    assert overview.found.keys() == {operation.id for operation in operations}
+    assert all(isinstance(progress, Succeeded) for progress in overview.found.values())
+    assert wire.simulator.counts["list"] == overview.pages == 2
 
 
 @WIRE

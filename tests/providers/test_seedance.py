@@ -232,11 +232,11 @@ async def test_the_list_is_asked_for_many_tasks_by_their_names(wire: Wire) -> No
     others = [replace(operations[0], id=f"cgt-{number}") for number in range(PAGE_LENGTH)]
     await wire.submit()
 
-    found = await lister.look_through([*operations, *others], wire.credential, 5)
+    overview = await lister.look_through([*operations, *others], wire.credential, 5)
 
-    assert found.keys() == {operation.id for operation in operations}
-    assert wire.simulator.counts["list"] == 2
-    assert await lister.look_through([], wire.credential, 5) == {}
+    assert overview.found.keys() == {operation.id for operation in operations}
+    assert wire.simulator.counts["list"] == overview.pages == 2
+    assert (await lister.look_through([], wire.credential, 5)).found == {}
 
 
 @WIRE

@@ -21,9 +21,10 @@ from vidgen.errors import (
     TransientError,
 )
 from vidgen.job import VideoRequest
+from vidgen.providers import sora
 from vidgen.providers.answer import Answer, private_texts
 from vidgen.providers.protocol import Failed, Running, Submission, Succeeded
-from vidgen.providers.registry import FindsRecent, ProvidersConfig
+from vidgen.providers.registry import WORTH_A_PAGE, FindsRecent, ListsVideos, ProvidersConfig
 from vidgen.providers.sora import build_fields, operation_id, parse_video, refusal
 from vidgen.simulator.control import Rule
 from vidgen.simulator.server import SimulatorServer
@@ -71,6 +72,26 @@ async def test_a_video_is_made_on_every_server_that_speaks_the_protocol(
         return
     assert await wire.download(operation, progress.assets[0]) == CLIP
     assert len(wire.simulator.bill) == 1
+
+
+async def test_a_list_is_read_on_for_many_videos_but_not_for_a_few(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sora, "PAGE_LENGTH", 4)
+    lister = wire.provider
+    assert isinstance(lister, ListsVideos)
+    operations = [await wire.submit() for _ in range(10)]
+    old = operations[: WORTH_A_PAGE - 1]
+
+    of_many = await lister.look_through(operations[:7], wire.credential, 5)
+    of_some = await lister.look_through([*old, *operations[-4:]], wire.credential, 5)
+    bounded = await lister.look_through(operations, wire.credential, 1)
+
+    assert of_many.found.keys() >= {each.id for each in operations[2:7]}
+    assert of_many.pages == 2
+    assert of_some.found.keys() == {each.id for each in operations[-4:]}
+    assert (of_some.pages, bounded.pages) == (1, 1)
+    assert wire.simulator.counts["list"] == 4
 
 
 async def test_a_server_that_takes_forms_only_is_asked_in_forms_from_then_on(wire: Wire) -> None:

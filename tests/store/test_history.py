@@ -34,6 +34,29 @@ async def test_durations_are_learnt_by_kind_and_found_by_it(connection: Connecti
     assert kind_of(long) in learnt
 
 
+async def test_of_one_kind_only_the_newest_teach(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "LEARNT_PER_KIND", 2)
+    same = [await completed(connection, parameters={"seconds": 4}) for _ in range(3)]
+    for job, age, time_s in zip(same, (3, 2, 1), (500, 40, 60), strict=True):
+        await aged(connection, job, "completed_at", timedelta(minutes=age))
+        await connection.execute(
+            "UPDATE video_jobs SET submitted_at = generated_at - make_interval(secs => $2)"
+            " WHERE id = $1",
+            job.id,
+            time_s,
+        )
+    other = await completed(connection, parameters={"seconds": 8})
+
+    await history.learn(connection)
+
+    learnt = await history.durations(connection)
+    assert learnt[kind_of(same[0])].samples == 2
+    assert learnt[kind_of(same[0])].generated_p50 == pytest.approx(50)
+    assert kind_of(other) in learnt
+
+
 async def test_old_videos_teach_nothing(connection: Connection) -> None:
     job = await completed(connection)
     await aged(connection, job, "completed_at", timedelta(days=8))

@@ -4,12 +4,16 @@ Looking at operations for all jobs of a process: as few questions as it takes, a
     a job alone          its own look, planned by how long such videos took
     several at a server  that lists its videos: one list answers for up to a hundred of them
 
+When is said by `vidgen.schedule`, from what looks and lists of this process have seen, at once, and
+from what all workers learnt, once a minute.
+
 A list only ever helps. What it says of a running video saves that video's own look for a while; a
 finished one wakes its job at once; a failed one is believed only by its own look, since a new
 attempt may be paid for it. Servers whose lists are no use are asked one by one, as ever.
 """
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +22,7 @@ from uuid import UUID
 
 from loguru import logger
 
-from vidgen import forecast, live, metrics
+from vidgen import forecast, live, metrics, schedule
 from vidgen.errors import (
     AuthError,
     DatabaseError,
@@ -36,22 +40,23 @@ from vidgen.pipeline import credentials
 from vidgen.pipeline.leases import Leases
 from vidgen.pipeline.progress import ProgressBoard
 from vidgen.providers.protocol import Failed, Progress, Running, Succeeded
-from vidgen.providers.registry import ListsVideos
+from vidgen.providers.registry import WORTH_A_PAGE, ListsVideos
 from vidgen.resources import Resources
+from vidgen.schedule import Experience, Trail
 from vidgen.store import history
 
 LEARN_EVERY_S = 60.0
-# Of fewer jobs each asks for itself: a list would cost as much.
-WORTH_A_LIST = 3
 VIDEOS_PER_PAGE = 100
-SHORTEST_PACE_S = 1.0
-SECONDS_PER_PAGE = 0.25
 # A list may be a stale copy: so often every job is looked at by itself all the same.
 OWN_LOOK_EVERY_S = 120.0
 # A server that cannot list, or not what is wanted, is not asked to for so long.
 USELESS_FOR_S = 600.0
 MIN_WAIT_S = 0.01
 EARLY_S = 0.05
+# A video is followed from its receipt on, if it is no older.
+FRESH_S = 5.0
+# Kinds that this process remembers; who makes up sizes must not fill its memory.
+MAX_KINDS = 500
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,7 +65,8 @@ class Follower:
     One job that waits for its operation.
 
     Attributes:
-        next_at: When it wants to be looked at, by the loop's clock.
+        trail: What was seen of its video.
+        next_at: When it wants to be looked at, by the loop's clock; never before it naps.
         looked_at: When it was last looked at by itself.
         listed: What a list last told of it.
         good_until: For how long that will do in place of a look.
@@ -69,8 +75,10 @@ class Follower:
     """
 
     job: VideoJob
-    next_at: float
+    kind: Kind
+    trail: Trail
     looked_at: float
+    next_at: float = math.inf
     listed: Progress | None = None
     good_until: float = 0.0
     was_called: bool = False
@@ -81,15 +89,15 @@ class Follower:
 class _Shelf:
     """The operations that one list can answer for: one server, one credential."""
 
+    pace_s: float
     followers: dict[str, Follower] = field(default_factory=dict)
     useless_until: float = 0.0
-    pace_s: float = SHORTEST_PACE_S
     is_read: bool = False
 
     @property
     def is_worth_a_list(self) -> bool:
         """Whether there are enough of them."""
-        return len(self.followers) >= WORTH_A_LIST
+        return len(self.followers) >= WORTH_A_PAGE
 
 
 class Lookout:
@@ -108,6 +116,7 @@ class Lookout:
         self._resources = resources
         self._wakes = wakes or live.Wakes()
         self._learnt: dict[Kind, Duration] = {}
+        self._experiences: dict[Kind, Experience] = {}
         self._shelves: dict[tuple[str, str, str], _Shelf] = {}
         self._group: asyncio.TaskGroup | None = None
 
@@ -126,13 +135,20 @@ class Lookout:
     def following(self, job: VideoJob) -> Iterator[Follower]:
         """Count *job* among those that a list may answer for, for the length of the context."""
         assert job.operation is not None  # CHECK promises it
-        now = asyncio.get_running_loop().time()
-        follower = Follower(job=job, next_at=now, looked_at=now)
+        kind = forecast.kind_of(job)
+        is_fresh = self._gone_s(job) <= FRESH_S
+        follower = Follower(
+            job=job,
+            kind=kind,
+            trail=Trail(self._experience(kind), 0.0 if is_fresh else None),
+            looked_at=asyncio.get_running_loop().time(),
+        )
         if not isinstance(self._resources.providers.get(job.provider), ListsVideos):
             yield follower
             return
         key = (job.provider, job.operation.endpoint, job.operation.credential_id)
-        shelf = self._shelves.setdefault(key, _Shelf())
+        interval_s = self._resources.settings.poll_interval_s
+        shelf = self._shelves.setdefault(key, _Shelf(pace_s=interval_s))
         shelf.followers[job.operation.id] = follower
         if self._group is not None and not shelf.is_read and shelf.is_worth_a_list:
             shelf.is_read = True
@@ -161,20 +177,20 @@ class Lookout:
                 follower.looked_at = asyncio.get_running_loop().time()
                 follower.listed = None
                 progress = await look(self._resources, follower.job)
+                self._remember(follower, progress)
                 follower.disbelieved = isinstance(listed, Failed) and isinstance(progress, Running)
                 return progress
 
     def wait_s(self, follower: Follower, wish_s: float | None) -> float:
         """How long to wait before the next look: as the server wishes, else as such videos take."""
-        settings, clock = self._resources.settings, self._resources.clock
-        jitter = 0.95 + self._resources.jitter() / 10
         if wish_s is not None:
             return max(wish_s, MIN_WAIT_S)
-        job = follower.job
-        assert job.submitted_at is not None  # CHECK promises it
-        gone_s = (clock.now() - job.submitted_at) / timedelta(seconds=1)
-        learnt = self._learnt.get(forecast.kind_of(job))
-        return forecast.look_in_s(gone_s, settings.poll_interval_s, learnt) * jitter
+        return follower.trail.look_in_s(
+            self._gone_s(follower.job),
+            self._resources.settings.poll_interval_s,
+            self._learnt.get(follower.kind),
+            self._resources.jitter(),
+        )
 
     async def nap(self, follower: Follower, wait_s: float, most: int, until_s: float) -> int:
         """
@@ -211,6 +227,30 @@ class Lookout:
         is_fresh = now < follower.good_until and now - follower.looked_at < OWN_LOOK_EVERY_S
         return is_fresh and not follower.was_called
 
+    def _gone_s(self, job: VideoJob) -> float:
+        """The age of the operation of *job*."""
+        assert job.submitted_at is not None  # CHECK promises it
+        return (self._resources.clock.now() - job.submitted_at) / timedelta(seconds=1)
+
+    def _experience(self, kind: Kind) -> Experience:
+        """What was seen of *kind*, the last used ones being kept."""
+        experience = self._experiences.pop(kind, None) or Experience()
+        self._experiences[kind] = experience
+        if len(self._experiences) > MAX_KINDS:
+            del self._experiences[next(iter(self._experiences))]
+        return experience
+
+    def _remember(self, follower: Follower, progress: Progress) -> None:
+        """Learn from what a look or a list told."""
+        gone_s = self._gone_s(follower.job)
+        match progress:
+            case Running(percent=percent):
+                follower.trail.saw_running(gone_s, percent)
+            case Succeeded():
+                follower.trail.saw_ready(gone_s)
+            case Failed():
+                pass  # it says nothing of how long a video takes
+
     async def _learn(self) -> None:
         while True:
             try:
@@ -224,29 +264,30 @@ class Lookout:
         """Ask for lists as long as that is worth it."""
         loop = asyncio.get_running_loop()
         while shelf.is_worth_a_list:
-            wanted = self._wanted(shelf)
-            if len(wanted) >= WORTH_A_LIST and loop.time() >= shelf.useless_until:
-                shelf.pace_s = self._pace_s(len(wanted))
-                await self._list(shelf, wanted)
+            wanted, ready_per_s = self._wanted(shelf)
+            if len(wanted) >= WORTH_A_PAGE and loop.time() >= shelf.useless_until:
+                await self._list(shelf, wanted, ready_per_s)
             await asyncio.sleep(shelf.pace_s)
         shelf.is_read = False
 
-    def _wanted(self, shelf: _Shelf) -> dict[str, Follower]:
-        """Those whose time to be looked at has begun, or will with the next list."""
-        ahead_s = max(shelf.pace_s, self._resources.settings.poll_interval_s)
-        soon = asyncio.get_running_loop().time() + ahead_s
-        return {name: each for name, each in shelf.followers.items() if each.next_at <= soon}
-
-    def _pace_s(self, wanted: int) -> float:
+    def _wanted(self, shelf: _Shelf) -> tuple[dict[str, Follower], float]:
         """
-        A quarter of the questions that so many jobs would ask by themselves; with thousands of them
-        a few pages a second, and with any number a list in each interval.
+        Those who may be ready, or whose look will be due with the next list; and how many of them
+        become ready a second, by expectation.
         """
-        pages, interval_s = -(-wanted // VIDEOS_PER_PAGE), self._resources.settings.poll_interval_s
-        pace_s = max(SHORTEST_PACE_S, SECONDS_PER_PAGE * pages, interval_s * pages * 4 / wanted)
-        return min(pace_s, max(interval_s, MIN_WAIT_S))
+        interval_s = self._resources.settings.poll_interval_s
+        soon = asyncio.get_running_loop().time() + max(shelf.pace_s, interval_s)
+        wanted, ready_per_s = dict[str, Follower](), 0.0
+        for name, each in shelf.followers.items():
+            chance = each.trail.ready_per_s(
+                self._gone_s(each.job), interval_s, self._learnt.get(each.kind)
+            )
+            if each.next_at <= soon or chance * interval_s >= schedule.WORTH_LISTING:
+                wanted[name] = each
+                ready_per_s += chance
+        return wanted, ready_per_s
 
-    async def _list(self, shelf: _Shelf, wanted: dict[str, Follower]) -> None:
+    async def _list(self, shelf: _Shelf, wanted: dict[str, Follower], ready_per_s: float) -> None:
         job = next(iter(wanted.values())).job
         begun = asyncio.get_running_loop().time()
         lister = self._resources.providers.get(job.provider)
@@ -254,10 +295,11 @@ class Lookout:
         operations = [each.job.operation for each in wanted.values()]
         try:
             credential = await credentials.resolve(self._resources, job)
-            found = await lister.look_through(
+            overview = await lister.look_through(
                 [operation for operation in operations if operation is not None],
                 credential,
-                pages=1 + len(shelf.followers) // VIDEOS_PER_PAGE,
+                # One page must not cost more than the looks that it saves.
+                pages=max(1 + len(shelf.followers) // VIDEOS_PER_PAGE, len(wanted) // WORTH_A_PAGE),
             )
         except (TransientError, RateLimitedError) as error:
             metrics.listed(job, "error")
@@ -270,17 +312,20 @@ class Lookout:
             self._give_up(shelf, reason=error.message)
             return
         metrics.listed(job, "answered")
+        found, interval_s = overview.found, self._resources.settings.poll_interval_s
+        shelf.pace_s = max(schedule.list_in_s(ready_per_s, overview.pages, interval_s), MIN_WAIT_S)
         if len(found) * 2 < len(wanted):
             self._give_up(shelf, reason=f"{len(found)} of {len(wanted)} videos were in the list")
         now = asyncio.get_running_loop().time()
-        # As long as the next one takes to come, and a little more.
-        good_until = now + 2 * shelf.pace_s + (now - begun)
+        # A list is a look as well, so none for an interval; nor while the next one is on its way.
+        good_until = now + max(interval_s, 2 * shelf.pace_s + (now - begun))
         for name, progress in found.items():
             if (follower := shelf.followers.get(name)) is not None:
                 follower.listed, follower.good_until = progress, good_until
                 self._take_in(follower, progress)
 
     def _take_in(self, follower: Follower, progress: Progress) -> None:
+        self._remember(follower, progress)
         match progress:
             case Running(percent=percent):
                 if percent is not None:

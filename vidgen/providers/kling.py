@@ -70,6 +70,7 @@ from vidgen.providers.protocol import (
     Failed,
     ImageBytes,
     Listing,
+    Overview,
     Progress,
     ResultStream,
     Running,
@@ -77,7 +78,7 @@ from vidgen.providers.protocol import (
     Submitted,
     Succeeded,
 )
-from vidgen.providers.registry import Surroundings
+from vidgen.providers.registry import WORTH_A_PAGE, Surroundings
 
 SUBPATHS = ("text2video", "image2video")
 ORIGINS = (
@@ -214,22 +215,24 @@ class KlingProvider:
 
     async def look_through(
         self, wanted: Sequence[Operation], credential: Credential, pages: int
-    ) -> Mapping[str, Progress]:
+    ) -> Overview:
         """What the lists say about *wanted*; see `ListsVideos`."""
         home = self._api.vendor.base_url
         missing = {each.id: each for each in wanted if same_origin(each.endpoint, home)}
         found: dict[str, Progress] = {}
         subpaths = sorted({_subpath_of(each) for each in missing.values()})
+        asked = 0
         for subpath in subpaths:
             async for page in self._pages(subpath, credential, max(1, pages // len(subpaths))):
+                asked += bool(page)
                 for task in page:
                     name = task.get("task_id")
                     if name in missing and isinstance(task.get("task_status"), str):
                         found[str(name)] = parse_task(self._api.vendor, task)
                         del missing[str(name)]
-                if not missing:
-                    return found
-        return found
+                if sum(_subpath_of(each) == subpath for each in missing.values()) < WORTH_A_PAGE:
+                    break
+        return Overview(found=found, pages=asked)
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether Kling takes *credential*; see `Provider.accepts`."""

@@ -24,7 +24,7 @@ Limits, breakers, stored keys, prices, metrics, `vidgen doctor`, `vidgen dev`, c
 follow from VENDOR. What the vendor ignores in silence is refused by the model's declaration.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -173,6 +173,20 @@ class Listing:
     candidates: tuple[Operation, ...]
     doubtful: tuple[Operation, ...] = ()
     trusted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """
+    What a server's list says about many operations.
+
+    Attributes:
+        found: By operation id; others are not said.
+        pages: So many questions that took.
+    """
+
+    found: Mapping[str, Progress]
+    pages: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ Which there are says the catalog; nothing here knows one by name.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol, Self, runtime_checkable
@@ -17,7 +17,10 @@ from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError, Request
 from vidgen.job import SERVER_CREDENTIAL, Operation
 from vidgen.providers.foreign import foreign
 from vidgen.providers.http import ProviderHttp, authority
-from vidgen.providers.protocol import Credential, Listing, Progress, Provider, Submission
+from vidgen.providers.protocol import Credential, Listing, Overview, Provider, Submission
+
+# For fewer operations each is asked for by itself: a page would cost as much.
+WORTH_A_PAGE = 3
 
 # Of how many models it is remembered who serves them; users may name any.
 MAX_KNOWN_MODELS = 1000
@@ -86,12 +89,13 @@ class ListsVideos(Protocol):
 
     async def look_through(
         self, wanted: Sequence[Operation], credential: Credential, pages: int
-    ) -> Mapping[str, Progress]:
+    ) -> Overview:
         """
-        What the newest videos of the list say about *wanted*, by operation id; others are not said.
+        What the newest videos of the list say about *wanted*.
 
         Args:
-            pages: At most so many questions.
+            pages: At most so many questions. The next one is not worth it for a few that are not
+                found yet, see `WORTH_A_PAGE`.
 
         Raises:
             TransientError, RateLimitedError: Ask again later.

@@ -56,6 +56,7 @@ from vidgen.providers.protocol import (
     Credential,
     Failed,
     ImageBytes,
+    Overview,
     Progress,
     ResultStream,
     Running,
@@ -166,13 +167,14 @@ class SeedanceProvider:
 
     async def look_through(
         self, wanted: Sequence[Operation], credential: Credential, pages: int
-    ) -> Mapping[str, Progress]:
+    ) -> Overview:
         """What the list says about *wanted*, which it is asked for by name; see `ListsVideos`."""
         home = self._api.vendor.base_url
         missing = {each.id: each for each in wanted if same_origin(each.endpoint, home)}
         found: dict[str, Progress] = {}
         names = list(missing)[: pages * PAGE_LENGTH]
-        for begin in range(0, len(names), PAGE_LENGTH):
+        begins = range(0, len(names), PAGE_LENGTH)
+        for begin in begins:
             asked = names[begin : begin + PAGE_LENGTH]
             filters = "".join(f"&filter.task_ids={quote(name, safe='')}" for name in asked)
             url = self._api.url(f"{_TASKS}?page_num=1&page_size={PAGE_LENGTH}{filters}")
@@ -181,7 +183,7 @@ class SeedanceProvider:
                 operation = missing.get(str(task.get("id")))
                 if operation is not None and isinstance(task.get("status"), str):
                     found[operation.id] = parse_task(self._api.vendor, task, operation.model)
-        return found
+        return Overview(found=found, pages=len(begins))
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether Ark takes *credential*; see `Provider.accepts`."""

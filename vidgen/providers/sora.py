@@ -62,6 +62,7 @@ from vidgen.providers.protocol import (
     Credential,
     Failed,
     Listing,
+    Overview,
     Progress,
     ResultStream,
     Running,
@@ -70,7 +71,7 @@ from vidgen.providers.protocol import (
     Succeeded,
     Variant,
 )
-from vidgen.providers.registry import Surroundings
+from vidgen.providers.registry import WORTH_A_PAGE, Surroundings
 
 AuthStyle = Literal["bearer", "api-key"]
 
@@ -218,13 +219,15 @@ class SoraProvider:
 
     async def look_through(
         self, wanted: Sequence[Operation], credential: Credential, pages: int
-    ) -> Mapping[str, Progress]:
+    ) -> Overview:
         """What the newest videos of the list say about *wanted*; see `ListsVideos`."""
         missing = {each.id for each in wanted if same_origin(each.endpoint, self._base_url)}
         found: dict[str, Progress] = {}
         after: str | None = None
-        for _ in range(pages):
+        asked = 0
+        while asked < pages:
             answer = await self._page(after, credential)
+            asked += 1
             page = _videos(answer)
             after = None
             for video in page["data"]:
@@ -235,9 +238,10 @@ class SoraProvider:
                     if after in missing and "status" in video:
                         found[after] = parse_video(video, answer.headers)
                         missing.discard(after)
-            if not missing or after is None or page.get("has_more") is not True:
+            is_last = after is None or page.get("has_more") is not True
+            if is_last or len(missing) < WORTH_A_PAGE:
                 break
-        return found
+        return Overview(found=found, pages=asked)
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Whether the server takes *credential*; see `Provider.accepts`."""

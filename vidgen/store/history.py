@@ -11,6 +11,8 @@ from vidgen.store.pool import Connection
 # The newest videos say how long the next one takes; what is older is another season.
 LEARNT_FROM = 5_000
 LEARNT_WITHIN = timedelta(days=7)
+# Of one kind fewer will do, and follow a drift the sooner.
+LEARNT_PER_KIND = 300
 
 
 async def learn(connection: Connection) -> int:
@@ -28,18 +30,26 @@ async def learn(connection: Connection) -> int:
                percentile_cont(0.5) WITHIN GROUP (ORDER BY stored),
                percentile_cont(0.9) WITHIN GROUP (ORDER BY stored)
         FROM (
-            SELECT provider, model,
-                   coalesce((parameters ->> 'seconds')::integer, 0) AS seconds,
-                   coalesce(
-                       parameters ->> 'size',
-                       concat_ws(' ', parameters ->> 'aspect_ratio', parameters ->> 'resolution')
-                   ) AS size,
-                   extract(epoch FROM generated_at - submitted_at) AS generated,
-                   extract(epoch FROM completed_at - generated_at) AS stored
-            FROM video_jobs
-            WHERE completed_at > now() - $1::interval AND status = 'completed'
-            ORDER BY completed_at DESC LIMIT $2
-        ) AS newest
+            SELECT *, row_number() OVER (
+                PARTITION BY provider, model, seconds, size ORDER BY completed_at DESC
+            ) AS number
+            FROM (
+                SELECT provider, model, completed_at,
+                       coalesce((parameters ->> 'seconds')::integer, 0) AS seconds,
+                       coalesce(
+                           parameters ->> 'size',
+                           concat_ws(
+                               ' ', parameters ->> 'aspect_ratio', parameters ->> 'resolution'
+                           )
+                       ) AS size,
+                       extract(epoch FROM generated_at - submitted_at) AS generated,
+                       extract(epoch FROM completed_at - generated_at) AS stored
+                FROM video_jobs
+                WHERE completed_at > now() - $1::interval AND status = 'completed'
+                ORDER BY completed_at DESC LIMIT $2
+            ) AS newest
+        ) AS numbered
+        WHERE number <= $3
         GROUP BY provider, model, seconds, size
         ON CONFLICT (provider, model, seconds, size) DO UPDATE SET
             samples = excluded.samples, generated_p10 = excluded.generated_p10,
@@ -48,6 +58,7 @@ async def learn(connection: Connection) -> int:
         """,
         LEARNT_WITHIN,
         LEARNT_FROM,
+        LEARNT_PER_KIND,
     )
     return int(learnt.rpartition(" ")[2])
 
