@@ -52,6 +52,10 @@ class Carrier:
                     await asyncio.sleep(min(max(wait_s, 0), LONGEST_NAP_S))
         return job
 
+    def call(self, job: VideoJob) -> None:
+        """As if the provider had called about *job*."""
+        self._wakes.wake(job.id)
+
     async def sweep(self) -> None:
         await sweep.sweep(self.resources, self.leases)
 

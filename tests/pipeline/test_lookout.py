@@ -10,6 +10,7 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from tests.pipeline.conftest import Carrier, carrying
+from tests.pipeline.test_credentials import change
 from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
 from vidgen import JobStatus, VideoJob, VideoRequest, schedule
 from vidgen.pipeline import lookout
@@ -81,7 +82,43 @@ async def test_a_worker_learns_at_once_from_its_own_videos(
 
     await made(carrier, VEO, count=3)
 
-    assert simulator.veo.counts["poll"] - before <= 3 * 4  # in even steps eight times each
+    # In even steps each would be looked at eight times.
+    assert simulator.veo.counts["poll"] - before <= 3 * 6
+
+
+async def looks_at_one(carrier: Carrier, simulator: SimulatorServer, *, called: bool) -> int:
+    """How often a video is looked at about whose end the provider calls, or does not."""
+    before = simulator.veo.counts["poll"]
+    job = await carrier.enqueue(VEO)
+    async with asyncio.TaskGroup() as group:
+        carrying_on = group.create_task(carrier.finish(job))
+        async with asyncio.timeout(PATIENCE_S):
+            while called and not carrying_on.done():
+                if any(each.is_due() for each in simulator.veo.generations.values()):
+                    carrier.call(job)
+                await asyncio.sleep(0.01)
+    assert carrying_on.result().status is JobStatus.COMPLETED
+    simulator.veo.generations.clear()
+    return simulator.veo.counts["poll"] - before
+
+
+async def test_who_is_called_by_the_provider_looks_no_more_until_a_call_is_lost(
+    carrier: Carrier, simulator: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.veo.generation_s = 0.05
+    change(carrier.resources, poll_interval_s=60)
+    for _ in range(lookout.CALLS_IN_A_ROW):
+        await looks_at_one(carrier, simulator, called=True)
+    change(carrier.resources, poll_interval_s=0.1)
+    simulator.veo.generation_s = 0.5
+
+    told = await looks_at_one(carrier, simulator, called=True)
+    monkeypatch.setattr(lookout, "CALLED_LOOK_S", 0.3)
+    await looks_at_one(carrier, simulator, called=False)
+    untold = await looks_at_one(carrier, simulator, called=False)
+
+    assert told == 1
+    assert untold > 3
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ attempt may be paid for it. Servers whose lists are no use are asked one by one,
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from loguru import logger
@@ -45,6 +46,9 @@ from vidgen.resources import Resources
 from vidgen.schedule import Experience, Trail
 from vidgen.store import history
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 LEARN_EVERY_S = 60.0
 VIDEOS_PER_PAGE = 100
 # A list may be a stale copy: so often every job is looked at by itself all the same.
@@ -55,8 +59,29 @@ MIN_WAIT_S = 0.01
 EARLY_S = 0.05
 # A video is followed from its receipt on, if it is no older.
 FRESH_S = 5.0
-# Kinds that this process remembers; who makes up sizes must not fill its memory.
-MAX_KINDS = 500
+# Kinds and accounts that this process remembers; who makes up sizes must not fill its memory.
+MAX_REMEMBERED = 500
+# A provider that called about so many videos in a row will call about the next one; until one is
+# ready without a call, looks are for lost calls only.
+CALLS_IN_A_ROW = 5
+CALLED_LOOK_S = 60.0
+
+
+@dataclass(slots=True)
+class Account:
+    """
+    Operations at one server with one credential.
+
+    Attributes:
+        calls: About so many videos in a row the provider itself called first.
+    """
+
+    calls: int = 0
+
+    @property
+    def is_calling(self) -> bool:
+        """Whether it will call about the next video, too."""
+        return self.calls >= CALLS_IN_A_ROW
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,6 +91,7 @@ class Follower:
 
     Attributes:
         trail: What was seen of its video.
+        account: Where it is made.
         next_at: When it wants to be looked at, by the loop's clock; never before it naps.
         looked_at: When it was last looked at by itself.
         listed: What a list last told of it.
@@ -77,6 +103,7 @@ class Follower:
     job: VideoJob
     kind: Kind
     trail: Trail
+    account: Account
     looked_at: float
     next_at: float = math.inf
     listed: Progress | None = None
@@ -117,6 +144,7 @@ class Lookout:
         self._wakes = wakes or live.Wakes()
         self._learnt: dict[Kind, Duration] = {}
         self._experiences: dict[Kind, Experience] = {}
+        self._accounts: dict[tuple[str, str, str], Account] = {}
         self._shelves: dict[tuple[str, str, str], _Shelf] = {}
         self._group: asyncio.TaskGroup | None = None
 
@@ -136,17 +164,20 @@ class Lookout:
         """Count *job* among those that a list may answer for, for the length of the context."""
         assert job.operation is not None  # CHECK promises it
         kind = forecast.kind_of(job)
+        key = (job.provider, job.operation.endpoint, job.operation.credential_id)
         is_fresh = self._gone_s(job) <= FRESH_S
         follower = Follower(
             job=job,
             kind=kind,
-            trail=Trail(self._experience(kind), 0.0 if is_fresh else None),
+            trail=Trail(
+                _remembered(self._experiences, kind, Experience), 0.0 if is_fresh else None
+            ),
+            account=_remembered(self._accounts, key, Account),
             looked_at=asyncio.get_running_loop().time(),
         )
         if not isinstance(self._resources.providers.get(job.provider), ListsVideos):
             yield follower
             return
-        key = (job.provider, job.operation.endpoint, job.operation.credential_id)
         interval_s = self._resources.settings.poll_interval_s
         shelf = self._shelves.setdefault(key, _Shelf(pace_s=interval_s))
         shelf.followers[job.operation.id] = follower
@@ -167,9 +198,11 @@ class Lookout:
         Raises:
             ProviderError: As `Provider.poll`.
         """
-        will_do, follower.was_called = self._will_do(follower), False
+        will_do, was_called = self._will_do(follower), follower.was_called
+        follower.was_called = False
         match follower.listed:
             case Succeeded() as listed:
+                follower.account.calls = 0
                 return listed
             case Running() as listed if will_do:
                 return listed
@@ -178,6 +211,8 @@ class Lookout:
                 follower.listed = None
                 progress = await look(self._resources, follower.job)
                 self._remember(follower, progress)
+                if isinstance(progress, Succeeded):
+                    follower.account.calls = follower.account.calls + 1 if was_called else 0
                 follower.disbelieved = isinstance(listed, Failed) and isinstance(progress, Running)
                 return progress
 
@@ -185,12 +220,13 @@ class Lookout:
         """How long to wait before the next look: as the server wishes, else as such videos take."""
         if wish_s is not None:
             return max(wish_s, MIN_WAIT_S)
-        return follower.trail.look_in_s(
+        wait_s = follower.trail.look_in_s(
             self._gone_s(follower.job),
             self._resources.settings.poll_interval_s,
             self._learnt.get(follower.kind),
             self._resources.jitter(),
         )
+        return max(wait_s, CALLED_LOOK_S) if follower.account.is_calling else wait_s
 
     async def nap(self, follower: Follower, wait_s: float, most: int, until_s: float) -> int:
         """
@@ -231,14 +267,6 @@ class Lookout:
         """The age of the operation of *job*."""
         assert job.submitted_at is not None  # CHECK promises it
         return (self._resources.clock.now() - job.submitted_at) / timedelta(seconds=1)
-
-    def _experience(self, kind: Kind) -> Experience:
-        """What was seen of *kind*, the last used ones being kept."""
-        experience = self._experiences.pop(kind, None) or Experience()
-        self._experiences[kind] = experience
-        if len(self._experiences) > MAX_KINDS:
-            del self._experiences[next(iter(self._experiences))]
-        return experience
 
     def _remember(self, follower: Follower, progress: Progress) -> None:
         """Learn from what a look or a list told."""
@@ -282,7 +310,8 @@ class Lookout:
             chance = each.trail.ready_per_s(
                 self._gone_s(each.job), interval_s, self._learnt.get(each.kind)
             )
-            if each.next_at <= soon or chance * interval_s >= schedule.WORTH_LISTING:
+            is_likely = chance * interval_s >= schedule.WORTH_LISTING
+            if each.next_at <= soon or (is_likely and not each.account.is_calling):
                 wanted[name] = each
                 ready_per_s += chance
         return wanted, ready_per_s
@@ -340,6 +369,14 @@ class Lookout:
     def _give_up(self, shelf: _Shelf, *, reason: str) -> None:
         shelf.useless_until = asyncio.get_running_loop().time() + USELESS_FOR_S
         logger.info("lists are no use here, looking one by one", reason=reason)
+
+
+def _remembered(places: dict[K, V], key: K, make: Callable[[], V]) -> V:
+    """What is at *key*, made if need be; the last used ones are kept."""
+    places[key] = found = places.pop(key, None) or make()
+    if len(places) > MAX_REMEMBERED:
+        del places[next(iter(places))]
+    return found
 
 
 async def look(resources: Resources, job: VideoJob) -> Progress:
