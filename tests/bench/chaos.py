@@ -5,6 +5,8 @@ Real workers in processes of their own run real jobs, while a plan drawn from th
 freezes and replaces them, stops and empties their servers, makes bucket and providers fail, and
 cuts, mutes and delays the connections to all of them. The same seed draws the same plan. In the end
 the providers' bills, the rows, their events and the bucket are held against each other.
+
+Half of the jobs have other providers behind the first one, and all are under budgets.
 """
 
 import argparse
@@ -29,13 +31,17 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.scorecard import Scorecard, judged
-from tests.bench.world import WAYS, Crew, World, open_world
-from vidgen import VideoRequest
+from tests.bench.world import PROVIDERS, WAYS, Crew, World, open_world
+from vidgen import Fallback, VideoRequest
+from vidgen.job import REROUTES
 from vidgen.queue import VideoQueue
 from vidgen.resources import Clock
 from vidgen.simulator.control import Rule
 from vidgen.simulator.faults import Deed
 from vidgen.simulator.s3.server import Fault
+from vidgen.store import budgets
+from vidgen.store.budgets import Period
+from vidgen.store.pool import Database
 
 # Nothing here holds a request back for longer: the longest mute, and this process standing still
 # while a server starts. What the provider does not list then was never sent.
@@ -43,6 +49,28 @@ SETTLE_S = 6.0
 LONGEST_MUTE_S = 3.0
 END_TIMEOUT_S = 240.0
 SHOWN_DEFECTS = 20
+
+# Who makes what jobs with fall-backs ask for: four seconds of 720p.
+TARGETS = {
+    "sora": "sora-2",
+    "veo": "veo-3.1-lite-generate-preview",
+    "omni": "gemini-omni-1.2-flash",
+    "fal": "fal-ai/veo3.1/fast",
+    "kling": "kling-v3",
+    "runway": "gen4.5",
+    "xai": "grok-imagine-video",
+}
+ROUTED = "with others behind it"
+# The first one is more than enough; the others run out, so that jobs have to pass by.
+BUDGETS_MICROS: dict[tuple[str, Period], int] = {
+    ("all", "total"): 10**10,
+    ("each-user", "total"): 10**10,
+    ("provider:fal", "total"): 2_000_000,
+    ("provider:kling", "total"): 1_200_000,
+}
+# Nobody begins where the money runs out: the whole batch would be refused.
+FIRST = sorted(set(TARGETS) - {"fal", "kling"})
+USERS = ("ada", "ben", None)
 
 
 # --- the plan -------------------------------------------------------------------------------------
@@ -155,10 +183,11 @@ async def _spoil_bucket(world: World, _: Crew, step: Step, dice: random.Random) 
 
 
 async def _spoil_provider(world: World, _: Crew, __: Step, dice: random.Random) -> None:
-    provider = dice.choice([world.simulator.sora, world.simulator.veo])
-    for deed, outcome, argument in dice.sample(TROUBLES, 4):
-        times = 1 if outcome == "failed" else dice.randint(1, 3)
-        provider.script(Rule(deed=deed, outcome=outcome, argument=argument, times=times))
+    for name in (dice.choice(["sora", "veo"]), *dice.sample(sorted(PROVIDERS), 2)):
+        provider = world.simulator.simulators[name]
+        for deed, outcome, argument in dice.sample(TROUBLES, 4):
+            times = 1 if outcome == "failed" else dice.randint(1, 3)
+            provider.script(Rule(deed=deed, outcome=outcome, argument=argument, times=times))
 
 
 async def _cut_way(world: World, _: Crew, __: Step, dice: random.Random) -> None:
@@ -219,6 +248,19 @@ TROUBLES: list[tuple[Deed, str, str | None]] = [
     ("list", "503", None),
     ("list", "hidden", "2s"),
 ]
+# Each of them is the end of a job that has nobody else.
+REASONS_TO_MOVE: list[tuple[Deed, str, str | None]] = [
+    ("submit", "429-retry-after", "90"),
+    ("submit", "410", None),
+    ("submit", "401", None),
+    ("submit", "429-insufficient_quota", None),
+    ("submit", "400-moderation", None),
+    ("poll", "failed", None),
+    ("poll", "moderation", None),
+    ("poll", "filtered", None),
+]
+# They take the money for a success that has no video to it.
+PAID_FOR_NOTHING = ("fal", "kling", "xai")
 
 
 # --- the run --------------------------------------------------------------------------------------
@@ -229,8 +271,10 @@ async def run(
 ) -> Scorecard:
     """The score of *jobs* videos through *duration_s* seconds of the plan of *seed*."""
     dice = random.Random(seed)
-    for provider in (world.simulator.sora, world.simulator.veo):
-        provider.generation_s = lambda: dice.uniform(2, 12)
+    for name in PROVIDERS:
+        world.simulator.simulators[name].generation_s = lambda: dice.uniform(2, 12)
+    _give_reasons(world, jobs, dice)
+    await _limit(world)
     async with Crew(world.exposed, world.logs, workers) as crew:
         await _enqueue(world, jobs, duration_s, dice)
         async with asyncio.TaskGroup() as group:
@@ -254,13 +298,49 @@ async def _enqueue(world: World, jobs: int, duration_s: float, dice: random.Rand
         for part in range(10):
             run_at = Clock().now() + timedelta(seconds=duration_s * 0.08 * part)
             if batch := requests[part::10]:
-                await queue.enqueue_many(batch, run_at=run_at)
+                user_id = USERS[part % len(USERS)]
+                await queue.enqueue_many(batch, run_at=run_at, user_id=user_id)
+
+
+def _give_reasons(world: World, jobs: int, dice: random.Random) -> None:
+    """Let every provider refuse and fail some of the jobs that have others behind it."""
+    for name in sorted(PROVIDERS):
+        charged: list[tuple[Deed, str, str | None]] = [("poll", "no-samples", None)]
+        for deed, outcome, argument in REASONS_TO_MOVE + charged * (name in PAID_FOR_NOTHING):
+            nth = dice.randint(1, 1 + jobs // 20)
+            rule = Rule(deed=deed, outcome=outcome, argument=argument, nth=nth, prompt=ROUTED)
+            world.simulator.simulators[name].script(rule)
+
+
+async def _limit(world: World) -> None:
+    database = Database(world.settings.database_url, size=1)
+    async with database, database.connection() as connection:
+        for (scope, period), micros in BUDGETS_MICROS.items():
+            await budgets.put(connection, scope, period, micros, "chaos")
 
 
 def _request(number: int, dice: random.Random) -> VideoRequest:
     in_parts = " [[sim:size 12M]] [[sim:slow 4M]]" if dice.random() < 0.1 else ""
+    if number % 2:
+        return _routed(f"tram {number} {ROUTED}{in_parts}", dice)
     provider = "sora" if dice.random() < 0.6 else "veo"
     return VideoRequest(provider=provider, prompt=f"tram {number}{in_parts}")
+
+
+def _routed(prompt: str, dice: random.Random) -> VideoRequest:
+    """A wish of one provider, with one to three others behind it, and something they may cost."""
+    first = dice.choice(FIRST)
+    behind = dice.sample(sorted(set(TARGETS) - {first}), dice.randint(1, 3))
+    return VideoRequest(
+        provider=first,
+        model=TARGETS[first],
+        prompt=prompt,
+        seconds=4,
+        size="1280x720",
+        fallbacks=[Fallback(provider=name, model=TARGETS[name]) for name in behind],
+        reroute_on=None if dice.random() < 0.3 else REROUTES,
+        max_cost_micros=dice.choice([700_000, 1_500_000, 3_000_000]),
+    )
 
 
 async def _do(world: World, crew: Crew, step: Step) -> None:

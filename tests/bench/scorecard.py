@@ -24,6 +24,8 @@ from vidgen.simulator.control import Charge
 from vidgen.simulator.s3 import S3Server
 from vidgen.simulator.server import SimulatorServer
 from vidgen.storage import Storage
+from vidgen.store import budgets
+from vidgen.store.pool import Database
 
 MAX_BYTES = 64 * 1024 * 1024
 # Before our own log is set up.
@@ -35,6 +37,7 @@ FREEING = frozenset(
         EventType.POSTPONED,
         EventType.ERRORED,
         EventType.REATTEMPTED,
+        EventType.REROUTED,
         EventType.FAILED,
         EventType.COMPLETED,
         EventType.CANCELLED,
@@ -52,6 +55,20 @@ class Blow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """
+    One accepted submit, and what has to be paid for it.
+
+    Attributes:
+        may_deliver: Its provider has not called it failed.
+    """
+
+    charge: Charge
+    owed_micros: int
+    may_deliver: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scorecard:
     """
     What came of it all.
@@ -61,6 +78,7 @@ class Scorecard:
         paid_twice: Charges beyond the attempts the row knows, or beside one that may deliver.
         unknown: Jobs that say that nobody knows whether they were paid.
         silent: Charges that belong to no attempt, of jobs that do not say so.
+        moved: How often jobs moved on to another provider, by the reason.
         recovered_s, hand_over_s: From each kill or freeze, each SIGTERM to a peer's claim, by job.
         repeated_uploads: Videos begun to be stored more often than once.
         orphaned_uploads: Unfinished multiparts that the cleanup aborted.
@@ -68,6 +86,9 @@ class Scorecard:
         books_off_micros: By how much the ledger differs from the bills, over all jobs; what only
             the provider knows may be on its bill or not.
         uncertain_micros: How much of the ledger that is.
+        wasted_micros: What else brought no video, as its provider's verdict was: it has failed, and
+            is charged.
+        budgets_off: Budgets that are overdrawn, or whose count is not what the ledger says.
         defects: What workers logged that nobody planned.
         ended_alone: Workers that ended though nobody had told them to.
     """
@@ -79,6 +100,7 @@ class Scorecard:
     paid_twice: int
     unknown: int
     silent: int
+    moved: dict[str, int]
     recovered_s: tuple[float, ...]
     hand_over_s: tuple[float, ...]
     repeated_uploads: int
@@ -86,6 +108,8 @@ class Scorecard:
     open_uploads: int
     books_off_micros: int
     uncertain_micros: int
+    wasted_micros: int
+    budgets_off: int
     defects: tuple[str, ...]
     ended_alone: int
 
@@ -99,6 +123,7 @@ class Scorecard:
             "paid_twice": self.paid_twice,
             "unknown": self.unknown,
             "silent": self.silent,
+            "moved": self.moved,
             "recovered": len(self.recovered_s),
             "recovered_p50_s": percentile(self.recovered_s, 50),
             "recovered_p99_s": percentile(self.recovered_s, 99),
@@ -110,6 +135,8 @@ class Scorecard:
             "open_uploads": self.open_uploads,
             "books_off_micros": self.books_off_micros,
             "uncertain_micros": self.uncertain_micros,
+            "wasted_micros": self.wasted_micros,
+            "budgets_off": self.budgets_off,
             "defects": len(self.defects),
             "ended_alone": self.ended_alone,
         }
@@ -133,17 +160,12 @@ async def judged(
     """The score, once every worker has ended."""
     s3.faults.clear()  # what was meant for the workers must not meet the judge
     jobs, events, books = await _read(settings)
-    charges = [charge for one in (simulator.sora, simulator.veo) for charge in one.bill]
-    by_prompt: dict[str, list[Charge]] = defaultdict(list)
-    for charge in charges:
-        by_prompt[charge.prompt].append(charge)
-    failed_generations = {
-        generation.id
-        for one in (simulator.sora, simulator.veo)
-        for generation in one.generations.values()
-        if generation.fate is not None
-    }
-    known = {event["operation_id"] for event in events if event["type"] == EventType.SUBMITTED}
+    bills = _bills(simulator)
+    by_prompt: dict[str, list[Bill]] = defaultdict(list)
+    for bill in bills:
+        by_prompt[bill.charge.prompt].append(bill)
+    told = {EventType.SUBMITTED, EventType.OVERTAKEN}
+    known = {event["operation_id"] for event in events if event["type"] in told}
     surfaced = {job["prompt"] for job in jobs if job["error_code"] == "submit_unknown"}
     completed = [job for job in jobs if job["status"] == JobStatus.COMPLETED]
     orphaned, missing = await _bucket(settings, completed)
@@ -153,12 +175,14 @@ async def judged(
         completed=len(completed),
         failed=dict(Counter(job["error_code"] for job in jobs if job["status"] == "failed")),
         lost=unfinished + missing,
-        paid_twice=sum(
-            _too_many(job["attempt"], by_prompt[job["prompt"]], failed_generations) for job in jobs
-        ),
+        paid_twice=sum(_too_many(job["attempt"], by_prompt[job["prompt"]]) for job in jobs),
         unknown=len(surfaced),
         silent=sum(
-            charge.operation_id not in known and charge.prompt not in surfaced for charge in charges
+            bill.charge.operation_id not in known and bill.charge.prompt not in surfaced
+            for bill in bills
+        ),
+        moved=dict(
+            Counter(event["reason"] for event in events if event["type"] == EventType.REROUTED)
         ),
         recovered_s=_gaps(blows, {signal.SIGKILL, signal.SIGSTOP}, events),
         hand_over_s=_gaps(blows, {signal.SIGTERM}, events),
@@ -166,10 +190,11 @@ async def judged(
         orphaned_uploads=orphaned,
         open_uploads=len(s3.uploads()),
         books_off_micros=sum(
-            _books_off(books.get(job["id"]), by_prompt[job["prompt"]], failed_generations)
-            for job in jobs
+            _books_off(books.get(job["id"]), by_prompt[job["prompt"]]) for job in jobs
         ),
         uncertain_micros=sum(entered["uncertain"] for entered in books.values()),
+        wasted_micros=sum(entered["wasted"] for entered in books.values()),
+        budgets_off=await _budgets_off(settings),
         defects=tuple(_defects(logs)),
         ended_alone=ended_alone,
     )
@@ -186,7 +211,8 @@ async def _read(
         )
         events = await connection.fetch(
             """
-            SELECT job_id, type, at, worker_id, detail ->> 'operation_id' AS operation_id
+            SELECT job_id, type, at, worker_id, detail ->> 'operation_id' AS operation_id,
+                   detail ->> 'reason' AS reason
             FROM job_events ORDER BY job_id, seq
             """
         )
@@ -196,6 +222,9 @@ async def _read(
                    coalesce(sum(micros) FILTER (
                        WHERE kind IN ('charged', 'wasted') AND NOT uncertain
                    ), 0)::bigint AS certain,
+                   coalesce(sum(micros) FILTER (
+                       WHERE kind = 'wasted' AND NOT uncertain
+                   ), 0)::bigint AS wasted,
                    coalesce(sum(micros) FILTER (WHERE uncertain), 0)::bigint AS uncertain,
                    sum(
                        CASE kind WHEN 'reserved' THEN micros ELSE -micros END
@@ -208,11 +237,22 @@ async def _read(
     return jobs, events, {row["job_id"]: row for row in books}
 
 
-def _books_off(
-    entered: "asyncpg.Record | None", charges: Sequence[Charge], failed: set[str]
-) -> int:
-    """How far the bill of a job is from what the ledger has; failures of these are not charged."""
-    billed = sum(charge.cost_micros for charge in charges if charge.operation_id not in failed)
+def _bills(simulator: SimulatorServer) -> list[Bill]:
+    """What every simulated provider wants to be paid for."""
+    return [
+        Bill(
+            charge=charge,
+            owed_micros=one.owed_micros(charge),
+            may_deliver=one.generations[charge.operation_id].fate is None,  # nobody cancels here
+        )
+        for one in simulator.simulators.values()
+        for charge in one.bill
+    ]
+
+
+def _books_off(entered: "asyncpg.Record | None", bills: Sequence[Bill]) -> int:
+    """How far the bills of a job are from what the ledger has."""
+    billed = sum(bill.owed_micros for bill in bills)
     if entered is None:
         return billed
     lowest, uncertain, still_open = entered["certain"], entered["uncertain"], entered["still_open"]
@@ -221,9 +261,20 @@ def _books_off(
     return off
 
 
-def _too_many(attempt: int, charges: Sequence[Charge], failed: set[str]) -> int:
-    may_deliver = sum(charge.operation_id not in failed for charge in charges)
-    return max(len(charges) - attempt, may_deliver - 1, 0)
+def _too_many(attempt: int, bills: Sequence[Bill]) -> int:
+    return max(len(bills) - attempt, sum(bill.may_deliver for bill in bills) - 1, 0)
+
+
+async def _budgets_off(settings: Settings) -> int:
+    database = Database(settings.database_url, size=1)
+    async with database, database.connection() as connection:
+        wrong = await budgets.discrepancies(connection)
+        overdrawn = [
+            each
+            for each in await budgets.listed(connection)
+            if each.spent_micros + each.reserved_micros > each.limit_micros
+        ]
+    return len(wrong) + len(overdrawn)
 
 
 async def _bucket(settings: Settings, completed: "list[asyncpg.Record]") -> tuple[int, int]:

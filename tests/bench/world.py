@@ -36,6 +36,14 @@ WAYS = {
     "bucket": "s3_endpoint_url",
     "sora": "openai_base_url",
     "veo": "gemini_base_url",
+    "fal": "fal_base_url",
+    "kling": "kling_base_url",
+    "runway": "runwayml_base_url",
+    "xai": "xai_base_url",
+}
+# Who makes videos here, and which way leads there.
+PROVIDERS = {name: name for name in ("sora", "veo", "fal", "kling", "runway", "xai")} | {
+    "omni": "veo"
 }
 STOP_TIMEOUT_S = 30
 READY_TIMEOUT_S = 30
@@ -169,8 +177,9 @@ async def open_world(folder: Path, **changes: Any) -> AsyncIterator[World]:
             S3Server(folder / "s3", access_key=KEY, secret_key=KEY)
         )
         simulator = await stack.enter_async_context(SimulatorServer())
-        for provider in (simulator.sora, simulator.veo):
-            provider.clip = render("tram", seconds=1, width=320, height=180, audio=False)
+        clip = render("tram", seconds=1, width=320, height=180, audio=False)
+        for name in PROVIDERS:
+            simulator.simulators[name].clip = clip
         settings = Settings(**_settings(postgres, redis, s3, simulator) | changes)
         await migrate(settings.database_url)
         async with Storage.open(bucket_of(settings)) as storage:
@@ -179,8 +188,12 @@ async def open_world(folder: Path, **changes: Any) -> AsyncIterator[World]:
             way: await stack.enter_async_context(proxy_of(_port(getattr(settings, name))))
             for way, name in WAYS.items()
         }
-        # Where it says that results lie: behind the proxy, too.
-        simulator.veo.origin = f"http://127.0.0.1:{proxies['veo'].port}"
+        # Where they say that results lie: behind the proxy, too.
+        for name, way in PROVIDERS.items():
+            provider = simulator.simulators[name]
+            provider.origin = provider.origin.replace(
+                f":{_port(provider.origin)}", f":{proxies[way].port}"
+            )
         logs = folder / "logs"
         logs.mkdir()
         yield World(
@@ -210,6 +223,15 @@ def _settings(
         "openai_base_url": simulator.sora.url,
         "gemini_api_key": SecretStr("gemini-simulated"),
         "gemini_base_url": simulator.veo.gemini_url,
+        "fal_key": SecretStr("fal-simulated"),
+        "fal_base_url": simulator.simulators["fal"].origin,
+        "kling_access_key": SecretStr("access"),
+        "kling_secret_key": SecretStr("kling-simulated"),
+        "kling_base_url": simulator.simulators["kling"].url,
+        "runwayml_api_secret": SecretStr("runway-simulated"),
+        "runwayml_base_url": simulator.simulators["runway"].url,
+        "xai_api_key": SecretStr("xai-simulated"),
+        "xai_base_url": simulator.simulators["xai"].url,
         "allow_private_addresses": True,
         "concurrency": 100,
         "rate_limit_per_min": 100_000,
