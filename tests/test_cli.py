@@ -711,7 +711,7 @@ async def test_what_is_done_by_hand_leaves_the_rows_that_the_api_leaves(
         ("drain", "all"),
         ("retry", str(job)),
         ("cancel", str(job)),
-        ("enqueue", ""),
+        ("enqueue", str(job)),
     ]
     assert {(entry["who"], entry["role"], entry["address"]) for entry in entries} == {
         (user(), "operate", "cli")

@@ -962,6 +962,104 @@ async def test_a_key_that_was_used_before_decides(queue: VideoQueue, hand: Hand)
     assert (same.id, other.id) == (first.id, made.id)
 
 
+async def test_a_key_stands_for_the_video_that_it_was_answered_with(
+    queue: VideoQueue, hand: Hand
+) -> None:
+    made = await hand.carry(await queue.enqueue(KITE, user_id="ada"))
+    wish: dict[str, Any] = {"user_id": "ada", "idempotency_key": "order-1"}
+    first = await queue.enqueue(KITE, **wish, reuse_within_s=DAY_S)
+    newer = await hand.carry(await queue.enqueue(KITE, user_id="ada"))
+
+    again = [
+        await queue.enqueue(KITE, **wish, reuse_within_s=DAY_S),
+        await queue.enqueue(KITE, **wish),
+    ]
+    of_another_user = await queue.enqueue(KITE, idempotency_key="order-1")
+
+    assert newer.id != made.id
+    assert [job.id for job in (first, *again)] == [made.id] * 3
+    assert of_another_user.status is JobStatus.PENDING
+    other = VideoRequest(provider="sora", prompt="another kite", seconds=4)
+    conflicts: list[tuple[VideoRequest, dict[str, Any], str]] = [
+        (other, {}, "the video differs"),
+        (other, {"reuse_within_s": DAY_S}, "the video differs"),
+        (KITE, {"priority": 5}, "priority differs"),
+    ]
+    for request, more, named in conflicts:
+        with pytest.raises(IdempotencyConflictError, match=named):
+            await queue.enqueue(request, **wish, **more)
+
+
+async def test_of_many_at_once_under_one_key_all_get_the_same_video(
+    queue: VideoQueue, hand: Hand, settings: Settings
+) -> None:
+    made = await hand.carry(await queue.enqueue(KITE))
+
+    async with asyncio.TaskGroup() as group:
+        asked = [
+            group.create_task(
+                queue.enqueue(
+                    KITE,
+                    idempotency_key=f"order-{number // 8}",
+                    reuse_within_s=DAY_S if number % 2 else None,
+                )
+            )
+            for number in range(40)
+        ]
+
+    found = [task.result().id for task in asked]
+    keys = [set(found[start : start + 8]) for start in range(0, 40, 8)]
+    assert [len(ids) for ids in keys] == [1] * 5
+    async with connect(settings.database_url) as connection:
+        bought = await connection.fetchval("SELECT count(*) FROM video_jobs")
+        used_again = await connection.fetchval("SELECT count(*) FROM reuses")
+    assert bought - 1 + used_again == 5
+    assert used_again == sum(ids == {made.id} for ids in keys)
+
+
+async def test_a_key_whose_answer_is_being_decided_is_waited_for(
+    queue: VideoQueue, hand: Hand, settings: Settings
+) -> None:
+    made = await hand.carry(await queue.enqueue(KITE))
+    async with (
+        asyncio.TaskGroup() as group,
+        connect(settings.database_url) as mine,
+        mine.transaction(),
+    ):
+        first = await queue.enqueue(
+            KITE, idempotency_key="order-1", reuse_within_s=DAY_S, connection=mine
+        )
+        second = group.create_task(queue.enqueue(KITE, idempotency_key="order-1"))
+        async with asyncio.timeout(10):
+            while not await mine.fetchval(  # noqa: ASYNC110  a lock tells nobody
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            ):
+                await asyncio.sleep(0.01)
+
+    assert first.id == made.id
+    assert second.result().id == made.id
+
+
+async def test_a_video_that_is_gone_or_about_to_go_is_not_used_again(
+    queue: VideoQueue, hand: Hand, settings: Settings
+) -> None:
+    made = await hand.carry(await queue.enqueue(KITE))
+    async with connect(settings.database_url) as connection:
+        await connection.execute(
+            "UPDATE video_jobs SET completed_at = now() - interval '23 hours 30 minutes'"
+        )
+    keeping = settings.model_copy(update={"result_retention_days": 1})
+    async with VideoQueue(keeping) as careful:
+        bought = await careful.enqueue(KITE, reuse_within_s=2 * DAY_S)
+    there = await queue.enqueue(KITE, reuse_within_s=2 * DAY_S)
+    async with connect(settings.database_url) as connection:
+        await connection.execute("UPDATE video_jobs SET gone_at = now() WHERE id = $1", made.id)
+    gone = await queue.enqueue(KITE, reuse_within_s=2 * DAY_S)
+
+    assert there.id == made.id
+    assert len({made.id, bought.id, gone.id}) == 3
+
+
 @pytest.mark.parametrize("seconds", [0, -1, True, 1.5, 366 * DAY_S + 1])
 async def test_a_window_that_is_none_is_refused(queue: VideoQueue, seconds: Any) -> None:
     with pytest.raises(InvalidRequestError, match="reuse_within_s"):

@@ -126,6 +126,24 @@ async def test_a_route_is_settled_at_the_enqueue_whatever_its_file_says_later(
     assert (job.reroute_on, job.max_cost_micros) == (("quota", "policy"), 1_000_000)
 
 
+async def test_what_a_route_brought_before_it_was_edited_is_not_used_again(
+    settings: Settings, queue: VideoQueue, tmp_path: Path
+) -> None:
+    wish = VideoRequest(route="cheap", prompt="a tram", seconds=8, size="1280x720")
+    made = await Hand(queue).carry(await queue.enqueue(wish))
+    file = tmp_path / "other.toml"
+    found = []
+    for text in (ROUTES, ROUTES.replace('"sora"', '{ target = "sora", seconds = 4 }')):
+        file.write_text(text)
+        async with VideoQueue(settings.model_copy(update={"routes_file": str(file)})) as later:
+            found.append(await later.enqueue(wish, reuse_within_s=3600))
+
+    same, edited = found
+    assert same.id == made.id
+    assert edited.id != made.id
+    assert edited.parameters["seconds"] == 4
+
+
 @pytest.mark.parametrize(
     ("asked", "ceiling"), [(None, 1_000_000), (900_000, 900_000), (9_000_000, 1_000_000)]
 )

@@ -254,6 +254,8 @@ class VideoJob:
         lost_cost_micros: The part of the cost that was given up for a new video.
         discards: How often a stored video of the job was thrown away.
         archived_at: Since when only a summary is kept: prompt, parameters and files are gone.
+        gone_at: Since when the files of a completed job are not in the bucket any more, though all
+            else of it is kept.
         targets: Who may make it, in order; the first is what was asked for. Empty if nobody else
             may.
         target_parameters: What each of them is asked for.
@@ -313,6 +315,7 @@ class VideoJob:
     metadata: Mapping[str, JsonValue]
     credential_id: str | None
     archived_at: datetime | None
+    gone_at: datetime | None = None
     settled_attempt: int | None = None
     unknown_attempts: int = 0
     lost_cost_micros: int = 0

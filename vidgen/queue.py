@@ -60,6 +60,7 @@ from vidgen.store import (
     history,
     inputs,
     jobs,
+    reuses,
     steering,
     workers,
 )
@@ -68,6 +69,7 @@ from vidgen.store.erasure import Traces
 from vidgen.store.inputs import StoredInput
 from vidgen.store.jobs import Counts, NewJob
 from vidgen.store.pool import Connection, Database
+from vidgen.store.reuses import Reuse
 from vidgen.store.rows import parameters_of
 from vidgen.store.steering import Pause
 from vidgen.vault import Vault
@@ -82,6 +84,8 @@ MAX_TEXT = 500
 MAX_PRIORITY = 9
 MAX_DEADLINE_S = 7 * 24 * 3600
 MAX_REUSE_S = 366 * 24 * 3600
+# A video that is handed out again should outlast the answer.
+RETENTION_MARGIN_S = 3600
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 20
 # One statement carries so many rows; 10,000 prompts in one would be a very long message.
@@ -754,6 +758,7 @@ class VideoQueue:
                 targets=targets if has_fallbacks else (),
                 target_parameters=all_parameters if has_fallbacks else (),
                 route=request.route,
+                route_version=self._version(request.route, targets),
                 reroute_on=reasons if has_fallbacks else (),
                 max_cost_micros=asked.max_cost_micros,
                 api=targets[0].api,
@@ -799,6 +804,17 @@ class VideoQueue:
         )
         return resolved, mapped
 
+    def _version(self, route: str | None, targets: Sequence[Target]) -> str | None:
+        """
+        What *route* says, as a hash: a video that it brought before it was edited is not the one
+        that it stands for now. None without a route.
+        """
+        if route is None:
+            return None
+        who = [(target.provider, target.model) for target in targets]
+        told = json_value([self._routes[route].targets, who])
+        return hashlib.sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
     async def _insert_or_reuse(
         self,
         connection: Connection,
@@ -820,18 +836,36 @@ class VideoQueue:
     ) -> dict[UUID, VideoJob]:
         """Those of *wanted* whose video is there, and its job."""
         assert wish.reuse_within_s is not None
-        if wish.idempotency_key is not None and await jobs.by_idempotency_key(
-            connection, wish.user_id, wish.idempotency_key
-        ):
-            return {}  # the key decides
+        if wish.idempotency_key is not None:
+            await reuses.hold_key(connection, wish.user_id, wish.idempotency_key)
+            if await reuses.first_use(connection, wish.user_id, wish.idempotency_key):
+                return {}  # the key decides
         known = {
             stored: new
             for new in wanted
             for stored in (new.fingerprint, *self._vault.fingerprints(new.fingerprint))
         }
-        made = await jobs.made(connection, wish.user_id, list(known), wish.reuse_within_s)
+        versions = {stored: new.route_version for stored, new in known.items()}
+        within_s = self._still_kept(wish.reuse_within_s)
+        made = await reuses.made(connection, wish.user_id, versions, within_s)
         plain = {known[stored].fingerprint: job for stored, job in made.items()}
-        return {new.id: plain[new.fingerprint] for new in wanted if new.fingerprint in plain}
+        found = [(new, plain[new.fingerprint]) for new in wanted if new.fingerprint in plain]
+        noted = [
+            Reuse(
+                job_id=job.id,
+                user_id=new.user_id,
+                idempotency_key=new.idempotency_key,
+                wish=new.wish,
+            )
+            for new, job in found
+        ]
+        await reuses.note(connection, noted)
+        return {new.id: job for new, job in found}
+
+    def _still_kept(self, within_s: int) -> int:
+        """*within_s*, less what will be deleted any moment, as far as we know of that."""
+        days = self._settings.result_retention_days
+        return min(within_s, days * 86_400 - RETENTION_MARGIN_S) if days else within_s
 
     async def _insert(
         self, connection: Connection, prepared: Sequence[tuple[NewJob, list[StoredInput]]]
@@ -859,7 +893,7 @@ class VideoQueue:
     async def _first_job(self, connection: Connection, new: NewJob) -> VideoJob:
         assert new.idempotency_key is not None  # nothing else can be taken
         assert new.wish is not None  # goes with the key
-        first = await jobs.by_idempotency_key(connection, new.user_id, new.idempotency_key)
+        first = await reuses.first_use(connection, new.user_id, new.idempotency_key)
         if first is None:
             raise IdempotencyConflictError(
                 f"idempotency key {new.idempotency_key!r} was used before for another request"

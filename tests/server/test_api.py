@@ -13,18 +13,22 @@ from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
 
 from tests.by_hand import Hand
+from tests.conftest import BUCKET, S3_ACCESS_KEY, S3_SECRET_KEY
 from tests.server.conftest import TOKEN, Client
 from vidgen import catalog
 from vidgen.errors import VidgenError
 from vidgen.job import JobStatus, VideoJob, VideoRequest
 from vidgen.queue import VideoQueue
-from vidgen.resources import Resources
+from vidgen.resources import Resources, open_resources
 from vidgen.server import openapi
 from vidgen.server.app import build, operations
+from vidgen.settings import Settings
+from vidgen.simulator.s3 import S3Server
 from vidgen.store import erasure
 
 READER = "a-token-that-only-reads"
 TRAM = {"provider": "sora", "prompt": "a tram in the rain", "seconds": 8, "size": "1280x720"}
+SAME_TRAM = VideoRequest(provider="sora", prompt="a tram in the rain", seconds=8, size="1280x720")
 
 JSON = {"Content-Type": "application/json"}
 
@@ -146,12 +150,53 @@ async def test_a_waiting_job_is_cancelled_and_may_go_on(admin: Client) -> None:
     assert shown["eta"] is None
     assert again["status"] == "pending"
     assert await actions(admin) == ["retry", "cancel", "enqueue"]
+    entries = (await (await admin.get("/api/audit")).json())["entries"]
+    assert {entry["target"] for entry in entries} == {made["id"]}
     told = (await (await admin.get(f"/api/jobs/{made['id']}")).json())["events"]
     assert [(event["type"], event["by"]) for event in told] == [
         ("created", None),
         ("cancelled", "admin"),
         ("retried", "admin"),
     ]
+
+
+async def test_a_video_that_is_not_in_the_bucket_any_more_is_made_again(
+    settings: Settings, s3: S3Server, hand: Hand, queue: VideoQueue
+) -> None:
+    with_bucket = settings.model_copy(
+        update={
+            "s3_bucket": BUCKET,
+            "s3_endpoint_url": s3.url,
+            "s3_addressing_style": "path",
+            "aws_access_key_id": S3_ACCESS_KEY,
+            "aws_secret_access_key": SecretStr(S3_SECRET_KEY),
+        }
+    )
+    lost = await hand.carry(await queue.enqueue(SAME_TRAM))  # nobody stored anything
+
+    async with (
+        open_resources(with_bucket) as resources,
+        TestClient(
+            TestServer(build(resources)), headers={"Authorization": f"Bearer {TOKEN}"}
+        ) as admin,
+    ):
+        bought = await asked(admin, reuse_within_s=3600, idempotency_key="order-1")
+        again = await asked(admin, reuse_within_s=3600, idempotency_key="order-1")
+        refused = await problem(await admin.get(f"/api/jobs/{lost.id}/result"))
+
+    assert bought["id"] == again["id"] != str(lost.id)
+    assert bought["status"] == "pending"
+    assert refused == (404, "no_result")
+
+
+async def test_a_bucket_that_is_away_keeps_no_video_from_being_used_again(
+    admin: Client, hand: Hand, queue: VideoQueue
+) -> None:
+    made = await hand.carry(await queue.enqueue(SAME_TRAM))
+
+    again = await asked(admin, reuse_within_s=3600)
+
+    assert again["id"] == str(made.id)
 
 
 async def test_what_does_not_exist_is_not_found(admin: Client) -> None:

@@ -29,9 +29,9 @@ from vidgen.errors import (
 )
 from vidgen.job import EventType, JobStatus, Lease, Stage, VideoJob
 from vidgen.lifecycle import Backoff, Transition
-from vidgen.store import jobs
-from vidgen.store.jobs import FirstUse
+from vidgen.store import jobs, reuses
 from vidgen.store.pool import Connection, Database
+from vidgen.store.reuses import FirstUse
 
 OTHER = UUID(int=2)
 BACKOFF = Backoff(base_s=2)
@@ -93,12 +93,12 @@ async def test_a_key_is_taken_once_per_user(connection: Connection) -> None:
 
     assert [job.id for job in made] == [first.id, other.id]
     assert again == []
-    found = [await jobs.by_idempotency_key(connection, user, "k") for user in ("ada", None)]
+    found = [await reuses.first_use(connection, user, "k") for user in ("ada", None)]
     assert found == [
         FirstUse(job=made[0], fingerprint=first.fingerprint, wish=None),
         FirstUse(job=made[1], fingerprint=other.fingerprint, wish=None),
     ]
-    assert await jobs.by_idempotency_key(connection, "bob", "k") is None
+    assert await reuses.first_use(connection, "bob", "k") is None
     assert await connection.fetchval("SELECT count(*) FROM job_events") == 2
 
 

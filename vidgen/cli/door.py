@@ -3,7 +3,7 @@
 import os
 import pwd
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,20 +36,32 @@ class Door:
         Raises:
             DatabaseError: PostgreSQL is away; then nothing may be done either.
         """
+        await self.write(action, target, **detail)
+        return user()
+
+    async def write(self, action: str, target: object = "", **detail: JsonValue) -> int:
+        """As `note`; the number of the entry, for `aim`."""
         from vidgen.store import steering
 
-        who = user()
         async with self.database.connection() as connection:
-            await steering.note(
+            return await steering.note(
                 connection,
-                who=who,
+                who=user(),
                 role=ROLE,
                 address=ADDRESS,
                 action=action,
                 target=str(target),
                 detail={name: value for name, value in detail.items() if value is not None},
             )
-        return who
+
+    async def aim(self, number: int, target: object) -> None:
+        """Say what it was done to; what is done stays so if PostgreSQL is away by now."""
+        from vidgen.errors import DatabaseError
+        from vidgen.store import steering
+
+        with suppress(DatabaseError):
+            async with self.database.connection() as connection:
+                await steering.aim(connection, number, str(target))
 
 
 @asynccontextmanager

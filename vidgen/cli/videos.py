@@ -234,7 +234,9 @@ def submit(
     async def work() -> bool:
         async with open_door() as door:
             named = {"provider": provider, "model": model, "route": route}
-            await door.note("enqueue", **{name: text for name, text in named.items() if text})
+            number = await door.write(
+                "enqueue", **{name: text for name, text in named.items() if text}
+            )
             job = await door.queue.enqueue(
                 request,
                 idempotency_key=idempotency_key,
@@ -247,6 +249,7 @@ def submit(
                 deadline_s=deadline,
                 reuse_within_s=reuse_within,
             )
+            await door.aim(number, job.id)
             if wait or output is not None:
                 return await _finish(door, job, output, as_json=as_json)
             _tell_accepted(job, as_json=as_json)
@@ -577,6 +580,8 @@ async def _address(settings: "Settings", job: VideoJob) -> str:
 
     if job.archived_at is not None:
         raise InvalidRequestError(f"job {job.id} was archived: its video is no longer kept")
+    if job.gone_at is not None:
+        raise InvalidRequestError(f"job {job.id}: its video is not in the bucket any more")
     if job.storage_key is None:
         raise InvalidRequestError(f"job {job.id} is {job.status}: it has no video to point to")
     async with open_storage(settings) as storage:

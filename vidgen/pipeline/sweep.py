@@ -23,7 +23,7 @@ from vidgen.errors import (
     StorageError,
 )
 from vidgen.job import VideoJob
-from vidgen.pipeline import discards, receipts
+from vidgen.pipeline import discards, receipts, reuse
 from vidgen.pipeline.leases import Leases
 from vidgen.pipeline.recall import recall, recall_of_users
 from vidgen.resources import Resources
@@ -66,6 +66,7 @@ async def _sweep_if_our_turn(resources: Resources, leases: Leases, every_s: floa
     await sweep(resources, leases)
     await _perform(resources, "receipts", _collect_receipts(resources, leases))
     await _perform(resources, "discards", discards.collect(resources))
+    await _perform(resources, "reuses", reuse.look_after(resources))
     await _perform(resources, "learn", _learn(resources))
     await _perform(resources, "forget keys", _forget_keys(resources))
     await _perform(resources, "budgets", _watch_budgets(resources))

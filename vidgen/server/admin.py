@@ -52,8 +52,8 @@ async def queue(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """Let a failed job go on, from its paid result if that still exists."""
     job_id = _job_id(request)
-    async with audit.noted(request, "retry", job_id) as who:
-        job = await request.app[QUEUE].retry(job_id, by=who)
+    async with audit.noted(request, "retry", job_id) as note:
+        job = await request.app[QUEUE].retry(job_id, by=note.who)
     how = "goes on with its paid result" if job.operation else "starts anew and will be paid again"
     return web.json_response(
         {"success": True, "message": f"job {job_id} {how}", "jobId": str(job_id)}

@@ -5,6 +5,7 @@ back if it was refused, since then there was none.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 from aiohttp import web
 from loguru import logger
@@ -17,12 +18,20 @@ from vidgen.server.keys import RESOURCES
 from vidgen.store import steering
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """An action that was written down: who does it, and its number."""
+
+    who: str
+    seq: int
+
+
 @asynccontextmanager
 async def noted(
     request: web.Request, action: str, target: object = "", **detail: JsonValue
-) -> AsyncIterator[str]:
+) -> AsyncIterator[Noted]:
     """
-    Write down what is done within, and give the name of who does it.
+    Write down what is done within.
 
     Raises:
         DatabaseError: PostgreSQL is away; then nothing may be done either.
@@ -41,10 +50,17 @@ async def noted(
             detail=told,
         )
     try:
-        yield visitor.name
+        yield Noted(who=visitor.name, seq=seq)
     except (RequestError, BudgetError):
         with suppress(DatabaseError):  # then it tells of an attempt, which is true as well
             async with database.connection() as connection:
                 await steering.take_back(connection, seq)
         raise
     logger.info("action by hand", action=action, target=str(target), who=visitor.name)
+
+
+async def aim(request: web.Request, note: Noted, target: object) -> None:
+    """Say what it was done to; what is done stays so if PostgreSQL is away by now."""
+    with suppress(DatabaseError):
+        async with request.app[RESOURCES].database.connection() as connection:
+            await steering.aim(connection, note.seq, str(target))

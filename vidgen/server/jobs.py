@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from vidgen import catalog
 from vidgen.document import PRIVATE, SEALED, event_document, job_document, without_query
-from vidgen.errors import InvalidRequestError, NoResultError
+from vidgen.errors import InvalidRequestError, NoResultError, StorageError
 from vidgen.fallback import MAX_FALLBACKS
 from vidgen.forecast import Eta
 from vidgen.job import (
@@ -24,6 +24,7 @@ from vidgen.job import (
     VideoJob,
     VideoRequest,
 )
+from vidgen.pipeline import reuse
 from vidgen.queue import RetryPlan, VideoQueue, retry_plan
 from vidgen.server import audit, body, deliveries, stream
 from vidgen.server.keys import HUB, QUEUE, RESOURCES
@@ -212,8 +213,9 @@ async def create(request: web.Request) -> web.Response:
     if key is None:  # an empty one is refused like any other that is none
         key = request.headers.get("Idempotency-Key")
     named = {"provider": wish.provider, "model": wish.model, "route": wish.route}
-    async with audit.noted(request, "enqueue", **named):
-        job = await request.app[QUEUE].enqueue(
+
+    async def ask() -> VideoJob:
+        return await request.app[QUEUE].enqueue(
             video,
             idempotency_key=key,
             priority=wish.priority,
@@ -225,7 +227,23 @@ async def create(request: web.Request) -> web.Response:
             deadline_s=wish.deadline_s,
             reuse_within_s=wish.reuse_within_s,
         )
+
+    async with audit.noted(request, "enqueue", **named) as note:
+        job = await ask()
+        if wish.reuse_within_s is not None and await _is_gone(request, job):
+            job = await ask()
+    await audit.aim(request, note, job.id)
     return answer(job_document(job), status=201, Location=f"/api/jobs/{job.id}")
+
+
+async def _is_gone(request: web.Request, job: VideoJob) -> bool:
+    """Whether *job* ended before with a video that is not in the bucket any more."""
+    if job.status is not JobStatus.COMPLETED or job.storage_key is None:
+        return False
+    try:
+        return await reuse.is_gone(request.app[RESOURCES], job.id, job.storage_key)
+    except StorageError:  # nobody can tell now; a worker looks after it
+        return False
 
 
 def wanted(wish: NewVideo) -> VideoRequest:
@@ -324,8 +342,8 @@ async def show(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """Ask for the end of a job; what a provider has started may still be billed."""
     job_id, wish = read_id(request), await read_body(request, Cancel)
-    async with audit.noted(request, "cancel", job_id, discard=wish.discard) as who:
-        job = await request.app[QUEUE].cancel(job_id, discard=wish.discard, by=who)
+    async with audit.noted(request, "cancel", job_id, discard=wish.discard) as note:
+        job = await request.app[QUEUE].cancel(job_id, discard=wish.discard, by=note.who)
     return answer(job_document(job))
 
 
@@ -335,8 +353,8 @@ async def cancel(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """Let a failed or cancelled job go on: from its paid result if it may exist, else anew."""
     job_id, wish = read_id(request), await read_body(request, Retry)
-    async with audit.noted(request, "retry", job_id, anew=wish.anew) as who:
-        job = await request.app[QUEUE].retry(job_id, anew=wish.anew, by=who)
+    async with audit.noted(request, "retry", job_id, anew=wish.anew) as note:
+        job = await request.app[QUEUE].retry(job_id, anew=wish.anew, by=note.who)
     return answer(job_document(job))
 
 
@@ -386,6 +404,11 @@ async def result(request: web.Request) -> web.Response:
     key = keys[wish.variant]
     if job.archived_at is not None:
         raise NoResultError(f"job {job.id} was archived: its {wish.variant} is no longer kept")
+    if job.gone_at is not None:
+        raise NoResultError(
+            f"job {job.id} was completed, and its {wish.variant} is not in the bucket any more: ask"
+            " for it again"
+        )
     if key is None:
         raise NoResultError(f"job {job.id} is {job.status} and has no {wish.variant}")
     resources = request.app[RESOURCES]

@@ -97,10 +97,10 @@ async def put(request: web.Request) -> web.Response:
             user_id=user,
             period=wish.period,
             limit_micros=wish.limit_micros,
-        ) as who,
+        ) as note,
         request.app[RESOURCES].database.connection() as connection,
     ):
-        await budgets.put(connection, wish.scope, wish.period, wish.limit_micros, who)
+        await budgets.put(connection, wish.scope, wish.period, wish.limit_micros, note.who)
     return await _listed(request)
 
 

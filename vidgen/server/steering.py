@@ -140,8 +140,8 @@ async def queue(request: web.Request) -> web.Response:
 async def pause(request: web.Request) -> web.Response:
     """Take no new job of a provider, or of any; what was taken goes on to its end."""
     wish = await read_body(request, PauseWish)
-    async with audit.noted(request, "pause", wish.provider or "all", reason=wish.reason) as who:
-        await request.app[QUEUE].pause(wish.provider, by=who, reason=wish.reason)
+    async with audit.noted(request, "pause", wish.provider or "all", reason=wish.reason) as note:
+        await request.app[QUEUE].pause(wish.provider, by=note.who, reason=wish.reason)
     return answer(await _state(request))
 
 
@@ -160,8 +160,8 @@ async def resume(request: web.Request) -> web.Response:
 async def drain(request: web.Request) -> web.Response:
     """Take no new job at all and let what is under way end: `active` then goes to 0."""
     wish = await read_body(request, DrainWish)
-    async with audit.noted(request, "drain", "all", reason=wish.reason) as who:
-        await request.app[QUEUE].pause(None, by=who, reason=wish.reason)
+    async with audit.noted(request, "drain", "all", reason=wish.reason) as note:
+        await request.app[QUEUE].pause(None, by=note.who, reason=wish.reason)
     return answer(await _state(request))
 
 
@@ -210,8 +210,8 @@ async def retry_failed(request: web.Request) -> web.Response:
             user_id=wish.user_id,
             scene_id=wish.scene_id,
             anew=wish.anew,
-        ) as who:
-            plans = await request.app[QUEUE].retry_failed(**wish.model_dump(), by=who)
+        ) as note:
+            plans = await request.app[QUEUE].retry_failed(**wish.model_dump(), by=note.who)
     cost_micros = sum(plan.cost_micros or 0 for plan in plans)
     return answer({"jobs": plans, "cost_micros": cost_micros, "dry_run": wish.dry_run})
 

@@ -224,15 +224,24 @@ async def finish(connection: Connection, user_id: str, pseudonym: str) -> bool:
 
 
 async def expired(connection: Connection, keep: timedelta, *, limit: int) -> list[StoredFiles]:
-    """At most *limit* videos that were completed longer than *keep* ago, the oldest first."""
+    """
+    At most *limit* videos that were completed longer than *keep* ago, the oldest ones; from now on
+    they count as gone, so that none is handed out again while it is being deleted.
+    """
     rows = await connection.fetch(
         """
-        SELECT id AS job_id,
-               array_remove(ARRAY[storage_key, thumbnail_key, spritesheet_key], NULL) AS keys
-        FROM video_jobs
-        WHERE status = 'completed' AND archived_at IS NULL
-          AND completed_at < now() - $1::interval
-        ORDER BY completed_at LIMIT $2
+        WITH oldest AS (
+            SELECT id FROM video_jobs
+            WHERE status = 'completed' AND archived_at IS NULL
+              AND completed_at < now() - $1::interval
+            ORDER BY completed_at LIMIT $2
+        )
+        UPDATE video_jobs AS job SET gone_at = coalesce(job.gone_at, now())
+        FROM oldest WHERE job.id = oldest.id
+        RETURNING job.id AS job_id,
+                  array_remove(
+                      ARRAY[job.storage_key, job.thumbnail_key, job.spritesheet_key], NULL
+                  ) AS keys
         """,
         keep,
         limit,

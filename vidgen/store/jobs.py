@@ -28,6 +28,7 @@ class NewJob:
     What `enqueue` inserts; everything else starts at its default.
 
     Attributes:
+        route_version: What the route said, as a hash.
         api: The interface that a key of the user has to be for, if they are to pay.
         allow_unknown_price: It is accepted without a price, whatever the budgets.
     """
@@ -53,6 +54,7 @@ class NewJob:
     targets: tuple[Target, ...] = ()
     target_parameters: tuple[Mapping[str, JsonValue], ...] = field(default=(), repr=False)
     route: str | None = None
+    route_version: str | None = None
     reroute_on: tuple[RerouteReason, ...] = ()
     max_cost_micros: int | None = None
     sealed: bytes | None = field(default=None, repr=False)
@@ -83,7 +85,7 @@ async def _insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJ
                 idempotency_key, priority, due_at, max_attempts, deadline_s,
                 estimated_cost_micros, webhook_url, metadata, traceparent, wish, sealed,
                 reservations, payer, allow_unknown_price,
-                targets, target_parameters, route, reroute_on, max_cost_micros
+                targets, target_parameters, route, reroute_on, max_cost_micros, route_version
             )
             SELECT n.id, n.provider, n.model, n.prompt, n.parameters, n.fingerprint, n.scene_id,
                    n.user_id, n.idempotency_key, n.priority, coalesce(n.run_at, now()),
@@ -98,19 +100,20 @@ async def _insert(connection: Connection, jobs: Sequence[NewJob]) -> list[VideoJ
                        ELSE 'server'
                    END,
                    n.allow_unknown_price,
-                   n.targets, n.target_parameters, n.route, n.reroute_on, n.max_cost_micros
+                   n.targets, n.target_parameters, n.route, n.reroute_on, n.max_cost_micros,
+                   n.route_version
             FROM unnest(
                 $1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[], $7::text[],
                 $8::text[], $9::text[], $10::smallint[], $11::timestamptz[], $12::integer[],
                 $13::integer[], $14::bigint[], $15::text[], $16::jsonb[], $17::text[],
                 $18::jsonb[], $19::bytea[], $20::text[], $21::boolean[],
-                $22::jsonb[], $23::jsonb[], $24::text[], $25::jsonb[], $26::bigint[]
+                $22::jsonb[], $23::jsonb[], $24::text[], $25::jsonb[], $26::bigint[], $27::text[]
             ) AS n (
                 id, provider, model, prompt, parameters, fingerprint, scene_id,
                 user_id, idempotency_key, priority, run_at, max_attempts,
                 deadline_s, estimated_cost_micros, webhook_url, metadata, traceparent, wish,
                 sealed, api, allow_unknown_price,
-                targets, target_parameters, route, reroute_on, max_cost_micros
+                targets, target_parameters, route, reroute_on, max_cost_micros, route_version
             )
             ON CONFLICT DO NOTHING
             RETURNING *
@@ -154,6 +157,7 @@ def _values(job: NewJob) -> tuple[object, ...]:
         job.route,
         orjson.dumps(job.reroute_on).decode(),
         job.max_cost_micros,
+        job.route_version,
     )
 
 
@@ -177,68 +181,6 @@ async def begin_trace(connection: Connection, job_id: UUID, traceparent: str | N
         traceparent,
     )
     return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FirstUse:
-    """
-    What an idempotency key was used for first.
-
-    Attributes:
-        fingerprint: Of the video that was asked for.
-        wish: What else was asked for, a hash for each field; None if the release before wrote it.
-    """
-
-    job: VideoJob
-    fingerprint: str
-    wish: Mapping[str, JsonValue] | None
-
-
-async def by_idempotency_key(
-    connection: Connection, user_id: str | None, key: str
-) -> FirstUse | None:
-    """What *key* was used for first, by this user."""
-    row = await connection.fetchrow(
-        """
-        SELECT * FROM video_jobs
-        WHERE coalesce(user_id, '') = coalesce($1, '') AND idempotency_key = $2
-        """,
-        user_id,
-        key,
-    )
-    if row is None:
-        return None
-    wish = None if row["wish"] is None else orjson.loads(row["wish"])
-    return FirstUse(job=job_of(row), fingerprint=row["fingerprint"], wish=wish)
-
-
-async def made(
-    connection: Connection, user_id: str | None, fingerprints: Sequence[str], within_s: int
-) -> dict[str, VideoJob]:
-    """
-    By fingerprint, the newest job of *user_id* whose video was stored in the last *within_s*
-    seconds and is still there, and stays there: not if its user is to be forgotten. What a fallback
-    made is not what was asked for.
-    """
-    rows = await connection.fetch(
-        """
-        SELECT DISTINCT ON (fingerprint) * FROM video_jobs
-        WHERE fingerprint = ANY($2::text[]) AND status = 'completed' AND archived_at IS NULL
-          AND completed_at > now() - make_interval(secs => $3)
-          AND coalesce(user_id, '') = coalesce($1, '') AND storage_key IS NOT NULL
-          AND cancel_requested_at IS NULL AND target = 0
-          AND NOT EXISTS (
-              SELECT FROM erasures
-              WHERE erasures.user_id = video_jobs.user_id
-                AND video_jobs.created_at <= erasures.asked_at
-          )
-        ORDER BY fingerprint, completed_at DESC
-        """,
-        user_id,
-        fingerprints,
-        within_s,
-    )
-    return {row["fingerprint"]: job_of(row) for row in rows}
 
 
 async def apply(

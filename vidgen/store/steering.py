@@ -102,6 +102,11 @@ async def note(
     return seq
 
 
+async def aim(connection: Connection, seq: int, target: str) -> None:
+    """Say what action number *seq* was done to, as that was not known before."""
+    await connection.execute("UPDATE audit SET target = $2 WHERE seq = $1", seq, target)
+
+
 async def take_back(connection: Connection, seq: int) -> None:
     """Forget action number *seq*: it was refused."""
     await connection.execute("DELETE FROM audit WHERE seq = $1", seq)

@@ -90,7 +90,7 @@ export function mount(root, context) {
   // Only what differs: a button that has the focus stays the same button.
   function drawActions() {
     const wanted = [];
-    if (job.storage_key && !job.archived_at) wanted.push("download");
+    if (job.storage_key && !job.archived_at && !job.gone_at) wanted.push("download");
     // Asked for once it may be asked for again, to have a finished video discarded, too.
     if (context.acts && !isFinal(job) && !(job.cancel_requested_at && job.cancel_discards)) wanted.push("cancel");
     if (context.acts && job.retry) wanted.push("retry");
@@ -118,7 +118,7 @@ export function mount(root, context) {
   }
 
   function drawStage() {
-    const kind = job.status === "completed" && job.storage_key && !job.archived_at ? "video" : isFinal(job) ? "ended" : "live";
+    const kind = job.status === "completed" && job.storage_key && !job.archived_at && !job.gone_at ? "video" : isFinal(job) ? "ended" : "live";
     if (stage.dataset.kind !== kind) {
       stage.dataset.kind = kind;
       stage.parts = null;
