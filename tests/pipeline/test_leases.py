@@ -9,7 +9,7 @@ import pytest
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import SORA
 from vidgen.pipeline.leases import Held, InterruptedStageError, Interruption
-from vidgen.store.pool import Connection
+from vidgen.store.pool import Connection, Urgency
 
 
 async def test_work_is_stopped_in_time_while_a_heartbeat_hangs(carrier: Carrier) -> None:
@@ -18,13 +18,13 @@ async def test_work_is_stopped_in_time_while_a_heartbeat_hangs(carrier: Carrier)
     lend, answers = database.connection, asyncio.Event()
 
     @asynccontextmanager
-    async def hanging() -> AsyncIterator[Connection]:
+    async def hanging(urgency: Urgency = Urgency.USUAL) -> AsyncIterator[Connection]:
         try:
             await answers.wait()
         except asyncio.CancelledError:
             await answers.wait()  # its timeout does not help: even the end of a statement hangs
             raise
-        async with lend() as connection:
+        async with lend(urgency) as connection:
             yield connection
 
     async with leases.claim(job.id) as held:

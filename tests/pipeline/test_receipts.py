@@ -114,7 +114,7 @@ async def test_a_receipt_waits_for_postgresql_and_is_in_the_bucket_meanwhile(
             await simulator.veo.arrived("submit")
         lend = database.connection
 
-        def away() -> object:
+        def away(*_: object) -> object:
             raise DatabaseError("it is away")
 
         object.__setattr__(database, "connection", away)

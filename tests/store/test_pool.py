@@ -23,7 +23,7 @@ from vidgen.settings import Settings
 from vidgen.store import inputs, jobs, pool, upkeep, workers
 from vidgen.store.inputs import StoredInput
 from vidgen.store.migrate import migrate
-from vidgen.store.pool import Database, connect
+from vidgen.store.pool import Database, Urgency, connect
 
 PASSWORD = "the-wrong-secret"
 SLEEP = "SELECT pg_sleep(60)"
@@ -299,6 +299,22 @@ async def test_a_pool_in_which_all_are_busy_says_so(
             await works(one)
 
     assert await works(one)
+
+
+async def test_of_those_who_wait_for_a_connection_the_most_urgent_goes_first(one: Database) -> None:
+    served: list[Urgency] = []
+
+    async def serve(urgency: Urgency) -> None:
+        async with one.connection(urgency) as connection:
+            served.append(urgency)
+            await connection.fetchval("SELECT 1")
+
+    async with asyncio.TaskGroup() as group, one.connection():
+        for urgency in reversed(Urgency):
+            group.create_task(serve(urgency))
+        await asyncio.sleep(0)
+
+    assert served == list(Urgency)
 
 
 async def test_whoever_is_cancelled_gives_the_connection_back(one: Database) -> None:

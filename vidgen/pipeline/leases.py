@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from importlib.metadata import version
+from types import TracebackType
 from typing import TypeVar
 from uuid import UUID, uuid4
 
@@ -26,10 +27,11 @@ from vidgen.errors import (
     LeaseLostError,
     StorageError,
 )
-from vidgen.job import VideoJob
+from vidgen.job import EventType, VideoJob
 from vidgen.lifecycle import Hold, Transition
 from vidgen.resources import Resources
 from vidgen.store import jobs, workers
+from vidgen.store.pool import Urgency
 from vidgen.store.workers import Worker
 
 T = TypeVar("T")
@@ -74,10 +76,22 @@ class Held:
         progressed: Its stage has got on since the claim: errors in a row begin anew.
     """
 
+    __slots__ = (
+        "_cancel",
+        "_cancel_ignored",
+        "_freed",
+        "_leases",
+        "_scopes",
+        "_urgent",
+        "_why",
+        "job",
+        "progressed",
+    )
+
     def __init__(self, leases: "Leases", job: VideoJob) -> None:
         """Made by `Leases.claim`."""
         self._leases = leases
-        self._scopes: list[tuple[asyncio.Timeout, bool]] = []
+        self._scopes: list[_Interruptible] = []
         self._why: Interruption | None = None
         self._urgent = False
         self._cancel = job.cancel_requested_at is not None
@@ -115,10 +129,9 @@ class Held:
         await self._leases.announce(self.job)
         return self.job
 
-    @asynccontextmanager
-    async def interruptible(self, *, only_if_urgent: bool = False) -> AsyncIterator[None]:
+    def interruptible(self, *, only_if_urgent: bool = False) -> "_Interruptible":
         """
-        Mark work that may be left at any await.
+        Mark work that may be left at any await, for the length of an `async with`.
 
         Args:
             only_if_urgent: A hand-over lets this finish; the end of the grace time does not.
@@ -126,20 +139,7 @@ class Held:
         Raises:
             InterruptedStageError: Somebody wanted it left.
         """
-        scope = asyncio.timeout(None)
-        entry = (scope, only_if_urgent)
-        try:
-            async with scope:
-                self._scopes.append(entry)
-                try:
-                    self._cut(scope, only_if_urgent=only_if_urgent)
-                    yield
-                finally:
-                    self._scopes.remove(entry)
-        except TimeoutError:
-            if scope.expired() and self._why is not None:
-                raise InterruptedStageError(self._why) from None
-            raise
+        return _Interruptible(self, only_if_urgent=only_if_urgent)
 
     def interrupt(self, why: Interruption, *, urgent: bool) -> None:
         """Have the job's work left: at once if *urgent*, else where waiting is all it does."""
@@ -152,13 +152,59 @@ class Held:
         elif self._why is not Interruption.LEASE_LOST:
             self._why = why
         self._urgent = self._urgent or urgent
-        for scope, only_if_urgent in self._scopes:
-            self._cut(scope, only_if_urgent=only_if_urgent)
+        for scope in self._scopes:
+            scope.heed(self._why, urgent=self._urgent)
 
-    def _cut(self, scope: asyncio.Timeout, *, only_if_urgent: bool) -> None:
+    def enter(self, scope: "_Interruptible") -> None:
+        """Have *scope* left once that is wanted; it may be by now."""
+        self._scopes.append(scope)
+        scope.heed(self._why, urgent=self._urgent)
+
+    def exit(self, scope: "_Interruptible") -> Interruption | None:
+        """Why it was to be left, if it was; it has been."""
+        self._scopes.remove(scope)
+        return self._why
+
+
+class _Interruptible:
+    """
+    The context of `Held.interruptible`; thousands wait in one, and a generator would be larger.
+    """
+
+    __slots__ = ("_held", "_only_if_urgent", "_scope")
+
+    def __init__(self, held: Held, *, only_if_urgent: bool) -> None:
+        self._held = held
+        self._only_if_urgent = only_if_urgent
+        self._scope = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._scope.__aenter__()
+        self._held.enter(self)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        why = self._held.exit(self)
+        try:
+            await self._scope.__aexit__(kind, error, trace)
+        except TimeoutError:
+            self._raise_if_cut(why)
+            raise
+        if isinstance(error, TimeoutError):  # the work's own, and perhaps for the same reason
+            self._raise_if_cut(why)
+
+    def heed(self, why: Interruption | None, *, urgent: bool) -> None:
         # One that is being left already cannot be left once more.
-        if self._why is not None and (self._urgent or not only_if_urgent) and not scope.expired():
-            scope.reschedule(asyncio.get_running_loop().time())
+        if why is not None and (urgent or not self._only_if_urgent) and not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    def _raise_if_cut(self, why: Interruption | None) -> None:
+        if why is not None and self._scope.expired():
+            raise InterruptedStageError(why) from None
 
 
 class Leases:
@@ -282,7 +328,7 @@ class Leases:
         with suppress(DatabaseError, TimeoutError):
             async with (
                 asyncio.timeout(self._ttl_s / 3),
-                self._resources.database.connection() as connection,
+                self._resources.database.connection(Urgency.LEASE) as connection,
             ):
                 await workers.leave(connection, self.id)
 
@@ -329,10 +375,12 @@ class Leases:
         Raises:
             LeaseLostError: The guard did not hold, or we must stop before it can be written.
         """
+        # Thousands may be ready in one moment: the first are stored before the last is written.
+        urgency = Urgency.LATER if change.event is EventType.GENERATED else Urgency.USUAL
         tries = 0
         while True:
             try:
-                async with self._resources.database.connection() as connection:
+                async with self._resources.database.connection(urgency) as connection:
                     after = await jobs.apply(connection, job.id, change, lease=job.lease)
             except LeaseLostError:
                 written = await self._written(job, change) if tries else None
@@ -365,7 +413,7 @@ class Leases:
         tries = 0
         while True:
             try:
-                async with self._resources.database.connection() as connection:
+                async with self._resources.database.connection(Urgency.RECEIPT) as connection:
                     after = await jobs.apply(
                         connection, job.id, change, lease=job.lease, worker_id=self.id
                     )
@@ -450,7 +498,7 @@ class Leases:
         tries, until = 0, asyncio.get_running_loop().time() + CLAIM_PATIENCE_S
         while True:
             try:
-                async with self._resources.database.connection() as connection:
+                async with self._resources.database.connection(Urgency.LATER) as connection:
                     job = await jobs.apply(connection, job_id, change, worker_id=self.id)
             except LeaseLostError:
                 return None
@@ -486,7 +534,7 @@ class Leases:
         # Counted from before the statement is sent, and short of the ttl: a slow round trip must
         # not make us trust a lease that the database has already let go.
         trusted_until = asyncio.get_running_loop().time() + self._ttl_s * TRUST
-        async with self._resources.database.connection() as connection:
+        async with self._resources.database.connection(Urgency.LEASE) as connection:
             beat = await workers.heartbeat(connection, self._worker)
         self._trusted_until = trusted_until
         self._resources.clock.set(beat.now)
@@ -496,7 +544,7 @@ class Leases:
 
     async def _reconcile(self) -> None:
         """Give back what is ours by the books only: the answer to its claim never reached us."""
-        async with self._resources.database.connection() as connection:
+        async with self._resources.database.connection(Urgency.LEASE) as connection:
             # Every job that is held is one that was claimed.
             unknown = await jobs.held_by(connection, self.id, but=list(self._claiming))
         forgotten = [job for job in unknown if job.id not in self._claiming]

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from enum import IntEnum
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from vidgen.errors import DatabaseError, DatabaseRefusedError, InternalError
+from vidgen.gate import Gate
 
 if TYPE_CHECKING:  # asyncpg's classes take parameters in their stubs only
     Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
@@ -62,6 +64,18 @@ _REFUSED = (
 )
 
 
+class Urgency(IntEnum):
+    """
+    Who goes first when all connections are in use: measured with ten thousand jobs on a machine
+    that was busy with others, heartbeats and receipts came too late behind as many claims.
+    """
+
+    LEASE = 0  # one that is not renewed in time stops all jobs of a process
+    RECEIPT = 1  # paid for, and nobody else knows it yet
+    USUAL = 2
+    LATER = 3  # it begins more work: once what is under way has been written
+
+
 class Database:
     """
     A bounded pool of connections.
@@ -79,6 +93,7 @@ class Database:
         self.dsn = dsn
         self._size = size
         self._prepared_statements = prepared_statements
+        self._line = Gate(size)
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def __aenter__(self) -> Self:
@@ -109,9 +124,11 @@ class Database:
                 pool.terminate()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self, urgency: Urgency = Urgency.USUAL) -> AsyncIterator[Connection]:
         """
         Lend one connection for one short piece of work.
+
+        A line of those who wait for one may take as long as it moves.
 
         Raises:
             DatabaseError: The server is away, or refuses us; what was under way may or may not
@@ -119,7 +136,7 @@ class Database:
         """
         assert self._pool is not None, "the database is used outside of its `async with`"
         try:
-            async with self._acquired(self._pool) as connection:
+            async with self._acquired(self._pool, urgency) as connection:
                 if self._prepared_statements:
                     yield connection
                 else:
@@ -135,27 +152,49 @@ class Database:
             ) from None
 
     @asynccontextmanager
-    async def _acquired(self, pool: "asyncpg.Pool[asyncpg.Record]") -> AsyncIterator[Connection]:
+    async def _acquired(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", urgency: Urgency
+    ) -> AsyncIterator[Connection]:
         try:
-            connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+            await self._line.enter(urgency, ACQUIRE_TIMEOUT_S)
         except TimeoutError as error:
-            raise DatabaseError(
-                f"no connection to {_server(self.dsn)} was free or could be made within"
-                f" {ACQUIRE_TIMEOUT_S} s; at most {self._size} are used at once"
-            ) from error
+            raise self._exhausted() from error
+        served = False
         try:
-            yield connection
-        except (asyncio.CancelledError, TimeoutError):
-            # asyncpg would ask the server to stop and wait for its answer, for ten seconds and
-            # more if it hangs: a worker must know sooner that its lease has run out.
-            _terminate(connection)
-            raise
-        except _WRONG_SERVER:
-            _terminate(connection)
-            await pool.expire_connections()  # the idle ones lead there, too
-            raise
+            connection = await self._connected(pool)
+            try:
+                served = True
+                yield connection
+            except (asyncio.CancelledError, TimeoutError):
+                served = False
+                # asyncpg would ask the server to stop and wait for its answer, for ten seconds and
+                # more if it hangs: a worker must know sooner that its lease has run out.
+                _terminate(connection)
+                raise
+            except _WRONG_SERVER:
+                served = False
+                _terminate(connection)
+                await pool.expire_connections()  # the idle ones lead there, too
+                raise
+            except _AWAY:
+                served = False
+                raise
+            finally:
+                await pool.release(connection)
         finally:
-            await pool.release(connection)
+            self._line.leave(passed=served)
+
+    async def _connected(self, pool: "asyncpg.Pool[asyncpg.Record]") -> Connection:
+        try:
+            return await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        except TimeoutError as error:
+            raise self._exhausted() from error
+
+    def _exhausted(self) -> DatabaseError:
+        return DatabaseError(
+            f"no connection to {_server(self.dsn)} was free or could be made within"
+            f" {ACQUIRE_TIMEOUT_S} s; at most {self._size} are used at once"
+        )
 
 
 def _terminate(connection: Connection) -> None:
