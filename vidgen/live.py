@@ -8,8 +8,8 @@ and a worker the rest of its wait until the next look.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -26,8 +26,6 @@ PING_INTERVAL_S = 20.0
 LISTEN_TIMEOUT_S = 3.0
 RECONNECT_WAIT_S = 1.0
 
-# What ends the nap of the job that this task works on.
-_alarm: ContextVar[asyncio.Event | None] = ContextVar("alarm", default=None)
 MAX_TOLD = 1000
 _PREFIX = "vidgen:job:"
 _ALL = f"{_PREFIX}*"
@@ -38,6 +36,42 @@ _CANCEL = b"cancel"
 # News of so long go out together: with many jobs at once a few commands serve all of them.
 GATHER_S = 0.05
 PROGRESS_INTERVAL_S = 0.5
+
+
+class _Alarm:
+    """
+    Ends the nap of one job, or its next one.
+
+    An `asyncio.Event` is as good, and keeps a queue for whoever waits: half a KiB for each of
+    thousands of jobs.
+    """
+
+    __slots__ = ("_rang", "_sleeper")
+
+    def __init__(self) -> None:
+        self._rang = False
+        self._sleeper: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        self._rang = True
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    async def nap(self, wait_s: float) -> None:
+        if not self._rang:
+            loop = asyncio.get_running_loop()
+            self._sleeper = loop.create_future()
+            timer = loop.call_later(wait_s, self.ring)
+            try:
+                await self._sleeper
+            finally:
+                self._sleeper = None
+                timer.cancel()
+        self._rang = False
+
+
+# What ends the nap of the job that this task works on.
+_alarm: ContextVar[_Alarm | None] = ContextVar("alarm", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,22 +288,12 @@ class Wakes:
 
     def __init__(self) -> None:
         """Nobody sleeps yet, and nothing is wished."""
-        self._alarms: dict[UUID, asyncio.Event] = {}
+        self._alarms: dict[UUID, _Alarm] = {}
         self.wishes = asyncio.Event()
 
-    @contextmanager
-    def expected(self, job_id: UUID) -> Iterator[None]:
+    def expected(self, job_id: UUID) -> "_Expected":
         """Let `wake` end the `nap` of whoever works on *job_id* in the context."""
-        if job_id in self._alarms:  # by a dispatch that came twice; the other one has the job
-            yield
-            return
-        alarm = self._alarms[job_id] = asyncio.Event()
-        token = _alarm.set(alarm)
-        try:
-            yield
-        finally:
-            _alarm.reset(token)
-            del self._alarms[job_id]
+        return _Expected(self._alarms, job_id)
 
     def hear(self, message: bytes) -> None:
         """Somebody called about the job that *message* names, or wants one cancelled."""
@@ -282,7 +306,29 @@ class Wakes:
     def wake(self, job_id: UUID) -> None:
         """End the nap of *job_id*, or the next one if it looks just now."""
         if alarm := self._alarms.get(job_id):
-            alarm.set()
+            alarm.ring()
+
+
+class _Expected:
+    """The context of `Wakes.expected`: one for each job, and a generator would be larger."""
+
+    __slots__ = ("_alarms", "_job_id", "_token")
+
+    def __init__(self, alarms: dict[UUID, _Alarm], job_id: UUID) -> None:
+        self._alarms = alarms
+        self._job_id = job_id
+        self._token: Token[_Alarm | None] | None = None
+
+    def __enter__(self) -> None:
+        if self._job_id in self._alarms:
+            return  # by a dispatch that came twice; the other one has the job
+        alarm = self._alarms[self._job_id] = _Alarm()
+        self._token = _alarm.set(alarm)
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            _alarm.reset(self._token)
+            del self._alarms[self._job_id]
 
 
 async def nap(wait_s: float) -> None:
@@ -291,12 +337,7 @@ async def nap(wait_s: float) -> None:
     if alarm is None:
         await asyncio.sleep(wait_s)
         return
-    timer = asyncio.get_running_loop().call_later(wait_s, alarm.set)
-    try:
-        await alarm.wait()
-    finally:
-        timer.cancel()
-    alarm.clear()
+    await alarm.nap(wait_s)
 
 
 async def call(redis: Redis, worker_id: UUID, job_id: UUID) -> bool:

@@ -14,7 +14,7 @@ where that service's own OpenTelemetry sends them; a worker or server sends them
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -47,6 +47,11 @@ class Spot:
             self._span.set_attributes(_attributes(facts))
 
 
+# One for all: thousands of jobs are in some at once.
+_NOT_RECORDED = nullcontext(Spot())
+_NOWHERE = nullcontext()
+
+
 class Tracing:
     """
     Spans of vidgen, or nothing at all.
@@ -64,48 +69,16 @@ class Tracing:
         """Whether anything is recorded."""
         return self._tracer is not None
 
-    @contextmanager
-    def span(self, name: str, **facts: Value) -> Iterator[Spot]:
+    def span(self, name: str, **facts: Value) -> AbstractContextManager[Spot]:
         """
         Record what happens in the context, under the span around it; an error ends it as one, with
         its code and without its words.
         """
-        if self._tracer is None:
-            yield Spot()
-            return
-        from opentelemetry.trace import Status, StatusCode
+        return _NOT_RECORDED if self._tracer is None else _span(self._tracer, name, facts)
 
-        with self._tracer.start_as_current_span(
-            name,
-            attributes=_attributes(facts),
-            record_exception=False,  # a foreign message may hold an address, a traceback a prompt
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                yield Spot(span)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                code = error.code if isinstance(error, VidgenError) else type(error).__name__
-                span.set_attribute("error.type", code)
-                span.set_status(Status(StatusCode.ERROR))
-                raise
-
-    @contextmanager
-    def within(self, traceparent: str | None) -> Iterator[None]:
+    def within(self, traceparent: str | None) -> AbstractContextManager[None]:
         """Let spans in the context belong to the trace of *traceparent*; None changes nothing."""
-        if self._tracer is None or traceparent is None:
-            yield
-            return
-        from opentelemetry import context
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-        found = TraceContextTextMapPropagator().extract({"traceparent": traceparent})
-        token = context.attach(found)
-        try:
-            yield
-        finally:
-            context.detach(token)
+        return _NOWHERE if self._tracer is None or traceparent is None else _within(traceparent)
 
     def note(self, event: str, **facts: Value) -> None:
         """Add something that happened to the span we are in."""
@@ -123,6 +96,40 @@ class Tracing:
         carrier: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(carrier)
         return carrier.get("traceparent")
+
+
+@contextmanager
+def _span(tracer: "Tracer", name: str, facts: dict[str, Value]) -> Iterator[Spot]:
+    from opentelemetry.trace import Status, StatusCode
+
+    with tracer.start_as_current_span(
+        name,
+        attributes=_attributes(facts),
+        record_exception=False,  # a foreign message may hold an address, a traceback a prompt
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield Spot(span)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            code = error.code if isinstance(error, VidgenError) else type(error).__name__
+            span.set_attribute("error.type", code)
+            span.set_status(Status(StatusCode.ERROR))
+            raise
+
+
+@contextmanager
+def _within(traceparent: str) -> Iterator[None]:
+    from opentelemetry import context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    found = TraceContextTextMapPropagator().extract({"traceparent": traceparent})
+    token = context.attach(found)
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 def of(settings: Settings) -> Tracing:
