@@ -184,7 +184,9 @@ class Database:
         finally:
             self._line.leave(passed=served)
 
-    async def _connected(self, pool: "asyncpg.Pool[asyncpg.Record]") -> Connection:
+    async def _connected(
+        self, pool: "asyncpg.Pool[asyncpg.Record]"
+    ) -> "PoolConnectionProxy[asyncpg.Record]":
         try:
             return await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
         except TimeoutError as error:
