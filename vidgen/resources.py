@@ -28,6 +28,12 @@ from vidgen.vault import Vault
 # What the parts of all transfers of a process hold together; one alone may always fill its own.
 MEMORY_BYTES = 160 * 1024 * 1024
 COMPLAIN_EVERY_S = 3600.0
+# Paid calls of a process at once: each has a connection of its own, of which there are a few more
+# (`providers.http`), and whoever waited for one there would be told after ten seconds to try again.
+SUBMITS = 240
+# A verdict begins a transfer. With thousands at once the first are stored before the last is
+# written, and those who wait hold little.
+VERDICTS = 8
 
 ResultStorage: TypeAlias = Storage | BlobStorage
 
@@ -73,6 +79,8 @@ class Resources:
 
     Attributes:
         transfers: Bounds the transfers of this process, the most urgent first.
+        submits: Bounds its paid calls.
+        verdicts: Bounds how many videos it finds ready at once.
         breakers: Which providers are left alone for a while.
         tracing: Where spans go, if anywhere.
         vault: Opens the keys that users brought.
@@ -89,6 +97,8 @@ class Resources:
     providers: Providers
     transfers: Gate
     breakers: Breakers
+    submits: Gate = field(default_factory=lambda: Gate(SUBMITS))
+    verdicts: Gate = field(default_factory=lambda: Gate(VERDICTS))
     tracing: Tracing = field(default_factory=Tracing)
     vault: Vault = field(default_factory=Vault)
     clock: Clock = field(default_factory=Clock)

@@ -72,11 +72,10 @@ async def poll(
                         resources, lookout, held, follower, wish_s, looks_left
                     )
                 case Succeeded(expires_at=expires_at, cost_micros=cost_micros, assets=assets):
-                    await held.apply(
-                        lifecycle.generated(
-                            held.job, expires_at=expires_at, cost_micros=_charge(cost_micros)
-                        )
+                    change = lifecycle.generated(
+                        held.job, expires_at=expires_at, cost_micros=_charge(cost_micros)
                     )
+                    await _write_in_turn(resources, held, change)
                     logger.info("video generated", attempt=held.job.attempt)
                     return assets
                 case Failed():
@@ -85,6 +84,15 @@ async def poll(
                 case _:
                     assert_never(progress)
     raise GenerationTimeoutError(f"no verdict after {settings.poll_max_attempts} looks")
+
+
+async def _write_in_turn(resources: Resources, held: Held, change: Transition) -> None:
+    async with held.interruptible(only_if_urgent=True):  # it is ready: too late to be cancelled
+        await resources.verdicts.enter(0)
+    try:
+        await held.apply(change)
+    finally:
+        resources.verdicts.leave()
 
 
 def _charge(told: object) -> int | None:

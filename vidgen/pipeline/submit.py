@@ -81,7 +81,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     request = request_of(prompts.opened(resources.vault, job))
     account = resources.providers.account(job.provider, job.model, credential)
     # Before the intent: one that cannot be built has provably sent nothing.
-    provider = resources.providers.get(job.provider)
+    resources.providers.get(job.provider)
     limit = _limit_of_user(resources, job)
     if limit is not None and not await _user_has_room(resources, held, limit, credential):
         return Running()
@@ -90,7 +90,33 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         return Running()
     async with held.interruptible():
         images = await _images(resources, job.id, request)
-    submission = Submission(job_id=job.id, attempt=job.attempt + 1, request=request, images=images)
+        came_at = asyncio.get_running_loop().time()
+        await resources.submits.enter(-job.priority)
+    try:
+        if asyncio.get_running_loop().time() > came_at + TURN_KEPT_S:
+            passage = await _passage(resources, held, account, credential)
+            if passage is None:
+                return Running()
+        submission = Submission(
+            job_id=job.id, attempt=job.attempt + 1, request=request, images=images
+        )
+        return await _pay(resources, leases, held, submission, credential, account, passage, limit)
+    finally:
+        resources.submits.leave()
+
+
+async def _pay(
+    resources: Resources,
+    leases: Leases,
+    held: Held,
+    submission: Submission,
+    credential: Credential,
+    account: str,
+    passage: Passage,
+    limit: int | None,
+) -> Progress:
+    """The intent, the call, the receipt."""
+    job, provider = held.job, resources.providers.get(held.job.provider)
     try:
         await held.apply(lifecycle.submitting(job, credential.id, user_limit=limit))
     except UserLimitError:  # another one of theirs was faster since we asked

@@ -1,0 +1,93 @@
+"""Where thousands of jobs of one process stand in line, and what becomes of those that do."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from tests.pipeline.conftest import carrying
+from tests.pipeline.test_failures import SORA, a_rule, quick
+from vidgen import JobStatus
+from vidgen.gate import Gate
+from vidgen.job import Stage
+from vidgen.pipeline import submit
+from vidgen.ratelimit import WINDOW_S, RateLimit
+from vidgen.resources import Resources
+from vidgen.simulator.server import SimulatorServer
+
+__all__ = ["quick"]
+
+
+class Watched(Gate):
+    """Tells that somebody came to it."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__(places)
+        self.came = asyncio.Event()
+
+    async def enter(self, before: float, patience_s: float | None = None) -> None:
+        self.came.set()
+        await super().enter(before, patience_s)
+
+
+async def test_a_paid_call_that_waits_for_another_has_not_been_begun(
+    resources: Resources, simulator: SimulatorServer
+) -> None:
+    simulator.sora.script(a_rule("submit late 200ms", times=1))
+    async with carrying(replace(resources, submits=Gate(1))) as carrier:
+        one, other = await carrier.enqueue(SORA), await carrier.enqueue(SORA)
+
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(carrier.carry(one))
+            async with asyncio.timeout(5):
+                await simulator.sora.arrived("submit")
+            second = group.create_task(carrier.carry(other))
+
+    assert second.result().intent_at > first.result().submitted_at  # type: ignore[operator]  # both are set
+    assert [first.result().status, second.result().status] == [JobStatus.COMPLETED] * 2
+
+
+async def test_a_job_that_waits_for_its_paid_call_is_handed_over_unpaid(
+    resources: Resources, simulator: SimulatorServer
+) -> None:
+    line = Watched(0)
+    async with carrying(replace(resources, submits=line)) as carrier:
+        job = await carrier.enqueue(SORA)
+        async with asyncio.TaskGroup() as group:
+            carried = group.create_task(carrier.carry(job))
+            async with asyncio.timeout(5):
+                await line.came.wait()
+            carrier.leases.hand_over(urgent=False)
+
+    assert (carried.result().stage, carried.result().worker_id) == (Stage.QUEUED, None)
+    assert simulator.sora.bill == []
+
+
+async def test_whoever_waited_too_long_for_its_paid_call_takes_a_new_turn(
+    resources: Resources, simulator: SimulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "TURN_KEPT_S", -1.0)
+    limit = RateLimit(resources.redis, limit_per_min=1, window_s=WINDOW_S)
+    async with carrying(replace(resources, rate_limit=limit)) as carrier:
+        job = await carrier.carry(await carrier.enqueue(SORA))
+
+    assert (job.stage, job.worker_id, simulator.sora.bill) == (Stage.QUEUED, None, [])
+
+
+async def test_a_video_that_is_ready_waits_for_its_turn_and_is_handed_over_in_time(
+    resources: Resources, simulator: SimulatorServer
+) -> None:
+    line = Watched(0)
+    async with carrying(replace(resources, verdicts=line)) as carrier:
+        job = await carrier.enqueue(SORA)
+        async with asyncio.TaskGroup() as group:
+            carried = group.create_task(carrier.carry(job))
+            async with asyncio.timeout(5):
+                await line.came.wait()
+            carrier.leases.hand_over(urgent=True)
+    assert (carried.result().stage, carried.result().worker_id) == (Stage.GENERATING, None)
+
+    async with carrying(resources) as peer:
+        job = await peer.finish(carried.result())
+
+    assert (job.status, job.attempt, len(simulator.sora.bill)) == (JobStatus.COMPLETED, 1, 1)
