@@ -249,6 +249,23 @@ async def test_a_worker_gives_what_is_due_its_head_start_before_it_looks(
     await worker.aclose(close_connection_pool=True)
 
 
+async def test_a_worker_leaves_in_redis_what_it_has_no_room_for(
+    redis_url: str, dispatcher: Dispatcher
+) -> None:
+    await dispatcher.send([a_dispatch(number) for number in range(3)], now=now())
+    worker = arq_redis(arq_settings(redis_url), QUEUE)
+    due_ms, found = round(now().timestamp() * 1000), []
+
+    for room in (0, 2, 5):
+        worker.room = lambda room=room: room  # type: ignore[misc]  # each its own
+        found.append(
+            await worker.zrangebyscore(QUEUE, min=float("-inf"), max=due_ms, start=0, num=10)
+        )
+
+    assert [len(names) for names in found] == [0, 2, 3]
+    await worker.aclose(close_connection_pool=True)
+
+
 async def test_of_two_workers_only_one_takes_a_dispatch(
     redis_url: str, redis: Redis, dispatcher: Dispatcher, inbox: Inbox
 ) -> None:

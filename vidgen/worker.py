@@ -12,6 +12,7 @@ import logging
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
@@ -123,6 +124,11 @@ class House:
         """The time of the database, once we are open."""
         resources, _, _ = self._ready.result()
         return resources.clock
+
+    def room(self) -> int:
+        """How many more dispatches may be taken now, once we are open."""
+        _, leases, _ = self._ready.result()
+        return leases.room
 
     async def open(self) -> None:
         """
@@ -339,6 +345,7 @@ class _SteadyRedis(ArqRedis):
     for a Redis that is away or mute before it ends, and leave its end undone.
 
     Attributes:
+        room: Tells how many dispatches may be taken now.
         scores: Of those dispatches that the last look found, by arq's clock.
         messages: Of those that were taken, until arq asks for them.
         gone: Which of those that end now have been taken off.
@@ -349,6 +356,7 @@ class _SteadyRedis(ArqRedis):
     bell: Bell
     promotion: AsyncScript
     taking: AsyncScript
+    room: Callable[[], int]
     scores: dict[str, int]
     messages: dict[str, bytes]
     gone: set[str]
@@ -357,13 +365,15 @@ class _SteadyRedis(ArqRedis):
 
     async def zrangebyscore(self, name: Any, min: Any, max: Any, **options: Any) -> Any:  # type: ignore[override]  # as arq calls it
         await self._wait_for_bell()
-        now = asyncio.get_running_loop().time()
-        if not self.bell.answer() and now < self.next_look_at:
+        now, room = asyncio.get_running_loop().time(), self.room()
+        if room <= 0 or (not self.bell.answer() and now < self.next_look_at):
             return []
         if self.bell.told_due() or now >= self.next_promotion_at:
             self.next_promotion_at = now + PROMOTE_EVERY_S
             await promote(self.promotion, name, self.clock.now())
         ahead_ms = _ahead_ms(self.clock)
+        if options["num"] > room:
+            options["num"] = room
         due = await super().zrangebyscore(
             name, min, max + ahead_ms, **options, withscores=True, score_cast_func=int
         )
@@ -475,6 +485,7 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
         )
     assert isinstance(settings.retry, PatientRetry)  # of `arq_settings`
     redis.clock = Clock()  # until the first heartbeat
+    redis.room = lambda: sys.maxsize  # likewise
     redis.patience = settings.retry.patience
     redis.bell = Bell(queue_name)
     redis.promotion = promotion(redis)
@@ -538,7 +549,7 @@ async def startup(ctx: dict[str, Any]) -> None:
     except VidgenError as error:
         logger.error("worker cannot start", code=error.code, reason=error.message)
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from error
-    redis.clock = house.clock
+    redis.clock, redis.room = house.clock, house.room
     ctx["house"] = house
     _settle_down()
 

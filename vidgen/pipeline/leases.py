@@ -43,6 +43,9 @@ LONGEST_BEAT_S = 1.5
 GATHER_WISHES_S = 0.02
 RECONCILE_BEATS = 10
 CLAIM_PATIENCE_S = 30.0
+# What was taken from Redis and is not claimed soon counts as lost with its worker: more than can be
+# claimed at once stays there, for peers as well.
+CLAIMS = 200
 RETRY_BASE_S = 0.1
 KEEP_AFTER_TRIES = 5  # about three seconds without PostgreSQL
 KEEP_TIMEOUT_S = 5.0
@@ -255,6 +258,11 @@ class Leases:
         return len(self._held)
 
     @property
+    def room(self) -> int:
+        """How many more jobs may be taken to be claimed now."""
+        return CLAIMS - (len(self._claiming) - len(self._held))
+
+    @property
     def trusted_until(self) -> float:
         """The loop's time until which no peer can have freed our jobs."""
         return self._trusted_until
@@ -268,6 +276,10 @@ class Leases:
     def handing_over(self) -> bool:
         """Whether this process is on its way out."""
         return self._handing_over
+
+    def is_claiming(self, job_id: UUID) -> bool:
+        """Whether we hold *job_id* or are about to."""
+        return job_id in self._claiming
 
     async def join(self) -> None:
         """

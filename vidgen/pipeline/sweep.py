@@ -127,7 +127,7 @@ async def sweep(resources: Resources, leases: Leases) -> None:
     While PostgreSQL or Redis is away nothing is done, or a part; the next sweep does it.
     """
     await _perform(resources, "free orphans", _free_orphans(resources, leases))
-    await _perform(resources, "dispatch due", _look_through(resources))
+    await _perform(resources, "dispatch due", _look_through(resources, leases))
     await _perform(resources, "recall", recall(resources))
     await _perform(resources, "recall of users", recall_of_users(resources))
 
@@ -159,7 +159,7 @@ async def _free(resources: Resources, leases: Leases, job: VideoJob) -> None:
     await leases.announce(freed)
 
 
-async def _look_through(resources: Resources) -> None:
+async def _look_through(resources: Resources, leases: Leases) -> None:
     async with resources.database.connection() as connection:
         thorough = await upkeep.take_turn(connection, "look_through", LOOK_THROUGH_EVERY_S)
         unknown = await jobs.unknown(connection) if thorough else []
@@ -170,10 +170,10 @@ async def _look_through(resources: Resources) -> None:
     for state in unknown:
         if resources.complaints.is_new(f"state {state.status} {state.stage}"):
             logger.warning("jobs of a newer release are left alone", **asdict(state))
-    await _dispatch_due(resources, thorough=thorough)
+    await _dispatch_due(resources, leases, thorough=thorough)
 
 
-async def _dispatch_due(resources: Resources, *, thorough: bool) -> None:
+async def _dispatch_due(resources: Resources, leases: Leases, *, thorough: bool) -> None:
     """
     Send what has no dispatch, longest due first, up to the first page that lacks none: a deep
     backlog only waits. Now and then a *thorough* look goes through all of it.
@@ -183,6 +183,7 @@ async def _dispatch_due(resources: Resources, *, thorough: bool) -> None:
         async with resources.database.connection() as connection:
             due = await jobs.due(connection, overdue_s=OVERDUE_S, after=after, limit=BATCH)
         lost, stuck = await resources.dispatcher.sort([_dispatch(job) for job in due])
+        stuck = [dispatch for dispatch in stuck if not leases.is_claiming(dispatch.job_id)]
         again = await _still_due(resources, lost) + await _renamed(resources, stuck)
         if again:
             await resources.dispatcher.send(again, now=resources.clock.now())
