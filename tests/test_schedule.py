@@ -273,6 +273,20 @@ def test_progress_that_does_not_tell_the_time_makes_nothing_worse(
     assert late_s <= late_silent_s * 1.01
 
 
+def test_progress_that_stands_still_puts_off_no_look_for_long() -> None:
+    dice = random.Random(1)
+    experience = taught([draw_s(dice) for _ in range(300)], lambda share: share)
+    trails = [Trail(experience) for _ in range(2)]  # one of ten is doubted, so not both
+
+    waits_s = []
+    for trail in trails:
+        trail.saw_running(MEDIAN_S / 2, 20)
+        trail.saw_running(3 * MEDIAN_S, 20)
+        waits_s.append(trail.look_in_s(3 * MEDIAN_S, INTERVAL_S, None, jitter=0.5))
+
+    assert INTERVAL_S < max(waits_s) <= LONGEST_LOOK_S
+
+
 def test_progress_that_no_longer_tells_the_time_is_heeded_no_more() -> None:
     dice = random.Random(1)
     experience = taught([draw_s(dice) for _ in range(300)], lambda share: share)

@@ -63,6 +63,7 @@ _P10_TO_P90 = 2.5631  # in standard deviations
 _ROOT_2 = math.sqrt(2)
 _ROOT_2_PI = math.sqrt(2 * math.pi)
 _LIMIT = 1e9
+_MOMENT_S = 1e-6  # nothing is ready by then
 _PARTS = 4  # of the progress, each with its own promises
 # Ages in steps of a twentieth, from a tenth of a second to some hours.
 _STEP = 0.05
@@ -90,7 +91,7 @@ class Guess:
 
     def ready_per_s(self, age_s: float) -> float:
         """The chance a second to become ready, of one that is not at *age_s*."""
-        if age_s <= 0:
+        if age_s < _MOMENT_S:
             return 0.0
         deviations = self._deviations(age_s)
         left = _below(-deviations)
@@ -112,18 +113,18 @@ class Guess:
 
     def is_overdue(self, age_s: float) -> bool:
         """Whether hardly any takes longer."""
-        return age_s > 0 and self._deviations(age_s) > STRAGGLER_FROM
+        return self._deviations(age_s) > STRAGGLER_FROM
 
     def _since_ready_s(self, age_s: float) -> float:
         """For how long one of unknown age would have been ready at *age_s*, by expectation."""
-        if age_s <= 0:
+        if age_s < _MOMENT_S:
             return 0.0
         deviations = self._deviations(age_s)
         mean_s = self.median_s * math.exp(self.spread**2 / 2)
         return age_s * _below(deviations) - mean_s * _below(deviations - self.spread)
 
     def _deviations(self, age_s: float) -> float:
-        if age_s <= 0:
+        if age_s < _MOMENT_S:
             return -math.inf
         return math.log(age_s / self.median_s) / self.spread
 

@@ -505,7 +505,10 @@ class Settings(BaseSettings):
         validation_alias="VIDGEN_POLL_INTERVAL_S",
         ge=0.01,
         le=600,
-        description="Least time between two looks at one video, unless the provider says when.",
+        description=(
+            "Least time between two looks at one video; the provider may say when, lists come"
+            " closer."
+        ),
     )
     poll_max_attempts: int = Field(
         120,
