@@ -1,12 +1,15 @@
 """The README says what the code has, and nothing else."""
 
 import re
+import shlex
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
-from vidgen import errors
+from vidgen import VideoRequest, catalog, errors
 from vidgen.cli import app
 from vidgen.errors import VidgenError
 from vidgen.job import EventType
@@ -106,3 +109,30 @@ def test_the_threat_model_names_only_tests_that_exist() -> None:
 
     assert len(named) > 25
     assert named <= written
+
+
+def test_each_provider_has_three_lines_to_begin_with_and_the_price_is_right() -> None:
+    blocks = re.findall(
+        r"^```bash\nexport (.+)\nvidgen doctor .+\nvidgen submit (.+?) +# (\d\.\d\d) USD",
+        README,
+        re.MULTILINE,
+    )
+    begun = {}
+    for exported, words, price in blocks:
+        _, *options = shlex.split(words)
+        wish: dict[str, Any] = {
+            name[2:]: int(value) if name == "--seconds" else value
+            for name, value in zip(options[::2], options[1::2], strict=True)
+        }
+        vendor = catalog.vendor(wish["provider"])
+        keys = [name for name in vendor.variables if f"{name}=" in exported]
+        quote = catalog.quote(
+            VideoRequest(prompt="a tram in the rain", **wish),
+            today=date(2026, 11, 26),
+            endpoints=catalog.Endpoints.of(dict.fromkeys(keys, "k")),
+            allow_unknown_models=False,
+        )
+        begun[vendor.name] = f"{(quote.cost_micros or 0) / 1e6:.2f}" == price and bool(keys)
+
+    # Those two have no endpoint of their own any more, or one that needs an account of Google's.
+    assert begun == {each.name: True for each in catalog.vendors()[2:]}

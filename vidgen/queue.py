@@ -51,6 +51,7 @@ from vidgen.job import (
     VideoJob,
     VideoRequest,
 )
+from vidgen.route import Route
 from vidgen.settings import Settings
 from vidgen.store import (
     budgets,
@@ -148,6 +149,11 @@ class VideoQueue:
         self._database: Database
         self._redis: Redis
         self._dispatcher: Dispatcher
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """The routes that requests may name, as their file had them when this was made."""
+        return self._routes
 
     @classmethod
     def from_env(cls) -> Self:

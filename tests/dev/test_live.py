@@ -63,5 +63,5 @@ def test_without_any_key_each_way_is_told(tmp_path: Path) -> None:
 
 
 def test_a_key_of_another_provider_does_not_help(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError, match=r"cannot use fal.*\n  fal +FAL_KEY\nWithout"):
         offered(tmp_path, "XAI_API_KEY=k", provider="fal")

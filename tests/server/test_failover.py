@@ -72,3 +72,9 @@ async def test_what_cannot_be_is_refused_in_words(
 
     assert answer.status == 400
     assert sentence in await answer.text()
+
+
+async def test_the_routes_are_told_with_the_providers(admin: Client) -> None:
+    told = await (await admin.get("/api/providers")).json()
+
+    assert told["routes"] == []  # no file is named here

@@ -9,6 +9,7 @@ import pytest
 
 from tests.server.conftest import Client
 from tests.server.test_app import raw
+from vidgen import catalog
 from vidgen.resources import Resources
 from vidgen.server import page
 from vidgen.storage import Bucket, Storage
@@ -178,3 +179,9 @@ def test_every_import_and_every_preload_is_a_file() -> None:
 
     assert wanted <= set(TEXTS)
     assert set(TEXTS) - wanted == {"index.html"}
+
+
+def test_the_page_has_the_name_of_every_provider_of_ours() -> None:
+    told = set(re.findall(r'^  (\w+): "([^"]+)",$', TEXTS["words.js"], re.MULTILINE))
+
+    assert {(each.name, each.title) for each in catalog.vendors()} <= told

@@ -185,14 +185,16 @@ def _tell(
     out.print(_made(jobs, clips))
     if simulated:
         out.print("\n  [dim]Costs are what the real providers charge; here nothing was paid.[/]")
+    one = jobs[0].provider if len({job.provider for job in jobs}) == 1 else None
     out.print(
         "\n[bold]What to do next[/]\n"
         f"  Look at them          open the files in {folder}\n"
         "  Keep it running       vidgen dev, and in another terminal: source .vidgen/env\n"
-        '                        vidgen submit --provider veo "a tram in rain" --wait\n'
+        f'                        vidgen submit --provider {one or "veo"} "a tram in rain" --wait\n'
         "  Ask from Python       async with VideoQueue.from_env() as queue:\n"
         "                            job = await queue.enqueue(VideoRequest(…))\n"
-        "  Real providers        set their keys, then: vidgen demo --live\n"
+        "  Real providers        set their keys, then: vidgen demo"
+        f"{f' --provider {one}' if one else ''} --live\n"
     )
 
 

@@ -74,7 +74,7 @@ def find(provider: str, *, today: date, env_file: Path | None = Path(".env")) ->
         except InvalidRequestError:
             continue  # it makes no video from words alone
     if not quotes:
-        raise SettingsError("\n\n".join([*retired, _nothing_usable(today)]))
+        raise SettingsError("\n\n".join([*retired, _nothing_usable(today, provider)]))
     return Offer(settings=settings, quotes=tuple(quotes))
 
 
@@ -94,10 +94,11 @@ def _candidates(endpoints: catalog.Endpoints) -> list[catalog.Model]:
     return found
 
 
-def _nothing_usable(today: date) -> str:
+def _nothing_usable(today: date, provider: str) -> str:
     """What can be set, a line for each interface; where all is switched off, the server's name."""
     lines = []
-    for vendor in catalog.vendors():
+    wanted_of = catalog.vendors() if provider == "all" else (catalog.vendor(provider),)
+    for vendor in wanted_of:
         for interface in vendor.interfaces:
             models = [
                 model for model in vendor.models if interface.name in (model.api, *model.also)
@@ -110,7 +111,9 @@ def _nothing_usable(today: date) -> str:
             lines.append(f"  {way:<32} {' and '.join(wanted)}")
     return "\n".join(
         [
-            "--live found no provider it can use. Set one of these in the environment or in .env:",
+            "--live found no provider it can use. Set one of these in the environment or in .env:"
+            if lines[1:]
+            else f"--live cannot use {provider}. Set this in the environment or in .env:",
             *lines,
             "Without --live everything runs on simulated providers and costs nothing.",
         ]

@@ -86,6 +86,13 @@ _PROVIDER = record(
 )
 
 
+_ROUTE = record(
+    name=schema_of(str),
+    targets=list_of(record(provider=schema_of(str), model=or_null(schema_of(str)))),
+    max_cost_micros=or_null(_COUNT),
+)
+
+
 class PauseWish(Body):
     """Which provider; all of them if none is named."""
 
@@ -240,13 +247,24 @@ async def list_workers(request: web.Request) -> web.Response:
     answers={
         200: Answer(
             sentence="`breaker` and `turns_used` are null while Redis is away.",
-            schema=record(providers=list_of(_PROVIDER)),
+            schema=record(providers=list_of(_PROVIDER), routes=list_of(_ROUTE)),
         )
     },
 )
 async def providers(request: web.Request) -> web.Response:
-    """What each provider offers, how much of its limit is used, and whether it answers."""
-    return answer({"providers": await provider_documents(request.app[RESOURCES])})
+    """
+    What each provider offers, how much of its limit is used, whether it answers, and the routes.
+    """
+    routes = [
+        {
+            "name": route.name,
+            "targets": [{"provider": each.provider, "model": each.model} for each in route.targets],
+            "max_cost_micros": route.max_cost_micros,
+        }
+        for route in request.app[QUEUE].routes.values()
+    ]
+    found = await provider_documents(request.app[RESOURCES])
+    return answer({"providers": found, "routes": routes})
 
 
 @operations.add(

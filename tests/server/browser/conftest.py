@@ -51,6 +51,12 @@ TOGETHER = [
     pytest.mark.timeout(180),  # the first one starts them all, beside whatever else runs
 ]
 
+ROUTES = """
+[routes.cheap-landscape]
+targets = ["veo/veo-3.1-lite-generate-preview", "sora/sora-2"]
+max_cost_usd = 2
+"""
+
 OpenPage = Callable[..., Awaitable[Page]]
 
 
@@ -103,7 +109,9 @@ async def running(
         simulators = await stack.enter_async_context(SimulatorServer(generation_s=0.4))
         clip = clips.render("a clip", seconds=4, width=320, height=180, audio=True)
         simulators.sora.clip = simulators.veo.clip = clip
+        (folder / "routes.toml").write_text(ROUTES)
         settings = Settings(
+            routes_file=str(folder / "routes.toml"),
             database_url=shared_database_url,
             redis_url=valkey_server.url,
             admin_token=SecretStr(OPERATOR),

@@ -1,6 +1,7 @@
 """What people do on the page, and what comes of it in the queue."""
 
 import asyncio
+import re
 
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.async_api import Page, Route, expect
@@ -116,6 +117,58 @@ async def test_what_the_catalog_refuses_is_said_beside_the_button(
 
     await expect(page.locator(".price .error")).to_contain_text("takes at most 32000")
     assert await world.queue.recent() == []
+
+
+async def test_a_route_says_who_makes_it(open_page: OpenPage, world: World) -> None:
+    page = await open_page("#/new")
+    await page.get_by_label("Prompt").fill("a tram in the rain")
+
+    await page.get_by_label("Route").select_option("cheap-landscape")
+
+    await expect(page.get_by_label("Route")).to_have_accessible_description(
+        "Veo veo-3.1-lite-generate-preview, then Sora sora-2; for $2.00 in all at most"
+    )
+    await expect(page.get_by_label("Model", exact=True)).to_be_hidden()
+    await expect(page.get_by_role("group", name="Shape")).to_be_visible()  # of Veo
+    await page.get_by_role("button", name="Make the video").click()
+    await expect(page.locator(".pill")).to_have_text("waiting")
+    [job] = await world.queue.recent()
+    assert (job.route, [each.provider for each in job.targets]) == (
+        "cheap-landscape",
+        ["veo", "sora"],
+    )
+    await page.evaluate("hash => { location.hash = hash }", f"#/new?like={job.id}")
+    await expect(page.get_by_label("Route")).to_have_value("cheap-landscape")
+
+
+async def test_a_fallback_that_cannot_do_it_is_told_so_beside_it(
+    open_page: OpenPage, world: World
+) -> None:
+    page = await open_page("#/new", allow="400")
+    await page.get_by_label("Prompt").fill("a tram in the rain")
+    await page.get_by_role("radio", name="8 s").check()
+    await page.get_by_text("If that fails").click()
+    await page.get_by_role("button", name="Add a fallback").click()
+    fallback = page.get_by_role("combobox", name="Fallback 1")
+    await fallback.select_option("veo/veo-3.1-generate-preview")
+    submit = page.get_by_role("button", name="Make the video")
+
+    await submit.click()
+
+    # It costs more than what was asked for.
+    await expect(fallback).to_have_attribute("aria-invalid", "true")
+    await expect(fallback).to_be_focused()
+    await expect(fallback).to_have_accessible_description(re.compile(r"\$3\.20"))
+    await page.evaluate(AXE_SCRIPT)
+    assert await violations(page) == []
+    await page.get_by_label("All attempts may cost").fill("4")
+    await submit.click()
+    await expect(page.locator(".pill")).to_have_text("waiting")
+    [job] = await world.queue.recent()
+    assert ([each.model for each in job.targets], job.max_cost_micros) == (
+        ["sora-2", "veo-3.1-generate-preview"],
+        4_000_000,
+    )
 
 
 async def test_one_like_it_takes_over_what_was_asked(open_page: OpenPage, world: World) -> None:

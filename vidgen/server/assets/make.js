@@ -13,6 +13,7 @@ const ROLES = { first_frame: "First frame", last_frame: "Last frame", reference:
 
 export function mount(root, context) {
   let providers = [];
+  let routes = [];
   let gone = false;
   let loading = false;
   let sent = null; // the idempotency key of this wish, and the wish: one wish never becomes two videos
@@ -27,8 +28,12 @@ export function mount(root, context) {
   const prompt = h("textarea", { id: "prompt", rows: "6", required: true, placeholder: "A tram in the rain, seen from above, slow camera", oninput: count });
   const counter = h("p.hint", { id: "prompt-count" });
   prompt.setAttribute("aria-describedby", "prompt-count");
+  const route = h("select", { id: "route", onchange: chooseRoute, "aria-describedby": "route-about" });
+  const routeAbout = h("p.hint", { id: "route-about" });
+  const routeField = h("div.field", { hidden: true }, h("label", { for: "route" }, "Route"), route, routeAbout);
   const model = h("select", { id: "model", onchange: chooseModel });
   const about = h("p.hint");
+  const modelField = h("div.field", null, h("label", { for: "model" }, "Model"), model, about);
   const seconds = h("div.options");
   const shape = h("div.options");
   const resolution = h("div.options");
@@ -47,7 +52,9 @@ export function mount(root, context) {
   const imageField = h("div.field", null, h("span.label", null, "Images"), imageList, h("div", null, addImage));
   const fallbackList = h("div.field");
   const addFallback = button("Add a fallback", { kind: "small", glyph: "plus", onclick: () => newFallback() });
+  const fallbackField = h("div.field", null, h("p.hint", null, "Who makes it instead, in this order, once it is proven that the one before will not: refused, switched off, out of quota, left alone for a while. Never while it may have been accepted."), fallbackList, h("div", null, addFallback));
   const ceiling = h("input", { id: "ceiling", type: "number", min: "0.01", step: "0.01", placeholder: "no more than the first one" });
+  const instead = h("details.more", null, h("summary", null, "If that fails"), h("div", null, fallbackField, field("All attempts may cost, in dollars", ceiling)));
   const scene = h("input", { id: "scene", maxlength: "500", autocomplete: "off" });
   const user = h("input", { id: "user", maxlength: "500", autocomplete: "off" });
   const priority = h("select", { id: "priority" }, [...Array(10).keys()].map((value) => h("option", { value }, value === 0 ? "0, usual" : value === 9 ? "9, first of all" : String(value))));
@@ -65,14 +72,15 @@ export function mount(root, context) {
       "div.panel.form-main",
       null,
       h("div.field", null, h("label", { for: "prompt" }, "Prompt"), prompt, counter),
-      h("div.field", null, h("label", { for: "model" }, "Model"), model, about),
+      routeField,
+      modelField,
       secondsField,
       shapeField,
       resolutionField,
       optional,
       audioField,
       imageField,
-      h("details.more", null, h("summary", null, "If that fails"), h("div", null, h("p.hint", null, "Who makes it instead, in this order, once it is proven that the one before will not: refused, switched off, out of quota, left alone for a while. Never while it may have been accepted."), fallbackList, h("div", null, addFallback), field("All attempts may cost, in dollars", ceiling))),
+      instead,
       h("details.more", null, h("summary", null, "For whom and when"), h("div", null, h("div.form-row", null, field("Scene", scene), field("User", user), field("Priority", priority)), h("div.form-row", null, field("Not before", runAt), field("Webhook", webhook)))),
     ),
     h("div.panel.form-side.price", null, h("span.muted", null, "Estimated price"), value, note, submit, error),
@@ -84,7 +92,7 @@ export function mount(root, context) {
   async function load() {
     loading = true;
     try {
-      ({ providers } = await get("/api/providers"));
+      ({ providers, routes } = await get("/api/providers"));
       nameProviders(providers);
       if (gone) return;
       show(nothing, false);
@@ -103,7 +111,9 @@ export function mount(root, context) {
       return;
     }
     model.value = first.value;
-    chooseModel();
+    swap(route, [h("option", { value: "" }, "none, as chosen below"), ...routes.map((one) => h("option", { value: one.name }, one.name))]);
+    show(routeField, routes.length > 0);
+    chooseRoute();
     show(form, true);
     if (context.query.like) await copyOf(context.query.like);
     if (!gone) prompt.focus({ preventScroll: true });
@@ -115,9 +125,10 @@ export function mount(root, context) {
       const first = job.targets?.[0] ?? job;
       const option = [...model.options].find((one) => one.value === `${first.provider}/${first.model}` && !one.disabled);
       if (option) model.value = option.value;
-      chooseModel();
+      if (routes.some((one) => one.name === job.route)) route.value = job.route;
+      chooseRoute();
       const wish = job.target_parameters?.[0] ?? job.parameters;
-      for (const one of job.targets?.slice(1) ?? []) newFallback(`${one.provider}/${one.model}`);
+      if (!route.value) for (const one of job.targets?.slice(1) ?? []) newFallback(`${one.provider}/${one.model}`);
       if (job.max_cost_micros) ceiling.value = String(job.max_cost_micros / 1e6);
       prompt.value = job.prompt ?? "";
       check(seconds, wish.seconds);
@@ -140,6 +151,28 @@ export function mount(root, context) {
     const [providerOf, ...rest] = model.value.split("/");
     const provider = providers.find((one) => one.name === providerOf);
     return { provider, model: provider.models.find((one) => one.name === rest.join("/")) };
+  }
+
+  // A route names who makes it: then the form offers what its first target that can be used takes.
+  function chooseRoute() {
+    const one = routes.find((each) => each.name === route.value);
+    show(modelField, !one);
+    show(fallbackField, !one);
+    put(routeAbout, one ? routeWords(one) : "");
+    show(routeAbout, Boolean(one));
+    const usable = [...model.options].filter((option) => !option.disabled).map((option) => option.value);
+    for (const target of one?.targets ?? []) {
+      const found = usable.find((value) => (target.model ? value === `${target.provider}/${target.model}` : value.startsWith(`${target.provider}/`)));
+      if (!found) continue;
+      model.value = found;
+      break;
+    }
+    chooseModel();
+  }
+
+  function routeWords(one) {
+    const chain = one.targets.map((target) => [providerName(target.provider), target.model].filter(Boolean).join(" ")).join(", then ");
+    return one.max_cost_micros ? `${chain}; for ${money(one.max_cost_micros)} in all at most` : chain;
   }
 
   function chooseModel() {
@@ -178,8 +211,7 @@ export function mount(root, context) {
     const { provider, model: one } = chosen();
     const { ratios } = told(one);
     return {
-      provider: provider.name,
-      model: one.name,
+      ...(route.value ? { route: route.value } : { provider: provider.name, model: one.name }),
       prompt: prompt.value.trim(),
       ...(one.seconds.length ? { seconds: Number(picked(seconds)) } : {}),
       ...(ratios ? { aspect_ratio: picked(shape) } : { size: picked(shape) }),
@@ -187,7 +219,7 @@ export function mount(root, context) {
       ...(one.takes.includes("audio") ? { audio: audio.checked } : {}),
       ...(one.takes.includes("negative_prompt") && negative.value.trim() ? { negative_prompt: negative.value.trim() } : {}),
       ...(one.takes.includes("seed") && seed.value !== "" ? { seed: Number(seed.value) } : {}),
-      ...(fallbacks.length ? { fallbacks: fallbacks.map((one) => one.wish()) } : {}),
+      ...(fallbacks.length && !route.value ? { fallbacks: fallbacks.map((one) => one.wish()) } : {}),
       ...(ceiling.value ? { max_cost_micros: Math.round(Number(ceiling.value) * 1e6) } : {}),
       ...(images.length ? { images: images.map((image) => image.wish()) } : {}),
       ...(scene.value.trim() ? { scene_id: scene.value.trim() } : {}),
@@ -264,9 +296,17 @@ export function mount(root, context) {
     const option = [...select.options].find((one) => one.value === wanted) ?? other;
     if (option) select.value = option.value;
     const remove = h("button.button.ghost.bare", { type: "button", title: "Remove", aria: { label: `Remove fallback ${number}` }, onclick: drop }, icon("stop"));
-    const row = h("div.image-row", null, select, remove);
+    const wrong = h("p.error", { id: `fallback-${number}-wrong`, hidden: true });
+    attr(select, "aria-describedby", wrong.id);
+    const row = h("div.field", null, h("div.fallback-row", null, select, remove), wrong);
     const one = {
       number,
+      complain(words) {
+        put(wrong, words);
+        show(wrong, words !== "");
+        attr(select, "aria-invalid", words ? "true" : null);
+        if (words) select.focus();
+      },
       wish() {
         const [provider, ...name] = select.value.split("/");
         return { provider, model: name.join("/") };
@@ -282,6 +322,17 @@ export function mount(root, context) {
     }
   }
 
+  // The sentence names what it is about: that is marked, and a fallback has the sentence itself.
+  function point(message) {
+    const [, position] = /^fallbacks[[.](\d+)/.exec(message) ?? [];
+    const one = route.value ? null : fallbacks[Number(position)];
+    if (one || /max_cost/.test(message)) instead.open = true;
+    if (one) one.complain(message.replace(/^fallbacks\S+ (\([^)]*\): )?/, ""));
+    else if (position !== undefined || /route/.test(message)) attr(route, "aria-invalid", "true");
+    else if (/prompt/i.test(message)) attr(prompt, "aria-invalid", "true");
+    if (/max_cost/.test(message)) attr(ceiling, "aria-invalid", "true");
+  }
+
   async function send(event) {
     event.preventDefault();
     const made = wish();
@@ -290,7 +341,8 @@ export function mount(root, context) {
     if (sent?.words !== words) sent = { words, key: uuid() };
     submit.disabled = true;
     show(error, false);
-    attr(prompt, "aria-invalid", null);
+    for (const node of [prompt, route, ceiling]) attr(node, "aria-invalid", null);
+    for (const one of fallbacks) one.complain("");
     try {
       const job = await post("/api/jobs", made, { headers: { "Idempotency-Key": sent.key } });
       context.askQueue();
@@ -298,7 +350,7 @@ export function mount(root, context) {
     } catch (problem) {
       put(error, problem.message);
       show(error, true);
-      if (/prompt/i.test(problem.message)) attr(prompt, "aria-invalid", "true");
+      point(problem.message);
     } finally {
       submit.disabled = false;
     }

@@ -67,8 +67,21 @@ export const onDay = (iso) => day.format(new Date(iso));
 export const short = (id) => (id ? String(id).slice(-12) : "–");
 export const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 
-// Until /api/providers has told the titles, a name with a capital will do.
-const titles = new Map();
+// Of ours; /api/providers tells those of other packages, and until then a name with a capital will do.
+const titles = new Map(Object.entries({
+  sora: "Sora",
+  veo: "Veo",
+  omni: "Gemini Omni",
+  runway: "Runway",
+  replicate: "Replicate",
+  luma: "Luma",
+  fal: "fal",
+  xai: "xAI",
+  kling: "Kling",
+  minimax: "MiniMax",
+  seedance: "Seedance",
+  wan: "Wan",
+}));
 export const nameProviders = (providers) => { for (const one of providers) titles.set(one.name, one.title); };
 export const providerName = (name) => titles.get(name) ?? String(name).replace(/^./, (first) => first.toUpperCase());
 
@@ -160,6 +173,7 @@ const CODES = {
   operation_lost: "The provider no longer shows the generation it had accepted; it may be billed.",
   submit_unknown: "Nobody knows whether the paid request arrived. A retry may pay a second time.",
   model_retired: "The vendor switched this model off.",
+  plugin_broken: "The package that brings this provider is missing, broken, or breaks when it is used. Mend it, then retry.",
   storage_unavailable: "The bucket did not answer until the deadline. The video is paid: a retry stores it.",
   storage_denied: "The bucket refuses our key. The video is paid: mend the right, then retry.",
   bucket_missing: "The bucket does not exist. The video is paid: create it, then retry.",
