@@ -290,9 +290,14 @@ async def test_a_task_cannot_be_cancelled(wire: Wire) -> None:
 
 
 def test_a_failed_task_is_charged_if_units_were_taken_for_it() -> None:
-    assert not failed().charged
-    assert not failed(final_unit_deduction="0").charged
-    assert failed(final_unit_deduction="2.5").charged
+    for said, charged, cost in (
+        ({}, False, None),
+        ({"final_unit_deduction": "0"}, False, 0),
+        ({"final_unit_deduction": "2.5"}, True, 350_000),
+        ({"final_unit_deduction": "1e99"}, False, None),
+    ):
+        verdict = failed(**said)
+        assert (verdict.charged, verdict.cost_micros) == (charged, cost)
 
 
 @pytest.mark.parametrize(

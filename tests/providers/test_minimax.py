@@ -231,6 +231,15 @@ def test_each_word_has_its_meaning_in_both_versions() -> None:
     assert type(second(status="failed", error={"code": "1027"}).error) is ContentBlockedError
     assert type(second(status="failed", error={"message": "x (2013)"}).error) is InputRejectedError
     assert type(second(status="expired").error) is ResultExpiredError
+    spent = {"resolution": "768P", "usage": {"total_seconds": 10}}
+    for status, said, charged, cost in (
+        ("expired", {}, True, None),
+        ("expired", spent, True, 800_000),
+        ("succeeded", {}, False, None),
+        ("succeeded", spent, True, 800_000),
+    ):
+        verdict = second(status=status, **said)
+        assert (verdict.charged, verdict.cost_micros) == (charged, cost)
     cancelled = second(status="cancelled")
     assert (type(cancelled.error), cancelled.charged) == (GenerationFailedError, False)
     older = parse_first(VENDOR, {"status": "Fail"})

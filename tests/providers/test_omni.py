@@ -150,8 +150,11 @@ def test_every_other_end_is_a_failure(status: str) -> None:
 def test_a_failure_is_charged_by_its_tokens_and_without_a_word_of_them() -> None:
     spent = {"output_tokens_by_modality": [{"modality": "video", "tokens": 5792}]}
 
-    assert read(status="failed", usage=spent).charged
-    assert read(status="failed").charged
+    told, untold = read(status="failed", usage=spent), read(status="failed")
+    assert isinstance(told, Failed)
+    assert isinstance(untold, Failed)
+    assert (told.charged, told.cost_micros) == (True, 5792 * 12)
+    assert (untold.charged, untold.cost_micros) == (True, None)
 
 
 @pytest.mark.parametrize(

@@ -111,10 +111,14 @@ def test_each_word_of_failure_has_its_class(
 
 
 def test_a_failure_is_charged_unless_the_task_says_that_it_was_refunded(wire: Wire) -> None:
-    assert not ended("INTERNAL", 0).charged
-    assert ended("SAFETY.INPUT.TEXT", 60).charged
-    assert ended("INTERNAL", None).charged
-    assert ended("INTERNAL", "many").charged
+    for code, said, charged, cost in (
+        ("INTERNAL", 0, False, 0),
+        ("SAFETY.INPUT.TEXT", 60, True, 600_000),
+        ("INTERNAL", None, True, None),
+        ("INTERNAL", "many", True, None),
+    ):
+        verdict = ended(code, said)
+        assert (verdict.charged, verdict.cost_micros) == (charged, cost)
 
 
 async def test_a_blocked_prompt_stays_charged_and_a_blocked_video_does_not(wire: Wire) -> None:

@@ -144,6 +144,16 @@ def test_each_status_has_its_meaning() -> None:
     assert isinstance(parsed(status="succeeded", content={}), Failed)
 
 
+@pytest.mark.parametrize("status", ["failed", "succeeded"])
+def test_tokens_without_a_video_are_what_that_cost(status: str) -> None:
+    for tokens, charged, cost in ((0, False, 0), (108_900, True, 762_300), ("x", False, None)):
+        usage = {"completion_tokens": tokens}
+        verdict = parsed(status=status, content={}, resolution="720p", usage=usage)
+
+        assert isinstance(verdict, Failed)
+        assert (verdict.charged, verdict.cost_micros) == (charged, cost)
+
+
 @WIRE
 async def test_a_video_costs_its_tokens_and_is_kept_for_a_day(wire: Wire) -> None:
     progress = await wire.poll(await wire.submit())

@@ -207,6 +207,14 @@ def test_a_finished_video_may_bring_its_address_and_its_price(wire: Wire) -> Non
     assert progress.cost_micros == 100_000
 
 
+@pytest.mark.parametrize(("word", "dollars"), [("failed", 0), ("failed", 0.04), ("cancelled", 0)])
+def test_a_gateway_may_tell_what_a_failure_cost(wire: Wire, word: str, dollars: float) -> None:
+    progress = parse_video({"status": word, "usage": {"cost": dollars}}, {})
+
+    assert isinstance(progress, Failed)
+    assert (progress.charged, progress.cost_micros) == (dollars > 0, dollars * 1_000_000)
+
+
 @pytest.mark.parametrize("rubbish", [None, [], {}, "x", -5, 1e400, True, [[]]])
 def test_rubbish_beside_the_status_harms_nobody(wire: Wire, rubbish: Any) -> None:
     names = ("progress", "expires_at", "usage", "unsigned_urls", "video_url", "model", "error")

@@ -128,6 +128,16 @@ def test_each_status_has_its_meaning() -> None:
     assert isinstance(parsed(task_status="SUCCEEDED"), Failed)
 
 
+@pytest.mark.parametrize("status", ["FAILED", "SUCCEEDED"])
+def test_seconds_without_a_video_are_what_that_cost(status: str) -> None:
+    for seconds, charged, cost in ((0, False, 0), (5, True, 500_000), ("x", False, None)):
+        usage = {"duration": seconds, "SR": 720}
+        verdict = parse_task(VENDOR, {"task_status": status}, usage, "wan3.0-video")
+
+        assert isinstance(verdict, Failed)
+        assert (verdict.charged, verdict.cost_micros) == (charged, cost)
+
+
 @WIRE
 async def test_a_task_that_nobody_knows_any_more_is_expired_and_maybe_charged(wire: Wire) -> None:
     gone = await wire.poll(replace(await wire.submit(), id="of-yesterday"))

@@ -32,6 +32,10 @@ async def xai(simulators: SimulatorServer, config: ProvidersConfig) -> Any:
         yield wire
 
 
+def ticks(count: int) -> dict[str, int]:
+    return {"cost_in_usd_ticks": count}
+
+
 def read(**video: Any) -> Any:
     return parse_video(video, {})
 
@@ -68,18 +72,20 @@ async def test_a_status_may_be_missing_beside_an_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "charged"),
+    ("said", "kind", "charged", "cost"),
     [
-        ({"error": {"code": "internal_error"}, "video": {"duration": 0}}, "failed", False),
-        ({"error": {"code": "internal_error"}}, "failed", True),
-        ({"usage": {"cost_in_usd_ticks": 0}}, "failed", False),
-        ({"usage": {"cost_in_usd_ticks": 700_000_000}, "video": {"duration": 0}}, "failed", True),
-        ({"error": {"code": "invalid_argument"}, "video": {"duration": 0}}, "input", False),
-        ({"error": {"message": "blocked by moderation"}}, "blocked", True),
+        ({"error": {"code": "internal_error"}, "video": {"duration": 0}}, "failed", False, None),
+        ({"error": {"code": "internal_error"}}, "failed", True, None),
+        ({"usage": ticks(0)}, "failed", False, 0),
+        ({"usage": ticks(700_000_000), "video": {"duration": 0}}, "failed", True, 70_000),
+        ({"error": {"code": "invalid_argument"}, "video": {"duration": 0}}, "input", False, None),
+        ({"error": {"message": "blocked by moderation"}}, "blocked", True, None),
+        ({"error": {"message": "moderation"}, "usage": ticks(0)}, "blocked", True, None),
+        ({"error": {"message": "moderation"}, "usage": ticks(50_000)}, "blocked", True, 5),
     ],
 )
 def test_a_failure_is_charged_unless_the_answer_says_otherwise(
-    said: dict[str, Any], kind: str, charged: bool
+    said: dict[str, Any], kind: str, charged: bool, cost: int | None
 ) -> None:
     progress = read(status="failed", **said)
 
@@ -90,6 +96,7 @@ def test_a_failure_is_charged_unless_the_answer_says_otherwise(
     }
     assert isinstance(progress, Failed)
     assert (type(progress.error), progress.charged) == (kinds[kind], charged)
+    assert progress.cost_micros == cost
 
 
 def test_a_video_that_moderation_keeps_back_is_blocked_and_paid() -> None:

@@ -357,12 +357,14 @@ def parse_task(vendor: Vendor, task: Mapping[str, Any]) -> Progress:
     status = str(task.get("task_status") or "").lower()
     cost_micros = coded.micros(task.get("final_unit_deduction"), UNIT_MICROS)
     if status in _FAILED:
-        return Failed(error=_verdict(vendor, task), charged=bool(cost_micros))
+        error = _verdict(vendor, task)
+        return Failed(error=error, charged=bool(cost_micros), cost_micros=cost_micros)
     if status not in _SUCCEEDED:
         return Running()
     url = next(_urls(task), None)
     if url is None:
-        return Failed(error=coded.without_video(vendor), charged=bool(cost_micros))
+        error = coded.without_video(vendor)
+        return Failed(error=error, charged=bool(cost_micros), cost_micros=cost_micros)
     ended_at = moment(task.get("updated_at"))
     return Succeeded(
         assets=(video_at(url),),

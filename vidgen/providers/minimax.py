@@ -280,10 +280,12 @@ def parse_first(vendor: Vendor, task: Mapping[str, Any]) -> Progress:
 def parse_second(vendor: Vendor, task: Mapping[str, Any], model: str) -> Progress:
     """Turn a task of v2 into progress; a word nobody knows means that it is being made."""
     status = str(task.get("status")).lower()
+    cost = _cost(task, model)
     if status in _CANCELLED:
         return Failed(error=coded.cancelled(vendor))  # only what is queued can be
     if status == "expired":
-        return Failed(error=ResultExpiredError("MiniMax no longer keeps the video."), charged=True)
+        gone = ResultExpiredError("MiniMax no longer keeps the video.")
+        return Failed(error=gone, charged=cost != 0, cost_micros=cost)
     if status in _FAILED:
         error = task.get("error")
         code, _ = _code_of(error if isinstance(error, dict) else {})
@@ -293,11 +295,11 @@ def parse_second(vendor: Vendor, task: Mapping[str, Any], model: str) -> Progres
     content = task.get("content")
     url = cleaned(content.get("url")) if isinstance(content, dict) else ""
     if not url or url.startswith(FILE):  # that word is ours
-        return Failed(error=coded.without_video(vendor))
+        return Failed(error=coded.without_video(vendor), charged=bool(cost), cost_micros=cost)
     return Succeeded(
         assets=(video_at(url),),
         expires_at=coded.signed_until(url),
-        cost_micros=_cost(task, model),
+        cost_micros=cost,
     )
 
 

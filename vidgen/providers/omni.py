@@ -389,17 +389,19 @@ def parse_interaction(data: Mapping[str, Any], model: str, api: Api) -> Progress
     """Turn an interaction, long texts left out of it, into progress."""
     status = str(data.get("status") or "").lower()
     usage = data.get("usage")
+    charged, cost = _is_charged(usage), _cost(usage, model)
     if status in _CANCELLED:
         error: ProviderError = GenerationFailedError("The video was cancelled at Google.")
-        return Failed(error=error, charged=_is_charged(usage))
+        return Failed(error=error, charged=charged, cost_micros=cost)
     if status in _FAILED:
-        return Failed(error=_verdict(data, status), charged=_is_charged(usage))
+        return Failed(error=_verdict(data, status), charged=charged, cost_micros=cost)
     if status != "completed":
         return Running()
     asset = _asset(data)
     if asset is None:
-        return Failed(error=_verdict(data, "without a video"), charged=_is_charged(usage))
-    return Succeeded(assets=(asset,), cost_micros=_cost(usage, model))
+        error = _verdict(data, "without a video")
+        return Failed(error=error, charged=charged, cost_micros=cost)
+    return Succeeded(assets=(asset,), cost_micros=cost)
 
 
 def _verdict(data: Mapping[str, Any], how: str) -> ProviderError:

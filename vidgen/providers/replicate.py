@@ -253,7 +253,7 @@ def _succeeded(prediction: Mapping[str, Any], model: str) -> Progress:
         first = first.get("video") or first.get("url")
     if first is None and prediction.get("data_removed") is True:
         gone = ResultExpiredError("Replicate has removed the video, as it does after an hour.")
-        return Failed(error=gone, charged=True)
+        return Failed(error=gone, charged=True, cost_micros=_cost(prediction, model))
     completed_at = moment(prediction.get("completed_at"))
     return Succeeded(
         assets=(video_at(result_address(first, "Replicate")),),

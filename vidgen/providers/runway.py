@@ -157,18 +157,19 @@ def parse_task(task: Mapping[str, Any]) -> Progress:
     if "status" not in task:
         raise ProtocolError("Runway's answer about the task has no status.")
     credits_used = _credits(task.get("cost"))
+    cost = None if credits_used is None else credits_used * MICROS_PER_CREDIT
     match str(task["status"]).upper():
         case "SUCCEEDED":
             return Succeeded(
                 assets=(_video(task.get("output")),),
-                cost_micros=None if credits_used is None else credits_used * MICROS_PER_CREDIT,
+                cost_micros=cost,
             )
         case "FAILED":
             error = _verdict(word(task.get("failureCode")))
-            return Failed(error=error, charged=credits_used != 0)
+            return Failed(error=error, charged=cost != 0, cost_micros=cost)
         case "CANCELLED" | "CANCELED":
             gone = GenerationFailedError("The task was cancelled or deleted at Runway.")
-            return Failed(error=gone, charged=credits_used != 0)
+            return Failed(error=gone, charged=cost != 0, cost_micros=cost)
         case _:  # PENDING, THROTTLED, RUNNING, and what is not known yet
             share = number(task.get("progress"))
             percent = None if share is None else int(min(1.0, max(0.0, share)) * 100)

@@ -234,7 +234,9 @@ def parse_task(vendor: Vendor, task: Mapping[str, Any], model: str) -> Progress:
             return _finished(vendor, task, model)
         case "failed":
             code, said = _said(task)
-            return Failed(error=coded.verdict(vendor, code, kind_of(code, said)))
+            error = coded.verdict(vendor, code, kind_of(code, said))
+            cost_micros = _cost(task, model)
+            return Failed(error=error, charged=bool(cost_micros), cost_micros=cost_micros)
         case "cancelled" | "canceled":
             return Failed(error=coded.cancelled(vendor))  # only what is queued can be
         case "expired":
@@ -250,7 +252,8 @@ def _finished(vendor: Vendor, task: Mapping[str, Any], model: str) -> Progress:
     url = cleaned(content.get("video_url")) if isinstance(content, dict) else ""
     cost_micros = _cost(task, model)
     if not url:
-        return Failed(error=coded.without_video(vendor), charged=bool(cost_micros))
+        error = coded.without_video(vendor)
+        return Failed(error=error, charged=bool(cost_micros), cost_micros=cost_micros)
     ended_at = moment(task.get("updated_at"))
     return Succeeded(
         assets=(video_at(url),),

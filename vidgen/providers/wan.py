@@ -237,7 +237,8 @@ def parse_task(vendor: Vendor, output: Mapping[str, Any], usage: object, model: 
             url = cleaned(output.get("video_url"))
             cost_micros = _cost(usage, model)
             if not url:
-                return Failed(error=coded.without_video(vendor), charged=bool(cost_micros))
+                error = coded.without_video(vendor)
+                return Failed(error=error, charged=bool(cost_micros), cost_micros=cost_micros)
             return Succeeded(
                 assets=(video_at(url),),
                 expires_at=coded.signed_until(url),
@@ -245,7 +246,9 @@ def parse_task(vendor: Vendor, output: Mapping[str, Any], usage: object, model: 
             )
         case "FAILED":
             code, said = _said(output)
-            return Failed(error=coded.verdict(vendor, code, kind_of(code, said)))
+            error = coded.verdict(vendor, code, kind_of(code, said))
+            cost_micros = _cost(usage, model)
+            return Failed(error=error, charged=bool(cost_micros), cost_micros=cost_micros)
         case "CANCELED" | "CANCELLED":
             return Failed(error=coded.cancelled(vendor))  # only what is waiting can be
         case "UNKNOWN":

@@ -194,19 +194,21 @@ def parse_video(data: Mapping[str, Any], headers: Mapping[str, str]) -> Progress
     uri = cleaned(video.get("url"))
     if status == "done" or (not status and uri):
         if video.get("respect_moderation") is False:
-            return Failed(error=blocked("xAI", None), charged=True)
+            return _kept_back(blocked("xAI", None), cost)
         if not uri:
             sentence = "xAI calls the video done, but names no address of it."
-            return Failed(error=GenerationFailedError(sentence), charged=True)
+            error: ProviderError = GenerationFailedError(sentence)
+            return Failed(error=error, charged=cost != 0, cost_micros=cost)
         return Succeeded(assets=(video_at(uri),), cost_micros=cost)
     if status == "expired":
         # Whether the generation or its result is what expired, and what it cost, nobody says.
         gone_error = ResultExpiredError("xAI no longer keeps the request (expired).")
-        return Failed(error=gone_error, charged=True)
+        return Failed(error=gone_error, charged=cost != 0, cost_micros=cost)
     if status == "failed":
         error = _verdict(data.get("error"))
-        is_blocked = isinstance(error, ContentBlockedError)
-        return Failed(error=error, charged=is_blocked or not _is_free(video, cost))
+        if isinstance(error, ContentBlockedError):
+            return _kept_back(error, cost)
+        return Failed(error=error, charged=not _is_free(video, cost), cost_micros=cost)
     if not status:
         raise ProtocolError("xAI's answer about the video has no status.")
     return Running(percent=percent(data.get("progress")), poll_after_s=poll_hint(headers))
@@ -252,6 +254,11 @@ def _verdict(raw: object) -> ProviderError:
     if any(term in said for term in _MODERATION_WORDS):
         return blocked("xAI", code)
     return rejected("xAI", code) if code in _INPUT_CODES else broken("xAI", code)
+
+
+def _kept_back(error: ProviderError, cost: int | None) -> Failed:
+    """The verdict of moderation: it is billed, so a cost of nothing is not one."""
+    return Failed(error=error, charged=True, cost_micros=cost or None)
 
 
 def _is_free(video: Mapping[str, Any], cost: int | None) -> bool:
