@@ -198,3 +198,20 @@ async def test_a_connection_with_an_answer_that_nobody_waits_for_is_made_anew(
         await pool.release(connection)
 
         assert await redis.echo("mine") == b"mine"
+
+
+async def test_more_commands_than_connections_are_answered_in_their_order(redis_url: str) -> None:
+    async with open_redis(redis_url) as redis:
+        redis.connection_pool.max_connections = 1
+        answered: list[int] = []
+
+        async def ask_for(number: int) -> None:
+            await redis.ping()
+            answered.append(number)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(50):
+                group.create_task(ask_for(number))
+
+        assert answered == list(range(50))
+        assert len(redis.connection_pool._available_connections) == 1

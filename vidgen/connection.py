@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from redis._parsers import _AsyncHiredisParser
-from redis.asyncio import ConnectionPool
+from redis.asyncio import BlockingConnectionPool, ConnectionPool
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -98,6 +98,33 @@ _TELLING = {
     SentinelManagedConnection: _Managed,
     SentinelManagedSSLConnection: _ManagedSsl,
 }
+
+
+class PromptPool(BlockingConnectionPool):
+    """
+    Takes a connection that is free without a lock and a timer, as redis 5 does for each command: a
+    fifth of what a PING costs.
+    """
+
+    _waiting = 0
+
+    async def get_connection(self, *_: Any, **__: Any) -> AbstractConnection:
+        """A connection that is there or may be made, else the next one that comes back."""
+        # Nobody overtakes those who wait: they have only so much time.
+        if self._waiting or not self.can_get_connection():
+            self._waiting += 1
+            try:
+                waited: AbstractConnection = await super().get_connection()
+            finally:
+                self._waiting -= 1
+            return waited
+        connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call]  # redis 5
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
 
 
 def telling(pool: Pool) -> Pool:

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import orjson
 from loguru import logger
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import AbstractBackoff, ExponentialBackoff
@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from vidgen.connection import telling
+from vidgen.connection import PromptPool, telling
 from vidgen.errors import DispatchError
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _clients(url: str) -> list[Redis]:
     keywords: dict[str, object] = {}
     if urlsplit(url).scheme != "unix":
         keywords |= {"socket_keepalive": True, "socket_connect_timeout": CONNECT_TIMEOUT_S}
-    pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
+    pool = PromptPool.from_url(
         url,
         max_connections=CONNECTIONS,
         timeout=COMMAND_TIMEOUT_S,
