@@ -279,6 +279,30 @@ async def test_a_connection_that_was_cut_while_idle_is_replaced(
     assert await works(one)
 
 
+@pytest.mark.parametrize(("uses", "for_s"), [(1, 5.0), (1000, -1.0)])
+async def test_asyncpg_looks_after_connections_now_and_then_and_after_a_while(
+    emptied_database_url: str, monkeypatch: pytest.MonkeyPatch, uses: int, for_s: float
+) -> None:
+    async with Database(emptied_database_url, size=2) as database:
+        async with database.connection(), database.connection():
+            pass  # both are kept for whoever comes next
+        kept = idle(database)
+        monkeypatch.setattr(pool, "WARM_USES", uses)
+        monkeypatch.setattr(pool, "WARM_S", for_s)
+
+        async with database.connection(), database.connection():
+            pass
+
+        assert (kept, idle(database)) == (0, 2)
+        assert await works(database)
+
+
+def idle(database: Database) -> int:
+    """How many connections asyncpg has in its hands."""
+    assert database._pool is not None
+    return database._pool.get_idle_size()
+
+
 async def test_a_statement_that_takes_too_long_is_our_error(
     emptied_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,8 +421,10 @@ async def test_after_a_fail_over_the_new_primary_is_found(
                 await become_read_only(old)
                 proxy.target_port = port_of(new)
 
-                with pytest.raises(DatabaseError, match="read-only"):
-                    await beat(database)
+                async with database.connection() as reading:
+                    with pytest.raises(DatabaseError, match="read-only"):
+                        await beat(database)
+                    await reading.fetchval("SELECT 1")  # ends well, and leads there all the same
 
                 for _ in range(3):
                     await beat(database)
