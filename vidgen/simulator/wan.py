@@ -72,8 +72,9 @@ def routes(simulator: ProviderSimulator, foreign: ProviderSimulator) -> list[web
     return [
         web.post(synthesis, serve(simulator, "submit", server.create)),
         web.get("/api/v1/tasks", serve(simulator, "list", server.index)),
-        web.get("/api/v1/tasks/{id}", serve(simulator, "poll", server.retrieve)),
-        web.post("/api/v1/tasks/{id}/cancel", serve(simulator, "cancel", server.cancel)),
+        # With a slash at the end it is the same: so writes a part of the SDK.
+        web.get("/api/v1/tasks/{id}{slash:/?}", serve(simulator, "poll", server.retrieve)),
+        web.post("/api/v1/tasks/{id}/cancel{slash:/?}", serve(simulator, "cancel", server.cancel)),
         clip_route(simulator, foreign, refuse),
     ]
 
