@@ -13,6 +13,7 @@ from tests.test_storage import (
     MIB,
     SECRET_KEY,
     a_bucket,
+    acquainted,
     in_chunks,
     long_ways,
     own,
@@ -60,6 +61,7 @@ async def test_any_key_is_found_where_aiobotocore_looks_for_it(own: Storage, key
 async def test_a_server_in_trouble_gets_the_bytes_the_long_way_this_once(
     own: Storage, server: S3Server
 ) -> None:
+    await acquainted(own, server)
     long = long_ways(own)
     server.faults += [Fault(operation="PutObject"), Fault(operation="UploadPart")]
 
@@ -84,6 +86,7 @@ async def test_a_connection_that_dies_on_the_short_way_loses_nothing(
 async def test_a_server_that_takes_only_the_long_way_is_not_asked_for_the_short_one_again(
     own: Storage, server: S3Server, operation: str, size: int
 ) -> None:
+    await acquainted(own, server)
     long = long_ways(own)
     server.faults.append(Fault(operation=operation, status=400, code="InvalidRequest"))
     await upload(own, a_video(size))

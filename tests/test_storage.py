@@ -116,13 +116,24 @@ async def upload(storage: Storage, data: bytes, **changes: Any) -> Any:
 
 
 def long_ways(storage: Storage) -> list[str]:
-    """Which requests with bytes aiobotocore sends from now on."""
+    """Which requests with bytes of a video aiobotocore sends from now on."""
     seen: list[str] = []
+
+    def note(model: Any, params: Any, **_: Any) -> None:
+        if (
+            params["body"].getvalue() != b"vidgen"
+        ):  # by which it is found out what the server compares
+            seen.append(model.name)
+
     for name in ("PutObject", "UploadPart"):
-        storage._client.meta.events.register(
-            f"before-call.s3.{name}", lambda model, **_: seen.append(model.name)
-        )
+        storage._client.meta.events.register(f"before-call.s3.{name}", note)
     return seen
+
+
+async def acquainted(storage: Storage, server: S3Server) -> None:
+    """It is known what the server compares, so that all requests from now on are of videos."""
+    await storage.check_multipart("acquainted")
+    server.requests.clear()
 
 
 def open_uploads(server: S3Server) -> list[str]:
@@ -150,10 +161,12 @@ async def test_a_video_arrives_whole(storage: Storage, size: int, announced: boo
 async def test_a_small_video_is_one_put_and_a_large_one_a_few_parts(
     own: Storage, server: S3Server
 ) -> None:
+    await acquainted(own, server)
+
     await upload(own, a_video(1000))
     await upload(own, a_video(2 * PART))
 
-    assert [one.operation for one in server.requests][1:] == [
+    assert [one.operation for one in server.requests] == [
         "PutObject",
         "CreateMultipartUpload",
         *["UploadPart"] * 3,
@@ -217,6 +230,7 @@ async def test_an_error_of_the_source_ends_the_upload_as_it_is(
 async def test_cancellation_aborts_the_multipart_upload(
     own: Storage, server: S3Server, operation: str
 ) -> None:
+    await acquainted(own, server)
     server.faults.append(Fault(action="delay", operation=operation, delay_s=0.3))
 
     async with asyncio.timeout(20):
@@ -232,6 +246,7 @@ async def test_cancellation_aborts_the_multipart_upload(
 
 
 async def test_a_part_that_fails_once_is_sent_again(own: Storage, server: S3Server) -> None:
+    await acquainted(own, server)
     server.faults += [
         Fault(operation="UploadPart", status=500, code="InternalError"),
         Fault(operation="CompleteMultipartUpload", status=503, code="SlowDown"),
@@ -246,6 +261,7 @@ async def test_a_part_that_fails_once_is_sent_again(own: Storage, server: S3Serv
 async def test_a_connection_that_dies_within_a_part_is_replaced(
     own: Storage, server: S3Server
 ) -> None:
+    await acquainted(own, server)
     server.faults.append(Fault(action="close", operation="UploadPart", after_bytes=MIB))
 
     await upload(own, a_video(12 * MIB))
@@ -254,6 +270,7 @@ async def test_a_connection_that_dies_within_a_part_is_replaced(
 
 
 async def test_a_part_that_always_fails_aborts_the_upload(own: Storage, server: S3Server) -> None:
+    await acquainted(own, server)
     server.faults.append(Fault(operation="UploadPart", times=None, status=500, code="Internal"))
 
     with pytest.raises(StorageUnavailableError, match="store a part"):
@@ -261,15 +278,6 @@ async def test_a_part_that_always_fails_aborts_the_upload(own: Storage, server: 
 
     assert open_uploads(server) == []
     assert not await own.exists("a/b.mp4")
-
-
-async def test_a_corrupted_part_is_noticed(own: Storage, server: S3Server) -> None:
-    server.faults.append(Fault(action="corrupt", operation="UploadPart"))
-
-    with pytest.raises(StorageUnavailableError, match="other bytes"):
-        await upload(own, a_video(12 * MIB))
-
-    assert open_uploads(server) == []
 
 
 async def test_a_lost_answer_to_complete_is_a_success(own: Storage, server: S3Server) -> None:

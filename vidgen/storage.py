@@ -10,6 +10,11 @@ all uploads together `memory_bytes`:
 
 The object becomes visible only after the last byte has been counted, inspected and hashed. Chunks
 are never copied: a part is a list of them, hashed and sent as they lie (`vidgen.shortcut`).
+
+What the bucket has is what was sent, for each part: a CRC-32 that the server compares and answers
+with, where it does; else an MD5, which it compares if it can, and which its ETag is on most. Which
+of them, the first upload in parts finds out (`Storage._open`), for as long as the process lives.
+MD5 is the dearest digest of all: measured, 1.4 ms per MiB, against 0.25.
 """
 
 import asyncio
@@ -17,13 +22,15 @@ import base64
 import hashlib
 import io
 import math
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -54,6 +61,7 @@ from vidgen.shortcut import Part, Piece, Shortcut
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+    from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
 
 MAX_PARTS = 10_000  # what S3 allows in one object
 MIN_PART_BYTES = 5 << 20  # what S3 demands of every part but the last
@@ -73,10 +81,14 @@ HASH_IN_THREAD_BYTES = 4 << 20
 WORTH_A_THREAD_BYTES = 1 << 20
 READ_CHUNK_BYTES = 256 << 10
 CHECK_PREFIX = ".vidgen-check/"
+_Sent = TypeVar("_Sent")
+_CRC32 = "x-amz-checksum-crc32"
 _SEALED = (
     "x-amz-server-side-encryption-aws-kms-key-id",
     "x-amz-server-side-encryption-customer-algorithm",
 )
+# What servers call a body that is not what its checksum says: AWS and Swift, MinIO and Ceph.
+_MISMATCHES = frozenset({"BadDigest", "XAmzContentChecksumMismatch"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +159,20 @@ class Inspector(Protocol):
         """Judge the whole."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Upload:
+    """
+    One upload in parts.
+
+    Attributes:
+        has_crc32: Each part goes, and the whole is put together, with its CRC-32; else with an MD5.
+    """
+
+    key: str
+    id: str
+    has_crc32: bool
+
+
 class Storage:
     """One bucket, over one pool of connections; safe for any number of concurrent calls."""
 
@@ -156,6 +182,8 @@ class Storage:
         self._client = client
         self._shortcut = shortcut
         self._parts = asyncio.Semaphore(max(1, bucket.memory_bytes // bucket.part_size_bytes))
+        # Whether the server compares a part's CRC-32 with what came; None as long as nobody knows.
+        self._compares_crc32: bool | None = None
 
     @classmethod
     @asynccontextmanager
@@ -354,13 +382,13 @@ class Storage:
         Raises:
             BucketMissingError, StorageDeniedError, StorageUnavailableError: What cannot be done.
         """
-        upload_id = await self._begin(key, "text/plain", {})
+        upload = await self._begin(key, "text/plain", {})
         try:
-            await self._send_part(key, upload_id, 1, Part.of(b"vidgen"))
+            await self._send_part(upload, 1, Part.of(b"vidgen"))
         finally:
             async with self._mapped("abort an upload", ABORT_TIMEOUT_S):
                 await self._client.abort_multipart_upload(
-                    Bucket=self._bucket.name, Key=key, UploadId=upload_id
+                    Bucket=self._bucket.name, Key=key, UploadId=upload.id
                 )
 
     async def clock(self) -> datetime | None:
@@ -467,38 +495,29 @@ class Storage:
     ) -> str:
         # Proves after an unclear end that the object is the one of this upload.
         metadata["upload"] = uuid4().hex
-        upload_id = await self._begin(key, content_type, metadata)
+        upload = await self._begin(key, content_type, metadata)
         try:
-            etags = await source.in_parts(
-                partial(self._send_part, key, upload_id),
+            parts = await source.in_parts(
+                partial(self._send_part, upload),
                 at_once=self._bucket.parts_in_flight,
                 smallest_bytes=self._bucket.part_size_bytes,
             )
             await source.finish()
-            return await self._complete(
-                key, upload_id, etags, source.size_bytes, metadata["upload"]
-            )
+            return await self._complete(upload, parts, source.size_bytes, metadata["upload"])
         except BaseException:
             # Else the bucket keeps, and bills, parts that nobody sees.
-            await asyncio.shield(self._abort(key, upload_id))
+            await asyncio.shield(self._abort(key, upload.id))
             raise
 
-    async def _begin(self, key: str, content_type: str, metadata: dict[str, str]) -> str:
+    async def _begin(self, key: str, content_type: str, metadata: dict[str, str]) -> _Upload:
         """Open a multipart upload; cancelled meanwhile, it is aborted once its id is known."""
         wanted = True
 
-        async def begin() -> str:
-            async with self._mapped("begin an upload", CALL_TIMEOUT_S):
-                answer = await self._client.create_multipart_upload(
-                    Bucket=self._bucket.name,
-                    Key=key,
-                    ContentType=content_type,
-                    Metadata=metadata,
-                )
-                upload_id = answer["UploadId"]
+        async def begin() -> _Upload:
+            upload = await self._open(key, content_type, metadata)
             if not wanted:
-                await self._abort(key, upload_id)
-            return upload_id
+                await self._abort(key, upload.id)
+            return upload
 
         try:
             return await asyncio.shield(begin())
@@ -506,41 +525,125 @@ class Storage:
             wanted = False
             raise
 
-    async def _send_part(self, key: str, upload_id: str, number: int, part: Part) -> str:
-        md5 = await asyncio.to_thread(_md5, tuple(part.pieces))
-        checksum = base64.b64encode(md5).decode()
+    async def _open(self, key: str, content_type: str, metadata: dict[str, str]) -> _Upload:
+        """
+        Open a multipart upload with CRC-32, if this server compares them.
+
+        Some do not know the word, some refuse it, and others pass it over or only repeat it, which
+        would prove nothing. So the first upload that is opened with it sends a wrong one.
+        """
+        if self._compares_crc32 is not False:
+            with suppress(StorageDeniedError):
+                upload = await self._create(
+                    key, content_type, metadata, {"ChecksumAlgorithm": "CRC32"}
+                )
+                if self._compares_crc32 is None:
+                    self._compares_crc32 = upload.has_crc32 and await self._refuses_another(upload)
+                if self._compares_crc32:
+                    return upload
+                await self._abort(key, upload.id)
+        upload = await self._create(key, content_type, metadata, {})
+        self._compares_crc32 = False
+        return upload
+
+    async def _create(
+        self, key: str, content_type: str, metadata: dict[str, str], more: Mapping[str, Any]
+    ) -> _Upload:
+        async with self._mapped("begin an upload", CALL_TIMEOUT_S):
+            answer = await self._client.create_multipart_upload(
+                Bucket=self._bucket.name,
+                Key=key,
+                ContentType=content_type,
+                Metadata=metadata,
+                **more,
+            )
+            has_crc32 = answer.get("ChecksumAlgorithm") == "CRC32"
+            return _Upload(key=key, id=answer["UploadId"], has_crc32=has_crc32)
+
+    async def _refuses_another(self, upload: _Upload) -> bool:
+        """Whether the server notices bytes that are not those of their CRC-32."""
+        body, of_others = b"vidgen", base64.b64encode(_crc32([b"others"])).decode()
+        try:
+            async with self._mapped("try a checksum", CALL_TIMEOUT_S):
+                try:
+                    await self._client.upload_part(
+                        Bucket=self._bucket.name,
+                        Key=upload.key,
+                        UploadId=upload.id,
+                        PartNumber=1,
+                        Body=body,
+                        ChecksumCRC32=of_others,
+                    )
+                except ClientError as error:
+                    if error.response.get("Error", {}).get("Code") not in _MISMATCHES:
+                        raise
+                    return True
+        except StorageError:
+            await self._abort(upload.key, upload.id)
+            raise
+        return False
+
+    async def _send_part(self, upload: _Upload, number: int, part: Part) -> "CompletedPartTypeDef":
+        """Send one part; what names it when the object is put together."""
+        digest = await asyncio.to_thread(_crc32 if upload.has_crc32 else _md5, tuple(part.pieces))
+        checksum = base64.b64encode(digest).decode()
+        named: dict[str, Any] = {"ChecksumCRC32" if upload.has_crc32 else "ContentMD5": checksum}
         async with self._mapped("store a part", PART_TIMEOUT_S):
             taken = await self._shortly(
-                key,
+                upload.key,
                 part,
-                {"Content-MD5": checksum},
-                query=[("partNumber", str(number)), ("uploadId", upload_id)],
+                {_CRC32 if upload.has_crc32 else "Content-MD5": checksum},
+                query=[("partNumber", str(number)), ("uploadId", upload.id)],
             )
             if isinstance(taken, Mapping) and "ETag" in taken:
-                etag, is_sealed = taken["ETag"], any(name in taken for name in _SEALED)
+                told = taken
             else:
                 with io.BytesIO(b"".join(part.pieces)) as body:
                     part.clear()
                     answer = await self._client.upload_part(
                         Bucket=self._bucket.name,
-                        Key=key,
-                        UploadId=upload_id,
+                        Key=upload.key,
+                        UploadId=upload.id,
                         PartNumber=number,
                         Body=body,
-                        ContentMD5=checksum,
+                        **named,
                     )
                 self._learn(taken)
-                etag = answer["ETag"]
-                is_sealed = "SSEKMSKeyId" in answer or "SSECustomerAlgorithm" in answer
-        # Encrypted by a key of one's own, the ETag is no MD5.
-        if not is_sealed and len(etag.strip('"')) == 32 and etag.strip('"') != md5.hex():
+                told = answer["ResponseMetadata"]["HTTPHeaders"]
+            etag = told["etag"]
+        if upload.has_crc32:
+            self._compare_crc32(told, checksum)
+            return {"PartNumber": number, "ETag": etag, "ChecksumCRC32": checksum}
+        self._compare_md5(told, digest)
+        return {"PartNumber": number, "ETag": etag}
+
+    def _compare_crc32(self, told: Mapping[str, str], checksum: str) -> None:
+        """Hold the checksum that the server answers a part with against ours."""
+        stored = told.get(_CRC32)
+        if stored is None:
+            # Never seen of one that refuses a wrong one. The transfer is made again, with MD5.
+            self._compares_crc32 = False
             raise StorageUnavailableError(
-                f"The bucket {_place(self._bucket)} stored other bytes than were sent."
+                f"The bucket {_place(self._bucket)} did not say which bytes it stored."
             )
-        return etag
+        if stored != checksum:
+            raise self._stored_others()
+
+    def _compare_md5(self, told: Mapping[str, str], md5: bytes) -> None:
+        """Hold the ETag of a part against its MD5, where it is one."""
+        etag = told["etag"].strip('"')
+        # Encrypted by a key of one's own, the ETag is no MD5.
+        is_sealed = any(name in told for name in _SEALED)
+        if not is_sealed and len(etag) == 32 and etag != md5.hex():
+            raise self._stored_others()
+
+    def _stored_others(self) -> StorageUnavailableError:
+        return StorageUnavailableError(
+            f"The bucket {_place(self._bucket)} stored other bytes than were sent."
+        )
 
     async def _complete(
-        self, key: str, upload_id: str, etags: list[str], size_bytes: int, mark: str
+        self, upload: _Upload, parts: "list[CompletedPartTypeDef]", size_bytes: int, mark: str
     ) -> str:
         """
         Make the object visible; its ETag.
@@ -553,16 +656,14 @@ class Storage:
             async with self._mapped("complete an upload", COMPLETE_TIMEOUT_S):
                 await self._client.complete_multipart_upload(
                     Bucket=self._bucket.name,
-                    Key=key,
-                    UploadId=upload_id,
-                    MultipartUpload={
-                        "Parts": [{"PartNumber": i, "ETag": e} for i, e in enumerate(etags, 1)]
-                    },
+                    Key=upload.key,
+                    UploadId=upload.id,
+                    MultipartUpload={"Parts": parts},
                 )
         except StorageError as error:
             failure = error
         try:
-            found = await self.head(key)
+            found = await self.head(upload.key)
         except StorageError as error:
             raise failure or error from error
         if found is None or found.metadata.get("upload") != mark or found.size_bytes != size_bytes:
@@ -706,18 +807,18 @@ class Source:
 
     async def in_parts(
         self,
-        send_part: Callable[[int, Part], Awaitable[str]],
+        send_part: Callable[[int, Part], Awaitable[_Sent]],
         *,
         at_once: int,
         smallest_bytes: int,
-    ) -> list[str]:
-        """Give *send_part* all parts, the one that is full first; their ETags in order."""
-        etags: dict[int, str] = {}
+    ) -> list[_Sent]:
+        """Give *send_part* all parts, the one that is full first; what it gives back, in order."""
+        sent: dict[int, _Sent] = {}
         slots = asyncio.Semaphore(at_once)
 
         async def send(number: int, part: Part) -> None:
             try:
-                etags[number] = await send_part(number, part)
+                sent[number] = await send_part(number, part)
             finally:
                 part.clear()
                 slots.release()
@@ -737,7 +838,7 @@ class Source:
                     await self.fill(part_size(number, self.announced_bytes, smallest_bytes))
         except BaseExceptionGroup as group:
             raise _first(group) from group
-        return [etags[number] for number in sorted(etags)]
+        return [sent[number] for number in sorted(sent)]
 
     async def finish(self) -> None:
         """Judge the whole: raises `ResultInvalidError` unless all of it came."""
@@ -832,6 +933,8 @@ def _refused(error: ClientError, doing: str, key: str | None) -> Exception:
             return StorageUnavailableError(f"{reason}.")
         case "NotImplemented" | "MethodNotAllowed":
             return _UnsupportedError(f"{reason}.")
+        case _ if status == HTTPStatus.NOT_IMPLEMENTED:
+            return _UnsupportedError(f"{reason}.")
         case "RequestTimeTooSkewed":
             return StorageDeniedError(f"{reason}: the clock of this machine is wrong.")
         case "AuthorizationHeaderMalformed" | "PermanentRedirect" | "301":
@@ -856,6 +959,13 @@ def _md5(pieces: Iterable[Piece]) -> bytes:
     digest = hashlib.md5(usedforsecurity=False)
     _update(digest, pieces)
     return digest.digest()
+
+
+def _crc32(pieces: Iterable[Piece]) -> bytes:
+    value = 0
+    for piece in pieces:
+        value = zlib.crc32(piece, value)
+    return value.to_bytes(4, "big")
 
 
 def _update(digest: "hashlib._Hash", pieces: Iterable[Piece]) -> None:

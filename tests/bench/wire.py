@@ -9,12 +9,14 @@ forgets them. It says what was asked of it, and when each video was ready and st
 
 import argparse
 import asyncio
+import base64
 import hashlib
 import itertools
 import math
 import random
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ import orjson
 import uvloop
 
 MAX_HEAD_BYTES = 64 * 1024
+CRC32 = "x-amz-checksum-crc32"
 Answer = tuple[int, bytes, str]
 # What is said of progress: the share of the time that is over, in whole quarters of it, far more
 # than that at first and little later, or nothing.
@@ -183,6 +186,7 @@ class Connection(asyncio.Protocol):
         self._left = 0
         self._size = 0
         self._md5: hashlib._Hash | None = None
+        self._crc32: int | None = None
         self._marks: dict[str, str] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -196,6 +200,8 @@ class Connection(asyncio.Protocol):
                 self._left -= len(taken)
                 if self._md5 is not None:
                     self._md5.update(taken)
+                if self._crc32 is not None:
+                    self._crc32 = zlib.crc32(taken, self._crc32)
                 if not self._left:
                     self._reply()
                 continue
@@ -216,9 +222,10 @@ class Connection(asyncio.Protocol):
         parts = urlsplit(target)
         self._request = (method, unquote(parts.path), parts.query)
         self._size = self._left = int(marks.get("content-length", "0"))
-        # Storage compares the ETag of a part with what it sent.
+        # As S3 does it: the ETag of a part is its MD5, and a checksum is compared where it is told.
         is_part = "partNumber" in parts.query
         self._md5 = hashlib.md5(usedforsecurity=False) if is_part else None
+        self._crc32 = 0 if is_part and CRC32 in marks else None
         if marks.get("expect") == "100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self._left:
@@ -226,9 +233,19 @@ class Connection(asyncio.Protocol):
 
     def _reply(self) -> None:
         method, path, query = self._request
-        status, body, kind = self._wire.answer(method, path, query, self._size, self._marks)
+        checksum = base64.b64encode((self._crc32 or 0).to_bytes(4, "big")).decode()
+        status, body, kind = (
+            self._wire.answer(method, path, query, self._size, self._marks)
+            if self._crc32 is None or checksum.lower() == self._marks[CRC32]
+            else (400, b"<Error><Code>BadDigest</Code></Error>", "application/xml")
+        )
         etag = self._md5.hexdigest() if self._md5 is not None else "0" * 31
-        head = f'HTTP/1.1 {status} OK\r\nContent-Type: {kind}\r\nETag: "{etag}"\r\n'
+        more = ""
+        if self._crc32 is not None:
+            more = f"{CRC32}: {checksum}\r\n"
+        elif query == "uploads" and "x-amz-checksum-algorithm" in self._marks:
+            more = "x-amz-checksum-algorithm: CRC32\r\n"
+        head = f'HTTP/1.1 {status} OK\r\nContent-Type: {kind}\r\nETag: "{etag}"\r\n{more}'
         if method == "HEAD":
             head += self._wire.object_head(path)
         else:

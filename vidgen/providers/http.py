@@ -458,7 +458,7 @@ class _Body:
         received, broken = 0, 0
         while True:
             try:
-                async for chunk in self._response.content.iter_any():
+                async for chunk, _ in self._response.content.iter_chunks():
                     received += len(chunk)
                     broken = 0
                     yield chunk

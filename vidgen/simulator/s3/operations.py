@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote, unquote
 from uuid import uuid4
+from xml.etree.ElementTree import Element
 
 from aiohttp import BodyPartReader, web
 
@@ -354,10 +355,14 @@ class Operations:
             raise S3Error(501, "NotImplemented", f"{algorithm} is not computed here.")
         said = facts(call.request.headers, {algorithm: ""} if algorithm else {})
         upload = await asyncio.to_thread(self._disk.begin, call.bucket, call.key, said)
-        return _xml(
+        answer = _xml(
             "InitiateMultipartUploadResult",
             {"Bucket": call.bucket, "Key": call.key, "UploadId": upload},
         )
+        if algorithm:
+            answer.headers["x-amz-checksum-algorithm"] = algorithm.upper()
+            answer.headers["x-amz-checksum-type"] = "COMPOSITE"
+        return answer
 
     async def upload_part(self, call: Call) -> web.Response:
         """Keep one part, sent or copied."""
@@ -469,6 +474,7 @@ class Operations:
             self._disk.upload, call.bucket, call.key, call.query["uploadId"]
         )
         try:
+            named = {int(text_of(one, "PartNumber")): one for one in root.iter("Part")}
             wanted = [
                 (int(text_of(one, "PartNumber")), text_of(one, "ETag")) for one in root.iter("Part")
             ]
@@ -477,6 +483,9 @@ class Operations:
         algorithms = tuple(upload.facts.checksums)
 
         def checksums(parts: Sequence[Part]) -> dict[str, str]:
+            for part in parts:
+                for name in algorithms:
+                    _hold(named[part.number], part, name)
             return {name: _composite(name, parts) for name in algorithms}
 
         done = await asyncio.to_thread(
@@ -563,6 +572,17 @@ def _kept(received: Received) -> Iterator[None]:
 
 def _xml(root: str, content: object) -> web.Response:
     return web.Response(body=render(root, content), content_type="application/xml")
+
+
+def _hold(named: "Element[str]", part: Part, algorithm: str) -> None:
+    """Compare the checksum by which a part is named with the one that it came with."""
+    told = text_of(named, f"Checksum{algorithm.upper()}")
+    if not told:
+        raise S3Error(
+            400, "InvalidRequest", f"Part {part.number} is named without its {algorithm}."
+        )
+    if told != part.checksums.get(algorithm):
+        raise S3Error(400, "InvalidPart", f"Part {part.number} has another {algorithm}.")
 
 
 def _composite(algorithm: str, parts: Sequence[Part]) -> str:
