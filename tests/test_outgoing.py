@@ -7,9 +7,10 @@ The one way out: what was looked up is what is connected to, and the environment
 import asyncio
 import gzip
 import socket
+import ssl
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -19,10 +20,13 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from tests.providers.test_http import listening, refusal
+from tests.providers.test_redirects import certificate
 from vidgen import image
 from vidgen.errors import InputRejectedError, ProtocolError, TransientError
 from vidgen.outgoing import Client, ForbiddenAddressError, Guard, PublicResolver, is_forbidden
 from vidgen.providers.http import ProviderHttp
+
+__all__ = ["certificate"]  # a fixture
 
 PUBLIC, PRIVATE = "127.0.0.2", "127.0.0.1"
 TIMEOUT = aiohttp.ClientTimeout(total=10)
@@ -231,3 +235,74 @@ async def test_an_image_that_unpacks_without_end_is_given_up_early() -> None:
     await http.aclose()
 
     assert peak < 4 * image.MAX_IMAGE_BYTES
+
+
+@asynccontextmanager
+async def speaking_tls(
+    certificate: Path, newest: ssl.TLSVersion
+) -> AsyncIterator[tuple[URL, list[bool]]]:
+    """An address, and for each connection whether it took up the session of one before."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.maximum_version = newest
+    resumed: list[bool] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        resumed.append(writer.get_extra_info("ssl_object").session_reused)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, PRIVATE, 0, ssl=context) as server:
+        yield URL(f"https://{PRIVATE}:{server.sockets[0].getsockname()[1]}/"), resumed
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_new_connection_takes_up_the_tls_session_of_the_one_before(
+    certificate: Path, newest: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+    async with (
+        speaking_tls(certificate, newest) as (url, resumed),
+        Client(guard=None, max_connections=1, fresh=True) as client,
+    ):
+        for _ in range(3):
+            async with await client.request("GET", url, headers={}, timeout=TIMEOUT) as answer:
+                await answer.read()
+
+    assert resumed == [False, True, True]
+
+
+async def test_a_kept_connection_saves_the_handshake(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+    async with (
+        speaking_tls(certificate, ssl.TLSVersion.TLSv1_3) as (url, resumed),
+        Client(guard=None, max_connections=1) as client,
+    ):
+        for _ in range(3):
+            async with await client.request("GET", url, headers={}, timeout=TIMEOUT) as answer:
+                await answer.read()
+
+    assert resumed == [False]
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_whom_nobody_vouches_for_is_not_believed_the_second_time_either(
+    certificate: Path, newest: ssl.TLSVersion
+) -> None:
+    async with (
+        speaking_tls(certificate, newest) as (url, resumed),
+        Client(guard=None, max_connections=1) as client,
+    ):
+        for _ in range(3):
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                await client.request("GET", url, headers={}, timeout=TIMEOUT)
+
+        assert client._tls is not None
+        assert not client._tls._sessions
+    assert True not in resumed

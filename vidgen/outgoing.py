@@ -11,6 +11,9 @@ has, and at last the very one a socket is made for, whichever way it came there.
 """
 
 import socket
+import ssl
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -23,6 +26,7 @@ from vidgen import webhook
 
 CONNECT_S = 10.0
 READ_BUFFER_BYTES = 128 * 1024
+MAX_TLS_HOSTS = 64  # of which a session is kept, some 10 KiB each
 
 
 class ForbiddenAddressError(OSError):
@@ -91,6 +95,52 @@ class Guard:
 PUBLIC = Guard()
 
 
+class ResumingContext(ssl.SSLContext):
+    """
+    Takes up the TLS session of the connection before to the same host, as browsers do.
+
+    Python leaves that to whoever connects, and aiohttp does not do it. Measured: a new connection
+    takes 1.2 ms of CPU instead of 1.5, and each submit has one. No data goes with the first flight
+    (0-RTT), so nothing that is paid can be sent twice by whoever listens.
+    """
+
+    def __init__(self, _: int) -> None:
+        """Trust whom the machine trusts, as `ssl.create_default_context` does."""
+        self._latest: OrderedDict[str | bytes | None, ssl.SSLObject] = OrderedDict()
+        self._sessions: OrderedDict[str | bytes | None, ssl.SSLSession] = OrderedDict()
+        self.load_default_certs()
+        self.set_alpn_protocols(["http/1.1"])
+        if sys.version_info >= (3, 13):
+            self.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """As asyncio and uvloop call it for each connection."""
+        latest = self._latest.pop(server_hostname, None)
+        # A session comes some time after the handshake. One of a handshake that failed is none: its
+        # certificate was never proven, and whoever takes it up is not asked for one again.
+        if latest is not None and latest.version() is not None and latest.session is not None:
+            self._sessions[server_hostname] = latest.session
+        made = super().wrap_bio(
+            incoming,
+            outgoing,
+            server_side,
+            server_hostname,
+            session or self._sessions.get(server_hostname),
+        )
+        self._latest[server_hostname] = made
+        for kept in (self._latest, self._sessions):
+            while len(kept) > MAX_TLS_HOSTS:
+                kept.popitem(last=False)
+        return made
+
+
 class Client:
     """
     A pool of connections, opened when first needed.
@@ -114,6 +164,7 @@ class Client:
         self._user_agent = user_agent
         self._fresh = fresh
         self._session: aiohttp.ClientSession | None = None
+        self._tls: ResumingContext | None = None
 
     async def __aenter__(self) -> Self:
         """Nothing to do: what is needed is opened then."""
@@ -147,8 +198,16 @@ class Client:
         """
         if self._session is None:
             self._session = self._opened()
+        if self._tls is None and url.scheme == "https":  # 20 ms: a thousand files are read
+            self._tls = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
         return await self._session.request(
-            method, url, headers=headers, data=data, allow_redirects=False, timeout=timeout
+            method,
+            url,
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            timeout=timeout,
+            ssl=self._tls or True,
         )
 
     def _opened(self) -> aiohttp.ClientSession:

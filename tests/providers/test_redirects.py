@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import orjson
 import pytest
 from aiohttp import web
@@ -405,8 +404,7 @@ async def test_a_download_does_not_fall_from_https_to_http(
     certificate: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trusting = ssl.create_default_context(cafile=str(certificate))
-    monkeypatch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", trusting)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.load_cert_chain(certificate)
     async with world_of(name, account, tls=serving) as world:

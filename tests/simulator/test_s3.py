@@ -7,6 +7,7 @@ import hmac
 import io
 import os
 import sys
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -709,6 +710,31 @@ async def test_a_wrong_trailing_checksum_is_refused(world: World) -> None:
 
     assert await put(right) == 200
     assert await put(right[::-1]) == 400
+
+
+async def test_parts_with_checksums_are_put_together_by_them(world: World) -> None:
+    place: dict[str, Any] = {"Bucket": BUCKET, "Key": "summed"}
+    begun = await world.s3.create_multipart_upload(**place, ChecksumAlgorithm="CRC32")
+    place |= {"UploadId": begun["UploadId"]}
+    checksum = base64.b64encode(zlib.crc32(b"part").to_bytes(4, "big")).decode()
+    sent = await world.s3.upload_part(**place, PartNumber=1, Body=b"part", ChecksumCRC32=checksum)
+    part = {"PartNumber": 1, "ETag": sent["ETag"]}
+
+    async def complete(**named: str) -> Any:
+        return await world.s3.complete_multipart_upload(
+            **place,
+            MultipartUpload={"Parts": [{**part, **named}]},  # type: ignore[typeddict-item]  # wrong ones, too
+        )
+
+    with pytest.raises(ClientError, match="InvalidRequest"):
+        await complete()
+    with pytest.raises(ClientError, match="InvalidPart"):
+        await complete(ChecksumCRC32="AAAAAA==")
+    await complete(ChecksumCRC32=checksum)
+
+    assert begun["ChecksumAlgorithm"] == "CRC32"
+    assert sent["ChecksumCRC32"] == checksum
+    assert await world.read("summed") == b"part"
 
 
 # The rest
