@@ -202,7 +202,7 @@ def script(jobs: dict[Moment, VideoJob], provider: ProviderSimulator, s3: S3Serv
     )
     for moment, operation, skip in (
         (Moment.GENERATED, "PutObject", 0),
-        (Moment.UPLOADING, "UploadPart", 1),
+        (Moment.UPLOADING, "UploadPart", 2),  # behind the trial of a checksum
     ):
         path = str(jobs[moment].id)
         s3.faults.append(
@@ -224,7 +224,7 @@ async def are_there(
         and len(provider.of("submit")) == len(jobs) - 1  # all but the claimed one
         and (await queue.get(jobs[Moment.GENERATING].id)).stage is Stage.GENERATING
         and uploads_of(jobs[Moment.GENERATED], s3, "PutObject") == 1
-        and uploads_of(jobs[Moment.UPLOADING], s3, "UploadPart") == 2
+        and uploads_of(jobs[Moment.UPLOADING], s3, "UploadPart") == 3
     )
 
 
@@ -251,11 +251,11 @@ async def test_an_upload_that_a_kill_cuts_is_made_again_and_its_rest_is_cleared_
     simulator: SimulatorServer,
     s3: S3Server,
 ) -> None:
-    s3.faults.append(Fault(action="delay", operation="UploadPart", skip=1, delay_s=HOLD_S))
+    s3.faults.append(Fault(action="delay", operation="UploadPart", skip=2, delay_s=HOLD_S))
     worker = await start_worker(settings)
     job = await queue.enqueue(VideoRequest(provider="sora", prompt="a tram [[sim:size 12M]]"))
     async with asyncio.timeout(REACH_TIMEOUT_S):
-        await s3.wait_for("UploadPart", 2)
+        await s3.wait_for("UploadPart", 3)
     await worker.stop(signal.SIGKILL)
     await start_worker(settings)
 
