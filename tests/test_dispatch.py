@@ -23,10 +23,6 @@ from vidgen import dispatch as module
 from vidgen.dev.child import Child
 from vidgen.dev.servers import find_valkey
 from vidgen.dispatch import (
-    FUNCTION,
-    IN_PROGRESS_PREFIX,
-    MESSAGE_PREFIX,
-    RETRY_PREFIX,
     Bell,
     Dispatch,
     Dispatcher,
@@ -36,6 +32,16 @@ from vidgen.dispatch import (
     open_redis,
 )
 from vidgen.errors import DispatchError
+from vidgen.line import (
+    AHEAD,
+    FUNCTION,
+    HEAD_START_MS,
+    IN_PROGRESS_PREFIX,
+    MESSAGE_PREFIX,
+    RETRY_PREFIX,
+    hashed,
+    line_up,
+)
 from vidgen.worker import arq_redis
 
 # arq 0.28 closes its pool by a name that redis 5 no longer likes.
@@ -123,16 +129,24 @@ def test_our_words_are_the_ones_of_arq() -> None:
     assert constants.retry_key_prefix == RETRY_PREFIX
 
 
-async def test_a_message_is_the_json_that_arq_itself_would_write(
-    redis: Redis, dispatcher: Dispatcher
+@pytest.mark.parametrize(
+    ("more", "share"),
+    [
+        ({}, [f"0:{hashed(None)}", 8000]),
+        ({"user_id": "ada", "seconds": 12, "priority": 3}, [f"3:{hashed('ada')}", 12000]),
+        ({"user_id": "ada", "ahead": True}, AHEAD),
+    ],
+)
+async def test_a_message_is_the_json_that_arq_itself_would_write_and_a_share(
+    redis: Redis, dispatcher: Dispatcher, more: dict[str, Any], share: object
 ) -> None:
     at = now()
-    dispatch = Dispatch(job_id=UUID(int=7), epoch=3, looks=2)
+    dispatch = Dispatch(job_id=UUID(int=7), epoch=3, looks=2, **more)
 
     await dispatcher.send([dispatch], now=at)
 
     message = await redis.get(MESSAGE_PREFIX + dispatch.id)
-    assert message == serialize_job(
+    of_arq = serialize_job(
         "generate_video",
         (str(dispatch.job_id), 3, 2),
         {},
@@ -140,6 +154,7 @@ async def test_a_message_is_the_json_that_arq_itself_would_write(
         round(at.timestamp() * 1000),
         serializer=orjson.dumps,
     )
+    assert orjson.loads(message) == orjson.loads(of_arq) | {"share": share}
 
 
 async def test_arqs_worker_takes_what_we_send(
@@ -162,20 +177,9 @@ async def test_higher_priorities_go_first_and_equal_ones_in_their_order(
         at += timedelta(milliseconds=1)
         await dispatcher.send([a_dispatch(number, priority=priority)], now=at)
 
-    await inbox.empty(redis_url)
+    await inbox.empty(redis_url, as_we_do=True)
 
     assert inbox.numbers == [2, 1, 4, 0, 3]
-
-
-async def test_an_old_dispatch_of_low_priority_overtakes_in_the_end(
-    redis_url: str, dispatcher: Dispatcher, inbox: Inbox
-) -> None:
-    await dispatcher.send([a_dispatch(1)], now=now() - timedelta(hours=1))
-    await dispatcher.send([a_dispatch(2, priority=5)], now=now())
-
-    await inbox.empty(redis_url)
-
-    assert inbox.numbers == [1, 2]
 
 
 @pytest.mark.parametrize("priority", [0, 9])
@@ -186,9 +190,8 @@ async def test_nothing_is_taken_before_it_is_due(
     later, sooner = a_dispatch(1, due_at=due_at, priority=priority), a_dispatch(2)
 
     await dispatcher.send([later, sooner], now=now())
-    await dispatcher.promote(now())
     await inbox.empty(redis_url)
-    await due(dispatcher, later)
+    await due(later)
     await inbox.empty(redis_url)
 
     assert inbox.numbers == [2, 1]
@@ -197,16 +200,15 @@ async def test_nothing_is_taken_before_it_is_due(
     assert inbox.taken_at[1] >= due_at - timedelta(milliseconds=2)
 
 
-async def due(dispatcher: Dispatcher, *dispatches: Dispatch) -> None:
+async def due(*dispatches: Dispatch) -> None:
     """Wait until all of them are due, as a worker waits that has other things to do."""
     for dispatch in dispatches:
         assert dispatch.due_at is not None
         await asyncio.sleep(max((dispatch.due_at - now()).total_seconds(), 0) + 0.002)
-    await dispatcher.promote(now())
 
 
 async def test_a_priority_counts_for_what_was_due_later_too(
-    redis_url: str, redis: Redis, dispatcher: Dispatcher, inbox: Inbox
+    redis_url: str, dispatcher: Dispatcher, inbox: Inbox
 ) -> None:
     backlog = [a_dispatch(number) for number in range(3)]
     due_at = now() + timedelta(seconds=0.1)
@@ -214,39 +216,79 @@ async def test_a_priority_counts_for_what_was_due_later_too(
 
     await dispatcher.send([*backlog, *later], now=now())
     assert await dispatcher.sort([*backlog, *later]) == ([], [])
-    await due(dispatcher, *later)
-    await inbox.empty(redis_url)
+    await due(*later)
+    await inbox.empty(redis_url, as_we_do=True)
 
     assert inbox.numbers == [19, 15, 0, 1, 2, 10]
+
+
+async def sent_by_the_release_before(redis: Redis, *dispatches: Dispatch) -> None:
+    """With a head start in the score, or apart until then, and without a share."""
+    for each in dispatches:
+        message = serialize_job(
+            FUNCTION,
+            (str(each.job_id), each.epoch, each.looks),
+            {},
+            None,
+            round(now().timestamp() * 1000),
+            serializer=orjson.dumps,
+        )
+        await redis.set(MESSAGE_PREFIX + each.id, message)
+        due_ms = round((each.due_at or now()).timestamp() * 1000)
+        if each.priority > 0 and each.due_at is not None:
+            await redis.zadd(later_name(QUEUE), {each.id_apart: due_ms})
+        else:
+            await redis.zadd(QUEUE, {each.id: due_ms - each.priority * HEAD_START_MS})
+
+
+async def test_what_the_release_before_sent_keeps_its_head_start(
+    redis_url: str, redis: Redis, dispatcher: Dispatcher, inbox: Inbox
+) -> None:
+    due_at = now() + timedelta(seconds=0.05)
+    later = [a_dispatch(10 + p, priority=p, due_at=due_at) for p in (0, 5, 9)]
+    before = [a_dispatch(1), a_dispatch(2), a_dispatch(3, priority=7), *later]
+    await sent_by_the_release_before(redis, *before)
+    assert await dispatcher.sort(before) == ([], [])
+
+    await due(*later)
+    assert await dispatcher.promote(now()) == 2
+    await inbox.empty(redis_url, as_we_do=True)
+
+    assert inbox.numbers == [19, 3, 15, 1, 2, 10]
     assert await redis.exists(later_name(QUEUE)) == 0
 
 
-async def test_what_was_taken_before_its_time_is_not_given_a_head_start(
+async def test_the_release_before_takes_what_was_lined_up(
+    redis_url: str, dispatcher: Dispatcher, inbox: Inbox
+) -> None:
+    async def lined_up() -> None:
+        worker = arq_redis(arq_settings(redis_url), QUEUE)
+        await line_up(worker.lining_up, QUEUE, now())
+        await worker.aclose(close_connection_pool=True)
+
+    ada = [a_dispatch(number, user_id="ada") for number in range(5)]
+    await dispatcher.send(ada, now=now())
+    await lined_up()
+    await dispatcher.send([a_dispatch(9, user_id="bob")], now=now())
+    await lined_up()
+
+    await inbox.empty(redis_url)
+
+    assert inbox.numbers == [0, 9, 1, 2, 3, 4]
+
+
+async def test_of_what_the_release_before_has_apart_nothing_that_was_taken_comes_back(
     redis: Redis, dispatcher: Dispatcher
 ) -> None:
     later = a_dispatch(priority=9, due_at=now() + timedelta(seconds=0.05))
-    await dispatcher.send([later], now=now())
+    await sent_by_the_release_before(redis, later)
     await dispatcher.take_off(later.id)
 
-    await due(dispatcher, later)
+    await due(later)
+    await dispatcher.promote(now())
 
     assert await redis.zcard(QUEUE) == 0
     assert await redis.exists(later_name(QUEUE)) == 0
-
-
-async def test_a_worker_gives_what_is_due_its_head_start_before_it_looks(
-    redis_url: str, redis: Redis, dispatcher: Dispatcher
-) -> None:
-    later = a_dispatch(2, priority=9, due_at=now() + timedelta(seconds=0.05))
-    await dispatcher.send([a_dispatch(1), later], now=now())
-    await asyncio.sleep(0.1)
-    worker = arq_redis(arq_settings(redis_url), QUEUE)
-
-    score_ms = round(now().timestamp() * 1000)
-    names = await worker.zrangebyscore(QUEUE, min=float("-inf"), max=score_ms, start=0, num=10)
-
-    assert names == [later.id.encode(), a_dispatch(1).id.encode()]
-    await worker.aclose(close_connection_pool=True)
 
 
 async def test_a_worker_leaves_in_redis_what_it_has_no_room_for(
@@ -325,17 +367,17 @@ async def test_a_dispatch_that_somebody_took_off_is_not_taken(
         await each.aclose(close_connection_pool=True)
 
 
-async def test_a_worker_hears_when_what_waits_apart_is_due() -> None:
+async def test_a_worker_hears_when_what_was_sent_is_due() -> None:
     bell = Bell(QUEUE)
-    assert (bell.answer(), bell.told_due()) == (True, True)
+    assert bell.answer()
 
     bell.hear(b"0")
-    assert (bell.answer(), bell.told_due()) == (True, False)
+    assert bell.answer()
 
     bell.hear(b"5")
     assert not bell.answer()
     await bell.wait(5)
-    assert (bell.answer(), bell.told_due()) == (True, True)
+    assert bell.answer()
 
 
 async def test_nobody_waits_for_a_bell_that_has_rung_or_longer_than_wanted() -> None:

@@ -51,8 +51,9 @@ class Clock:
         for number, (member, at) in enumerate(turns):
             # The script names turns after their time, which must not come twice.
             await self._redis.zadd(TURNS, {b"%b/%d" % (member, number): at - ms})
-        for user, last in await self._redis.zrange(LINES, 0, -1, withscores=True):
-            await self._redis.zadd(LINES, {user: last - ms})
+        async for line in self._redis.scan_iter(f"{LINES}*"):
+            for user, last in await self._redis.zrange(line, 0, -1, withscores=True):
+                await self._redis.zadd(line, {user: last - ms})
         self._leapt_ms += ms
 
     async def tick(self) -> None:
@@ -334,6 +335,11 @@ class Asker:
     at_s: float
     user_id: str | None = None
     seconds: int = 8
+    priority: int = 0
+
+    @property
+    def wish(self) -> dict[str, Any]:
+        return {"user_id": self.user_id, "seconds": self.seconds, "priority": self.priority}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,9 +363,7 @@ async def played(redis: Redis, per_min: int, askers: Sequence[Asker]) -> Play:
         at_s, number, came_back = heapq.heappop(due)
         await clock.pass_(max(at_s - (await clock.now_ms() - began_ms) / 1000, 0))
         asker = askers[number]
-        turn = await ask(
-            limit, number, ahead=came_back, user_id=asker.user_id, seconds=asker.seconds
-        )
+        turn = await ask(limit, number, ahead=came_back, **asker.wish)
         now_s = (await clock.now_ms() - began_ms) / 1000
         if turn.reserved:
             served_s[number] = now_s + turn.wait_s
@@ -411,6 +415,31 @@ async def test_a_few_videos_wait_twice_as_long_beside_hundreds_of_another_user_a
         for play in (alone, beside)
     ]
     assert waits[1] <= 2 * waits[0] + WINDOW_S / 10, "one turn may be reserved before they come"
+
+
+async def test_with_a_priority_a_few_share_with_many_of_it(redis: Redis) -> None:
+    few = [Asker(at_s=70, user_id="few", priority=2) for _ in range(20)]
+    many = [Asker(at_s=0, user_id="many", priority=2) for _ in range(50)]
+
+    beside = await played(redis, 10, [*few, *many])
+
+    assert_never_more_than(10, beside.turns_ms)
+    # Alone ten of them go at once, and ten a window later.
+    assert max(beside.served_s[:20]) - 70 <= 2 * WINDOW_S + WINDOW_S / 10
+
+
+async def test_while_those_of_a_priority_share_hardly_anybody_without_one_goes_before_them(
+    redis: Redis,
+) -> None:
+    few = [Asker(at_s=0, user_id="few", priority=2) for _ in range(15)]
+    many = [Asker(at_s=0, user_id="many", priority=2) for _ in range(25)]
+    others = [Asker(at_s=0, user_id="other") for _ in range(10)]
+
+    play = await played(redis, 10, [*few, *many, *others])
+
+    assert max(play.served_s) < 60 * (50 / 10 + 2), "nothing is wasted"
+    urgent_s, others_s = play.served_s[:40], play.served_s[40:]
+    assert sum(served_s < max(urgent_s) for served_s in others_s) <= 4
 
 
 async def test_a_quota_is_shared_by_the_seconds_of_video(redis: Redis) -> None:

@@ -27,32 +27,35 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from vidgen.connection import PromptPool, telling
 from vidgen.errors import DispatchError
+from vidgen.job import USUAL_SECONDS, Stage, VideoJob, seconds_of
+from vidgen.line import (
+    AHEAD,
+    BATCH,
+    FUNCTION,
+    HEAD_START_MS,
+    IN_PROGRESS_PREFIX,
+    MESSAGE_PREFIX,
+    share_name,
+    shares_name,
+    withdraw,
+    withdrawal,
+)
 
 if TYPE_CHECKING:
     from arq.connections import RedisSettings
-    from redis.commands.core import AsyncScript
 
 T = TypeVar("T")
 
-FUNCTION = "generate_video"
-# As arq 0.28 names its keys.
-MESSAGE_PREFIX = "arq:job:"
-IN_PROGRESS_PREFIX = "arq:in-progress:"
-RETRY_PREFIX = "arq:retry:"
 EXPIRES_MS = 7 * 24 * 3600 * 1000  # arq's default of a day would lose what waits longer
-# Each step of priority is worth this much waiting time: higher ones go first, old low ones
-# overtake in the end.
-HEAD_START_MS = 10 * 60 * 1000
 CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 5
 CONNECTIONS = 32
-BATCH = 1000
 # For what is due later than that nobody keeps a timer.
 LONGEST_RING_MS = 60_000
 
-# arq takes what has a score in the past, so a head start cannot be written down before its time.
-# Until then those with a priority wait in a set of their own. One whose message is gone was taken,
-# or has expired: the sweep looks after it.
+# A release before wrote head starts into scores, and kept those that are due later and have one in
+# a set of their own until then. One whose message is gone was taken, or has expired: the sweep
+# looks after it. Drop with the release after next, when none of theirs is left.
 _PROMOTE = """
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2])
 for n = 1, #due, 2 do
@@ -161,6 +164,9 @@ class Dispatch:
         epoch: `lease_epoch` of the row it was sent for.
         due_at: Not before this moment; None is at once.
         looks: How often a worker has looked for the row in vain; its transaction may still be open.
+        user_id: Who shares the places of workers with others; all without one are one user.
+        seconds: Of video; what a place is worth when it is shared.
+        ahead: Goes before all others: its video is paid for, or its turn to submit is reserved.
     """
 
     job_id: UUID
@@ -168,6 +174,22 @@ class Dispatch:
     priority: int = 0
     due_at: datetime | None = None
     looks: int = 0
+    user_id: str | None = None
+    seconds: int = USUAL_SECONDS
+    ahead: bool = False
+
+    @classmethod
+    def for_job(cls, job: VideoJob) -> "Dispatch":
+        """The one that *job* waits for."""
+        return cls(
+            job_id=job.id,
+            epoch=job.lease_epoch,
+            priority=job.priority,
+            due_at=job.due_at,
+            user_id=job.user_id,
+            seconds=seconds_of(job.parameters),
+            ahead=job.stage is not Stage.QUEUED or job.slot_at is not None,
+        )
 
     @property
     def id(self) -> str:
@@ -184,14 +206,15 @@ class Dispatch:
         except ValueError:
             return None
 
-    def waits_apart(self, now: datetime) -> bool:
-        """Whether it is due later and has a head start then."""
-        return self.priority > 0 and self.due_at is not None and self.due_at > now
-
     @property
     def id_apart(self) -> str:
-        """Its name among those that wait apart."""
+        """Its name among those that a release before lets wait apart."""
         return f"{self.priority}:{self.id}"
+
+    @property
+    def share_name(self) -> str:
+        """Those that it lines up behind."""
+        return share_name(self.user_id, self.priority)
 
 
 @asynccontextmanager
@@ -322,7 +345,6 @@ class Bell:
         self.channel = bell_channel(queue_name)
         self._rung = asyncio.Event()
         self._rung.set()
-        self._is_due = True
 
     def hear(self, message: bytes) -> None:
         """A dispatch was sent that is due in so many milliseconds."""
@@ -347,13 +369,7 @@ class Bell:
         self._rung.clear()
         return has_rung
 
-    def told_due(self) -> bool:
-        """Whether something that was sent for later has become due since the last time."""
-        is_due, self._is_due = self._is_due, False
-        return is_due
-
     def _ring(self) -> None:
-        self._is_due = True
         self._rung.set()
 
 
@@ -370,11 +386,13 @@ class Dispatcher:
         self._redis = redis
         self._queue_name = queue_name
         self._later_name = later_name(queue_name)
-        self._promote = promotion(redis)
+        self._promote = redis.register_script(_PROMOTE)
+        self._withdraw = withdrawal(redis)
 
     async def send(self, dispatches: Iterable[Dispatch], *, now: datetime) -> None:
         """
-        Send all in as few round trips as possible.
+        Send all in as few round trips as possible. One that is there already stays where it is in
+        line, unless it is due sooner now.
 
         Raises:
             DispatchError: Redis is away; the sweep sends them later.
@@ -386,16 +404,10 @@ class Dispatcher:
                 redis_errors("send dispatches"),
                 self._redis.pipeline(transaction=False) as pipe,
             ):
-                apart = [dispatch for dispatch in batch if dispatch.waits_apart(now)]
-                others = [dispatch for dispatch in batch if not dispatch.waits_apart(now)]
                 for dispatch in batch:
                     pipe.psetex(MESSAGE_PREFIX + dispatch.id, EXPIRES_MS, _message(dispatch, now))
-                if apart:
-                    pipe.zadd(
-                        self._later_name, {each.id_apart: _due_ms(each, now) for each in apart}
-                    )
-                if others:
-                    pipe.zadd(self._queue_name, {each.id: _score(each, now) for each in others})
+                scores = {dispatch.id: _due_ms(dispatch, now) for dispatch in batch}
+                pipe.zadd(self._queue_name, scores, lt=True)
                 sooner_ms = min(_due_ms(dispatch, now) for dispatch in batch)
                 wait_ms = max(sooner_ms - round(now.timestamp() * 1000), 0)
                 if wait_ms < LONGEST_RING_MS:
@@ -418,9 +430,24 @@ class Dispatcher:
             pipe.delete(MESSAGE_PREFIX + dispatch_id, IN_PROGRESS_PREFIX + dispatch_id)
             await pipe.execute()
 
+    async def refund(self, dispatch: Dispatch) -> None:
+        """
+        Charge the user of *dispatch* nothing for it: it was taken, but a place was of no use yet.
+
+        Raises:
+            DispatchError: Redis is away.
+        """
+        async with redis_errors("refund a dispatch"):
+            await self._redis.zadd(
+                shares_name(self._queue_name),
+                {dispatch.share_name: -1000 * dispatch.seconds},
+                xx=True,
+                incr=True,
+            )
+
     async def promote(self, now: datetime) -> int:
         """
-        Give those that waited apart and are due now their head start; how many it were.
+        Move what a release before let wait apart and is due now to the others; how many it were.
 
         Raises:
             DispatchError: Redis is away.
@@ -430,7 +457,9 @@ class Dispatcher:
             now_ms = round(now.timestamp() * 1000)
             if not await self._redis.zcount(self._later_name, "-inf", now_ms):
                 return 0
-            return await promote(self._promote, self._queue_name, now)
+            keys = [self._later_name, self._queue_name]
+            args: list[str | int] = [now_ms, BATCH, MESSAGE_PREFIX, HEAD_START_MS]
+            return int(await self._promote(keys=keys, args=args) or 0)
 
     async def oldest(self, limit: int) -> list[Dispatch]:
         """
@@ -459,8 +488,8 @@ class Dispatcher:
 
     async def drop(self, dispatches: Sequence[Dispatch]) -> None:
         """
-        Forget *dispatches* and that a worker took them: arq itself would keep that for days, and
-        look at them each time before all others.
+        Forget *dispatches*, what their users were charged for them, and that a worker took them:
+        arq itself would keep that for days, and look at them each time before all others.
 
         Raises:
             DispatchError: Redis is away.
@@ -468,14 +497,8 @@ class Dispatcher:
         if not dispatches:
             return
         ids = [dispatch.id for dispatch in dispatches]
-        prefixes = (MESSAGE_PREFIX, IN_PROGRESS_PREFIX, RETRY_PREFIX)
-        async with (
-            redis_errors("drop dispatches"),
-            self._redis.pipeline(transaction=False) as pipe,
-        ):
-            pipe.zrem(self._queue_name, *ids)
-            pipe.delete(*(prefix + id_ for id_ in ids for prefix in prefixes))
-            await pipe.execute()
+        async with redis_errors("drop dispatches"):
+            await withdraw(self._withdraw, self._queue_name, ids)
 
     async def sort(self, dispatches: Sequence[Dispatch]) -> tuple[list[Dispatch], list[Dispatch]]:
         """
@@ -532,23 +555,8 @@ async def redis_errors(deed: str) -> AsyncIterator[None]:
 
 
 def later_name(queue_name: str) -> str:
-    """Where those wait that have a head start as soon as they are due."""
+    """Where a release before lets those wait that have a head start as soon as they are due."""
     return f"{queue_name}:later"
-
-
-def promotion(redis: Redis) -> "AsyncScript":
-    """The script of `promote`."""
-    return redis.register_script(_PROMOTE)
-
-
-async def promote(script: "AsyncScript", queue_name: str, now: datetime) -> int:
-    """Run *script*, a `promotion`; how many dispatches got their head start."""
-    now_ms = round(now.timestamp() * 1000)
-    promoted = await script(
-        keys=[later_name(queue_name), queue_name],
-        args=[now_ms, BATCH, MESSAGE_PREFIX, HEAD_START_MS],
-    )
-    return int(promoted or 0)
 
 
 def _due_ms(dispatch: Dispatch, now: datetime) -> int:
@@ -556,13 +564,9 @@ def _due_ms(dispatch: Dispatch, now: datetime) -> int:
     return round((dispatch.due_at or now).timestamp() * 1000)
 
 
-def _score(dispatch: Dispatch, now: datetime) -> int:
-    """For one that does not wait apart: it is due, or has no head start."""
-    return _due_ms(dispatch, now) - dispatch.priority * HEAD_START_MS
-
-
 def _message(dispatch: Dispatch, now: datetime) -> bytes:
-    # What `arq.jobs.serialize_job` makes: try, function, arguments, time.
+    # What `arq.jobs.serialize_job` makes: try, function, arguments, time. And what `line` reads.
+    cost_ms = 1000 * dispatch.seconds
     return orjson.dumps(
         {
             "t": None,
@@ -570,5 +574,6 @@ def _message(dispatch: Dispatch, now: datetime) -> bytes:
             "a": (str(dispatch.job_id), dispatch.epoch, dispatch.looks),
             "k": {},
             "et": round(now.timestamp() * 1000),
+            "share": AHEAD if dispatch.ahead else [dispatch.share_name, cost_ms],
         }
     )

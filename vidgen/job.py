@@ -13,6 +13,9 @@ from uuid import UUID
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 
 
+USUAL_SECONDS = 8  # of video, where a request does not say
+
+
 class _Word(StrEnum):
     """A closed set of words, of which the database may hold one more than we know."""
 
@@ -343,6 +346,12 @@ class VideoJob:
         """The right under which the holder writes this job."""
         assert self.worker_id is not None  # only a claimed job has one
         return Lease(worker_id=self.worker_id, epoch=self.lease_epoch)
+
+
+def seconds_of(parameters: Mapping[str, JsonValue]) -> int:
+    """Of video that *parameters* ask for: what it is worth when users share."""
+    seconds = parameters.get("seconds")
+    return seconds if isinstance(seconds, int) and seconds > 0 else USUAL_SECONDS
 
 
 class EventType(StrEnum):

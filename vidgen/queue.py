@@ -25,7 +25,7 @@ from uuid_utils.compat import uuid7
 
 from vidgen import catalog, fallback, image, keys, lifecycle, live, prompts, tracing, webhook
 from vidgen.catalog import Endpoints
-from vidgen.dispatch import HEAD_START_MS, Dispatch, Dispatcher, open_redis
+from vidgen.dispatch import Dispatch, Dispatcher, open_redis
 from vidgen.document import json_value
 from vidgen.errors import (
     BudgetError,
@@ -51,6 +51,7 @@ from vidgen.job import (
     VideoJob,
     VideoRequest,
 )
+from vidgen.line import HEAD_START_MS, MAX_PRIORITY
 from vidgen.route import Route
 from vidgen.settings import Settings
 from vidgen.store import (
@@ -82,7 +83,6 @@ LOOK_INTERVAL_S = 1.0  # watchers read the truth at least so often, whether Redi
 LONGEST_WAIT_S = 5.0
 CANCEL_TRIES = 5  # a worker may take or give back the job between our look and our write
 MAX_TEXT = 500
-MAX_PRIORITY = 9
 MAX_DEADLINE_S = 7 * 24 * 3600
 MAX_REUSE_S = 366 * 24 * 3600
 # A video that is handed out again should outlast the answer.
@@ -475,14 +475,19 @@ class VideoQueue:
             if job.is_final or (job.worker_id is not None and noted):
                 return job
             lifecycle.check_known(job)
-            if job.worker_id is None and job.stage is Stage.QUEUED:
+            is_waiting = job.worker_id is None and job.stage is Stage.QUEUED
+            if is_waiting:
                 change = lifecycle.cancelled(job, held=False, stopped_at_provider=None)
             else:
                 change = lifecycle.cancel_requested(discard=discard)
+            before = Dispatch.for_job(job)
             try:
                 job = await self._apply(job_id, change, by)
             except LeaseLostError:
                 continue
+            if is_waiting:
+                with suppress(DispatchError):  # whoever takes it finds no job, and goes on
+                    await self._dispatcher.drop([before])
             if job.worker_id is not None:
                 await live.call_off(self._redis, job.worker_id)
             await self._dispatch([job])  # if nobody holds it, somebody must see to it now
@@ -924,16 +929,7 @@ class VideoQueue:
         now = max((job.created_at for job in made), default=datetime.now(UTC))
         try:
             await self._dispatcher.send(
-                (
-                    Dispatch(
-                        job_id=job.id,
-                        epoch=job.lease_epoch,
-                        priority=job.priority,
-                        due_at=job.due_at,
-                    )
-                    for job in made
-                    if job.due_at is not None
-                ),
+                (Dispatch.for_job(job) for job in made if job.due_at is not None),
                 now=max(now, datetime.now(UTC)),
             )
         except DispatchError as error:

@@ -10,7 +10,8 @@ Many users may share one quota. Each has a line of their own, and what they got 
 seconds of video: start-time fair queueing, of P. Goyal, H. Vin and H. Cheng (SIGCOMM 1996), with a
 burst. A turn is denied as long as somebody waits who got less; one that nobody else could use now
 is not. Who comes after a while without jobs may catch up on two windows of the limit, so that a few
-videos need not share with thousands that were there before.
+videos need not share with thousands that were there before. Jobs with a priority wait behind no
+line; those of the same one share among themselves.
 
 Redis may be emptied at any moment: each process remembers its own turns of the last window and puts
 them back, with the next one it asks for or the next `remind`. So one worker keeps to the limit,
@@ -22,12 +23,13 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from uuid import UUID
 
 from redis.asyncio import Redis
 
 from vidgen.dispatch import redis_errors
+from vidgen.job import USUAL_SECONDS
+from vidgen.line import hashed
 
 WINDOW_S = 60.0
 # The provider counts what arrives, and a turn may be used late: by `submit.TURN_KEPT_S`, the
@@ -36,7 +38,10 @@ WINDOW_S = 60.0
 MARGIN_S = 3.0
 # How far ahead turns are handed out; a job of higher priority waits that long at most.
 HORIZON_S = 30.0
-DEFAULT_SECONDS = 8  # of video, where a request does not say
+
+# Of the horizon: how long before a turn somebody is told to come back for it.
+EARLY = 0.5
+URGENT_EARLY = 0.9
 
 FEW_TURNS = 64
 
@@ -46,18 +51,21 @@ MARK = "vidgen:turns:mark"
 # What somebody who was told to come back may take until they ask: a dispatch, a claim.
 LATE_MS = 3000
 # For each turn of the limit, of video: what whoever had no jobs for a while may catch up on.
-BURST_MS = 2 * DEFAULT_SECONDS * 1000
+BURST_MS = 2 * USUAL_SECONDS * 1000
 
 # `lines` has for each user when the last of theirs was told to come back; `shares` what each got,
 # in milliseconds of video since the beginning, and under '' what the one has who is served now.
-# Nobody falls behind that by more than the burst. `urgent` ones neither wait in a line nor share.
+# Nobody falls behind that by more than the burst. Each priority has `lines` and `shares` of its
+# own; `ahead` ones, as all with a priority, do not wait behind what others were told.
 _RESERVE = """
 local turns, lines, shares, mark_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local limit, window, horizon = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local ahead, urgent, job = ARGV[4] ~= '0', ARGV[4] == '2', ARGV[5]
+local ahead, job = ARGV[4] == '1', ARGV[5]
 local known_mark, new_mark = ARGV[6], ARGV[7]
 local user, cost, late = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
 local burst = limit * tonumber(ARGV[11])
+-- Who has a priority comes back for a turn before anybody else does.
+local early = tonumber(ARGV[12])
 local mark = redis.call('GET', mark_key)
 if not mark then
     redis.call('SET', mark_key, new_mark)
@@ -103,8 +111,8 @@ local function rivals(most)
 end
 
 local pace = window / limit
-if at > now and not urgent and rivals('(' .. share) > 0 then
-    return told(now + math.max(at - now - horizon / 2, pace))
+if at > now and rivals('(' .. share) > 0 then
+    return told(now + math.max(at - now - early, pace))
 end
 if at - now <= horizon and (ahead or last <= now) then
     -- A job may need several turns within one window (refused, asked again): each counts.
@@ -123,10 +131,10 @@ if at - now <= horizon and (ahead or last <= now) then
     return {1, at - now, turn, at}
 end
 if ahead then
-    return told(at - horizon / 2)
+    return told(at - early)
 end
 -- Those of one user come back as fast as the limit and others allow.
-return told(math.max(last, at - horizon / 2, now) + pace * (1 + rivals(share)))
+return told(math.max(last, at - early, now) + pace * (1 + rivals(share)))
 """
 
 # Another Redis may have taken over, with another clock: what cannot be by its clock is left out.
@@ -215,9 +223,9 @@ class RateLimit:
         job_id: UUID,
         *,
         ahead: bool,
-        urgent: bool = False,
+        priority: int = 0,
         user_id: str | None = None,
-        seconds: int = DEFAULT_SECONDS,
+        seconds: int = USUAL_SECONDS,
     ) -> Turn:
         """
         Ask for a turn to submit.
@@ -225,7 +233,7 @@ class RateLimit:
         Args:
             ahead: Do not queue behind those of the same user who were told to come back: for
                 whoever comes back.
-            urgent: Neither queue nor share with others: for jobs with priority.
+            priority: Above 0 it does not queue either, and shares with those of the same one.
             user_id: Who shares the quota with others; all without one are one user.
             seconds: Of video; what the turn is worth when it is shared.
 
@@ -233,14 +241,15 @@ class RateLimit:
             DispatchError: Redis is away, so nobody knows; nothing may be submitted.
         """
         key = _key(provider, credential_id)
+        apart = f":{priority}" if priority else ""
         async with redis_errors("ask for a turn"):
             while True:
-                rank = 2 if urgent else int(ahead)
                 args: list[str | int] = [self._limit_per_min, self._window_ms, self._horizon_ms]
-                args += [rank, f"{job_id}", self._mark, secrets.token_hex(8)]
-                args += [_name(user_id), seconds * 1000, LATE_MS, BURST_MS]
+                args += [int(ahead or priority > 0), f"{job_id}", self._mark, secrets.token_hex(8)]
+                args += [hashed(user_id), seconds * 1000, LATE_MS, BURST_MS]
+                args += [round(self._horizon_ms * (URGENT_EARLY if priority else EARLY))]
                 reserved, wait_ms, *more = await self._reserve(
-                    keys=[key, f"{key}:lines", f"{key}:shares", MARK], args=args
+                    keys=[key, f"{key}:lines{apart}", f"{key}:shares{apart}", MARK], args=args
                 )
                 if reserved != -1:
                     break
@@ -285,7 +294,7 @@ class RateLimit:
                 args=[
                     self._limit_per_min,
                     self._window_ms,
-                    *(word for user, jobs in waiting.items() for word in (_name(user), jobs)),
+                    *(word for user, jobs in waiting.items() for word in (hashed(user), jobs)),
                 ],
             )
         return max(int(free), 0)
@@ -322,11 +331,6 @@ class RateLimit:
 
 def _key(provider: str, credential_id: str) -> str:
     return f"vidgen:turns:{provider}:{credential_id}"
-
-
-def _name(user_id: str | None) -> str:
-    """Of a user, for Redis: no word of theirs. Never empty."""
-    return blake2b((user_id or "").encode(), digest_size=8).hexdigest()
 
 
 def _flat(turns: Mapping[str, int]) -> list[str | int]:

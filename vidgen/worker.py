@@ -32,9 +32,6 @@ from redis.exceptions import RedisError, WatchError
 from vidgen import live, logs, metrics
 from vidgen.connection import telling
 from vidgen.dispatch import (
-    FUNCTION,
-    IN_PROGRESS_PREFIX,
-    MESSAGE_PREFIX,
     Bell,
     Dispatch,
     Dispatcher,
@@ -42,8 +39,6 @@ from vidgen.dispatch import (
     PatientRetry,
     arq_settings,
     open_redis,
-    promote,
-    promotion,
 )
 from vidgen.errors import (
     DatabaseError,
@@ -52,6 +47,16 @@ from vidgen.errors import (
     SettingsError,
     StorageUnavailableError,
     VidgenError,
+)
+from vidgen.line import (
+    FUNCTION,
+    IN_PROGRESS_PREFIX,
+    LINE_END,
+    LINE_FROM,
+    MESSAGE_PREFIX,
+    line_up,
+    lining_up,
+    shares_name,
 )
 from vidgen.pipeline import erasure, sweep
 from vidgen.pipeline.carry import carry
@@ -73,10 +78,9 @@ T = TypeVar("T")
 POLL_DELAY_S = 0.25
 # A worker that has nothing to do asks Redis so often: 60 commands a minute.
 IDLE_LOOK_S = 1.0
-# What became due with a priority moves to its place as soon as its time has come, since whoever
-# sent it told us when. Should that word be lost the sweep does it, every few seconds for all
-# workers; and should nobody sweep, we do.
-PROMOTE_EVERY_S = 30.0
+# While the line is longer than one look reaches, what was sent meanwhile is lined up so often, and
+# when the bell rings.
+LINE_UP_EVERY_S = 1.0
 # arq ends a job that runs longer, for good: far above any deadline, which is ours.
 DISPATCH_TIMEOUT_S = 8 * 24 * 3600
 # arq 0.28 counts a delivery cut by a deploy as a try, and stops at the last one; attempts are in
@@ -129,6 +133,11 @@ class House:
         """How many more dispatches may be taken now, once we are open."""
         _, leases, _ = self._ready.result()
         return leases.room
+
+    def free(self) -> int:
+        """How many places no job has, once we are open."""
+        _, leases, _ = self._ready.result()
+        return self._settings.concurrency - leases.count
 
     async def open(self) -> None:
         """
@@ -253,13 +262,19 @@ class House:
 
 
 # What arq does with WATCH and five commands more, in four round trips: take a dispatch that nobody
-# else has taken. The message comes with it, for which arq would ask next.
+# else has taken. The message comes with it, for which arq would ask next. Those of a priority that
+# line up later begin where this one did.
 _TAKE = """
-local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not score or tonumber(score) > tonumber(ARGV[2]) then return false end
+local score = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or nil)
+if not score or score > tonumber(ARGV[2]) then return false end
 if not redis.call('SET', KEYS[2], ARGV[4], 'NX', 'PX', ARGV[3])
     and redis.call('GET', KEYS[2]) ~= ARGV[4] then return false end
-return redis.call('GET', KEYS[3]) or ''
+local message = redis.call('GET', KEYS[3]) or ''
+if score >= tonumber(ARGV[5]) and score < tonumber(ARGV[6]) then
+    local priority = string.match(message, '"share":%["([1-9]):')
+    if priority then redis.call('ZADD', KEYS[4], 'XX', 'GT', score, priority) end
+end
+return message
 """
 
 
@@ -339,13 +354,15 @@ class _SteadyRedis(ArqRedis):
 
     What is due is asked for by the clock of the database, which wrote when: with its own, arq would
     leave everything lying for as long as it is behind. While there was nothing, the next look waits
-    for the bell, or a second: arq's own would be ten a second.
+    for the bell, or a second: arq's own would be ten a second. What finds no free place is lined up
+    before anything is taken.
 
     Once its patience is over errors and silence are as good as answers: without that arq would wait
     for a Redis that is away or mute before it ends, and leave its end undone.
 
     Attributes:
         room: Tells how many dispatches may be taken now.
+        free: How many places of the worker no job has.
         scores: Of those dispatches that the last look found, by arq's clock.
         messages: Of those that were taken, until arq asks for them.
         gone: Which of those that end now have been taken off.
@@ -354,32 +371,53 @@ class _SteadyRedis(ArqRedis):
     clock: Clock
     patience: Patience
     bell: Bell
-    promotion: AsyncScript
+    free: Callable[[], int]
+    lining_up: AsyncScript
     taking: AsyncScript
     room: Callable[[], int]
     scores: dict[str, int]
     messages: dict[str, bytes]
     gone: set[str]
     next_look_at = 0.0
-    next_promotion_at = 0.0
+    next_lining_up_at = 0.0
 
     async def zrangebyscore(self, name: Any, min: Any, max: Any, **options: Any) -> Any:  # type: ignore[override]  # as arq calls it
         await self._wait_for_bell()
         now, room = asyncio.get_running_loop().time(), self.room()
-        if room <= 0 or (not self.bell.answer() and now < self.next_look_at):
+        if room <= 0:
             return []
-        if self.bell.told_due() or now >= self.next_promotion_at:
-            self.next_promotion_at = now + PROMOTE_EVERY_S
-            await promote(self.promotion, name, self.clock.now())
+        rung = self.bell.answer()
+        if not rung and now < self.next_look_at:
+            return []
         ahead_ms = _ahead_ms(self.clock)
         if options["num"] > room:
             options["num"] = room
-        due = await super().zrangebyscore(
-            name, min, max + ahead_ms, **options, withscores=True, score_cast_func=int
-        )
+        due = await self._due(name, min, max + ahead_ms, options)
+        if self._has_to_line_up(due, options["num"], now, rung=rung):
+            self.next_lining_up_at = now + LINE_UP_EVERY_S
+            await line_up(self.lining_up, name, self.clock.now())
+            due = await self._due(name, min, max + ahead_ms, options)
         self.next_look_at = 0.0 if due else now + IDLE_LOOK_S
-        self.scores = {id_.decode(): score - ahead_ms for id_, score in due or ()}
-        return [id_ for id_, _ in due or ()]
+        self.scores = {id_.decode(): score - ahead_ms for id_, score in due}
+        return [id_ for id_, _ in due]
+
+    def _has_to_line_up(
+        self, due: list[tuple[bytes, int]], limit: int, now: float, *, rung: bool
+    ) -> bool:
+        """Whether something may be due that is not in line, and there is not room for all."""
+        is_all = len(due) < limit
+        if is_all and len(due) <= self.free():
+            return False
+        _, last = due[-1]  # what is not in line comes last
+        return last >= LINE_END or (not is_all and (rung or now >= self.next_lining_up_at))
+
+    async def _due(
+        self, name: Any, least: Any, most: Any, options: dict[str, Any]
+    ) -> list[tuple[bytes, int]]:
+        found: list[tuple[bytes, int]] | None = await super().zrangebyscore(
+            name, least, most, **options, withscores=True, score_cast_func=int
+        )
+        return found or []  # none: patience is over
 
     async def _wait_for_bell(self) -> None:
         """Until the next look, but never longer than arq may be kept from what else it does."""
@@ -393,9 +431,14 @@ class _SteadyRedis(ArqRedis):
         now_ms = round(self.clock.now().timestamp() * 1000)
         try:
             message = await self.taking(
-                keys=[self.default_queue_name, mark, message_key],
+                keys=[
+                    self.default_queue_name,
+                    mark,
+                    message_key,
+                    shares_name(self.default_queue_name),
+                ],
                 # Our own sign: asked again because the answer was lost, it is ours all the same.
-                args=[id_, now_ms, keep_ms, secrets.token_hex(8)],
+                args=[id_, now_ms, keep_ms, secrets.token_hex(8), LINE_FROM, LINE_END],
             )
         except RedisError:
             # The mark may be set: then the sweep finds that nobody works on it.
@@ -488,7 +531,8 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
     redis.room = lambda: sys.maxsize  # likewise
     redis.patience = settings.retry.patience
     redis.bell = Bell(queue_name)
-    redis.promotion = promotion(redis)
+    redis.free = lambda: 0  # until the worker knows
+    redis.lining_up = lining_up(redis)
     redis.taking = redis.register_script(_TAKE)
     redis.scores, redis.messages, redis.gone = {}, {}, set()
     redis.job_serializer = orjson.dumps
@@ -549,7 +593,7 @@ async def startup(ctx: dict[str, Any]) -> None:
     except VidgenError as error:
         logger.error("worker cannot start", code=error.code, reason=error.message)
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from error
-    redis.clock, redis.room = house.clock, house.room
+    redis.clock, redis.room, redis.free = house.clock, house.room, house.free
     ctx["house"] = house
     _settle_down()
 

@@ -25,7 +25,7 @@ from tests.journeys.conftest import StartWorker, all_generating
 from tests.journeys.test_crashes import until
 from tests.journeys.test_outages import all_paid_once, trams
 from vidgen import VideoJob, VideoRequest
-from vidgen.dispatch import HEAD_START_MS
+from vidgen.line import HEAD_START_MS
 from vidgen.queue import VideoQueue
 from vidgen.resources import Clock
 from vidgen.settings import Settings

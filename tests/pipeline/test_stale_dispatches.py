@@ -6,7 +6,8 @@ import pytest
 
 from tests.pipeline.conftest import Carrier
 from vidgen import VideoJob, VideoRequest
-from vidgen.dispatch import IN_PROGRESS_PREFIX, MESSAGE_PREFIX, Dispatch
+from vidgen.dispatch import Dispatch
+from vidgen.line import IN_PROGRESS_PREFIX, MESSAGE_PREFIX
 from vidgen.resources import Resources
 
 SORA = VideoRequest(provider="sora", prompt="a tram in the rain", seconds=4)

@@ -2,6 +2,7 @@
 
 import itertools
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
@@ -64,7 +65,7 @@ async def test_old_videos_teach_nothing(connection: Connection) -> None:
     assert await history.learn(connection) == 0
 
 
-async def test_places_go_by_waiting_time_and_priority(connection: Connection) -> None:
+async def test_places_of_a_user_go_by_priority_and_waiting_time(connection: Connection) -> None:
     old = await inserted(connection)
     await aged(connection, old, "due_at", timedelta(minutes=15))
     new = await inserted(connection)
@@ -76,8 +77,30 @@ async def test_places_go_by_waiting_time_and_priority(connection: Connection) ->
         connection, [job.id for job in (old, new, urgent, other)], head_start_s=600
     )
 
-    assert [places[job.id].position for job in (other, old, urgent, new)] == [1, 2, 3, 4]
-    assert [places[job.id].same_provider for job in (other, old, urgent, new)] == [1, 1, 2, 3]
+    assert [places[job.id].position for job in (other, urgent, old, new)] == [1, 2, 3, 4]
+    assert [places[job.id].same_provider for job in (other, urgent, old, new)] == [1, 1, 2, 3]
+
+
+async def test_users_share_the_places_by_seconds_of_video(connection: Connection) -> None:
+    async def asked(user_id: str, seconds: int | None, jobs: int) -> list[UUID]:
+        wish = {"user_id": user_id, "parameters": {"seconds": seconds}}
+        return [(await inserted(connection, **wish)).id for _ in range(jobs)]
+
+    usual, long, short = await asked("ada", None, 6), await asked("bob", 16, 3), []
+    short = await asked("cid", 4, 4)
+    ids = [*usual, *long, *short]
+    # One that is paid for, and that nobody holds, goes before all of them.
+    paid = await held(connection, Stage.GENERATING)
+    await connection.execute(
+        "UPDATE video_jobs SET worker_id = NULL, due_at = now() WHERE id = $1", paid.id
+    )
+
+    places = await history.places(connection, ids, head_start_s=600)
+
+    whose = dict.fromkeys(usual, "a") | dict.fromkeys(long, "b") | dict.fromkeys(short, "c")
+    order = sorted(places, key=lambda id_: places[id_].position)
+    assert "".join(whose[id_] for id_ in order) == "abccaccabaaba"
+    assert [places[id_].position for id_ in order] == list(range(2, 15))
 
 
 async def test_who_does_not_wait_has_no_place(connection: Connection) -> None:

@@ -64,7 +64,7 @@ async def carry(resources: Resources, leases: Leases, lookout: Lookout, dispatch
         if held is None:
             await _look_again_if_missing(resources, dispatch)
             return False
-        is_off = False
+        is_off, before = False, held.job
         with suppress(DispatchError):
             await resources.dispatcher.take_off(dispatch.id)
             is_off = True
@@ -77,7 +77,19 @@ async def carry(resources: Resources, leases: Leases, lookout: Lookout, dispatch
                 logger.warning("lease lost, stopping", stage=held.job.stage)
             finally:
                 lookout.forget(dispatch.job_id)
+            await _refund_if_in_vain(resources, before, held.job)
         return is_off
+
+
+async def _refund_if_in_vain(resources: Resources, before: VideoJob, after: VideoJob) -> None:
+    """
+    A job that was told to come back had no use for its place, and will ask for one again. One with
+    a turn has not: then it goes ahead of all, at no charge.
+    """
+    came_back = before.stage is after.stage is Stage.QUEUED and after.due_at is not None
+    if came_back and after.attempt == before.attempt and after.slot_at is None:
+        with suppress(DispatchError):
+            await resources.dispatcher.refund(Dispatch.for_job(before))
 
 
 async def _stages(resources: Resources, leases: Leases, lookout: Lookout, held: Held) -> None:

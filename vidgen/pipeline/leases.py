@@ -499,11 +499,10 @@ class Leases:
         self.teller.happened(job.id)
         if job.due_at is None:
             return
-        dispatch = Dispatch(
-            job_id=job.id, epoch=job.lease_epoch, priority=job.priority, due_at=job.due_at
-        )
         with suppress(DispatchError):  # the sweep sends it again
-            await self._resources.dispatcher.send([dispatch], now=self._resources.clock.now())
+            await self._resources.dispatcher.send(
+                [Dispatch.for_job(job)], now=self._resources.clock.now()
+            )
 
     async def _claim(self, job_id: UUID) -> VideoJob | None:
         change = lifecycle.claimed()

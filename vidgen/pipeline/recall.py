@@ -8,8 +8,9 @@ from collections import Counter, defaultdict
 
 from loguru import logger
 
-from vidgen.dispatch import HEAD_START_MS, Dispatch
+from vidgen.dispatch import Dispatch
 from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError, UnknownProviderError
+from vidgen.line import HEAD_START_MS
 from vidgen.resources import Resources
 from vidgen.store import jobs, sharing
 from vidgen.store.jobs import Told
@@ -66,9 +67,19 @@ async def recall_of_users(resources: Resources) -> None:
 
 
 async def _send(resources: Resources, due: list[DueJob]) -> None:
-    await resources.dispatcher.send(
-        [Dispatch(job_id=job.id, epoch=job.lease_epoch, priority=job.priority) for job in due],
-        now=resources.clock.now(),
+    await resources.dispatcher.send([dispatch_for(job) for job in due], now=resources.clock.now())
+
+
+def dispatch_for(job: DueJob) -> Dispatch:
+    """The one that *job* waits for."""
+    return Dispatch(
+        job_id=job.id,
+        epoch=job.lease_epoch,
+        priority=job.priority,
+        due_at=job.due_at,
+        user_id=job.user_id,
+        seconds=job.seconds,
+        ahead=job.ahead,
     )
 
 

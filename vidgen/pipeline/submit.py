@@ -31,7 +31,7 @@ from vidgen.errors import (
     UserLimitError,
 )
 from vidgen.image import MAX_IMAGE_BYTES
-from vidgen.job import SERVER_CREDENTIAL, InputImage, VideoJob, VideoRequest
+from vidgen.job import SERVER_CREDENTIAL, InputImage, VideoJob, VideoRequest, seconds_of
 from vidgen.pipeline import credentials, failover, receipts
 from vidgen.pipeline.leases import Held, Leases
 from vidgen.providers.protocol import (
@@ -42,7 +42,6 @@ from vidgen.providers.protocol import (
     Submission,
     Submitted,
 )
-from vidgen.ratelimit import DEFAULT_SECONDS
 from vidgen.resources import Resources
 from vidgen.store import inputs, sharing
 from vidgen.store.inputs import StoredInput
@@ -265,9 +264,9 @@ async def _has_turn(resources: Resources, held: Held, account: str, credential: 
             account,
             job.id,
             ahead=job.failures > 0 or _came_back(job),
-            urgent=job.priority > 0,
+            priority=job.priority,
             user_id=job.user_id,
-            seconds=_seconds(job),
+            seconds=seconds_of(job.parameters),
         )
         wait_s = turn.wait_s
         if wait_s > 0:
@@ -293,11 +292,6 @@ def _same(job: VideoJob, credential: Credential) -> bool:
 def _came_back(job: VideoJob) -> bool:
     # The first claim sets `started_at` and epoch 1; a later epoch was here before.
     return job.lease_epoch > 1
-
-
-def _seconds(job: VideoJob) -> int:
-    seconds = job.parameters.get("seconds")
-    return seconds if isinstance(seconds, int) and seconds > 0 else DEFAULT_SECONDS
 
 
 async def _images(

@@ -25,7 +25,7 @@ from vidgen.errors import (
 from vidgen.job import VideoJob
 from vidgen.pipeline import discards, receipts, reuse
 from vidgen.pipeline.leases import Leases
-from vidgen.pipeline.recall import recall, recall_of_users
+from vidgen.pipeline.recall import dispatch_for, recall, recall_of_users
 from vidgen.resources import Resources
 from vidgen.store import budgets, history, inputs, jobs, keys, steering, upkeep, workers
 from vidgen.store.rows import DueJob
@@ -165,7 +165,6 @@ async def _look_through(resources: Resources, leases: Leases) -> None:
         unknown = await jobs.unknown(connection) if thorough else []
     if thorough:
         await _drop_stale(resources)
-    # Workers do it themselves, those of the previous release and those without a free place not.
     await resources.dispatcher.promote(resources.clock.now())
     for state in unknown:
         if resources.complaints.is_new(f"state {state.status} {state.stage}"):
@@ -182,7 +181,7 @@ async def _dispatch_due(resources: Resources, leases: Leases, *, thorough: bool)
     while True:
         async with resources.database.connection() as connection:
             due = await jobs.due(connection, overdue_s=OVERDUE_S, after=after, limit=BATCH)
-        lost, stuck = await resources.dispatcher.sort([_dispatch(job) for job in due])
+        lost, stuck = await resources.dispatcher.sort([dispatch_for(job) for job in due])
         stuck = [dispatch for dispatch in stuck if not leases.is_claiming(dispatch.job_id)]
         again = await _still_due(resources, lost) + await _renamed(resources, stuck)
         if again:
@@ -200,7 +199,7 @@ async def _still_due(resources: Resources, lost: list[Dispatch]) -> list[Dispatc
     async with resources.database.connection() as connection:
         due = await jobs.due_now(connection, [dispatch.job_id for dispatch in lost])
     epochs = {dispatch.job_id: dispatch.epoch for dispatch in lost}
-    return [_dispatch(job) for job in due if job.lease_epoch == epochs[job.id]]
+    return [dispatch_for(job) for job in due if job.lease_epoch == epochs[job.id]]
 
 
 async def _renamed(resources: Resources, stuck: list[Dispatch]) -> list[Dispatch]:
@@ -214,7 +213,7 @@ async def _renamed(resources: Resources, stuck: list[Dispatch]) -> list[Dispatch
         renamed = await jobs.raise_epoch(connection, [dispatch.job_id for dispatch in stuck])
     again = {job.id for job in renamed}  # the others were claimed meanwhile, and are carried
     await resources.dispatcher.drop([each for each in stuck if each.job_id in again])
-    return [_dispatch(job) for job in renamed]
+    return [dispatch_for(job) for job in renamed]
 
 
 async def _drop_stale(resources: Resources) -> None:
@@ -292,7 +291,3 @@ async def _abort_orphans(resources: Resources) -> None:
         resources.clock.now(),
     )
     logger.info("unfinished uploads aborted", uploads=aborted)
-
-
-def _dispatch(job: DueJob) -> Dispatch:
-    return Dispatch(job_id=job.id, epoch=job.lease_epoch, priority=job.priority, due_at=job.due_at)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from vidgen.forecast import Duration, Kind, Place
+from vidgen.job import USUAL_SECONDS
 from vidgen.store.pool import Connection
 
 # The newest videos say how long the next one takes; what is older is another season.
@@ -91,26 +92,42 @@ async def places(
     connection: Connection, job_ids: Sequence[UUID], *, head_start_s: float
 ) -> dict[UUID, Place]:
     """
-    The place of those of *job_ids* that wait and are due.
+    The place of those of *job_ids* that wait and are due, as `vidgen.line` makes them share: behind
+    as many seconds of video of others as of their own user.
 
     Args:
-        head_start_s: How much waiting each step of priority is worth.
+        head_start_s: Of video, what a job goes before for each step of its priority.
     """
     rows = await connection.fetch(
         """
+        WITH due AS (
+            SELECT id, provider, user_id, priority, due_at,
+                   stage <> 'queued' OR slot_at IS NOT NULL AS ahead,
+                   CASE jsonb_typeof(parameters -> 'seconds')
+                       WHEN 'number' THEN (parameters ->> 'seconds')::float8
+                       ELSE $3
+                   END AS seconds
+            FROM video_jobs WHERE status IN ('pending', 'processing') AND due_at <= now()
+        ), line AS (
+            SELECT id, provider, due_at, ahead, sum(seconds) OVER (
+                PARTITION BY user_id, priority, ahead ORDER BY due_at, id
+                ROWS UNBOUNDED PRECEDING
+            ) - seconds - priority * $2 AS turn
+            FROM due
+        )
         SELECT id, position, same_provider FROM (
             SELECT id,
-                   row_number() OVER (ORDER BY turn, id) AS position,
-                   row_number() OVER (PARTITION BY provider ORDER BY turn, id) AS same_provider
-            FROM (
-                SELECT id, provider, due_at - priority * make_interval(secs => $2) AS turn
-                FROM video_jobs WHERE status = 'pending' AND due_at <= now()
-            ) AS waiting
-        ) AS line
+                   row_number() OVER everybody AS position,
+                   row_number() OVER (
+                       PARTITION BY provider ORDER BY ahead DESC, turn, due_at, id
+                   ) AS same_provider
+            FROM line WINDOW everybody AS (ORDER BY ahead DESC, turn, due_at, id)
+        ) AS numbered
         WHERE id = ANY($1::uuid[])
         """,
         job_ids,
         head_start_s,
+        float(USUAL_SECONDS),
     )
     return {
         row["id"]: Place(position=row["position"], same_provider=row["same_provider"])

@@ -18,7 +18,7 @@ from vidgen.job import JobStatus, JsonValue, Lease, RerouteReason, Stage, Target
 from vidgen.lifecycle import ACTIVE, Transition
 from vidgen.store.budgets import money_errors
 from vidgen.store.pool import Connection
-from vidgen.store.rows import DueJob, job_of, json_of
+from vidgen.store.rows import DueJob, due_job_of, job_of, json_of
 from vidgen.store.sharing import has_room
 
 
@@ -646,7 +646,9 @@ async def due(
     """
     rows = await connection.fetch(
         """
-        SELECT id, lease_epoch, priority, due_at FROM video_jobs AS job
+        SELECT id, lease_epoch, priority, due_at, user_id, parameters -> 'seconds' AS seconds,
+               stage <> 'queued' OR slot_at IS NOT NULL AS ahead
+        FROM video_jobs AS job
         WHERE due_at <= now() - make_interval(secs => $1)
           AND ($2::timestamptz IS NULL OR (due_at, id) > ($2, $3::uuid))
           AND status = ANY($5::text[]) AND stage = ANY($6::text[])
@@ -663,14 +665,16 @@ async def due(
         list(ACTIVE),
         list(Stage),
     )
-    return [DueJob(**row) for row in rows]
+    return [due_job_of(row) for row in rows]
 
 
 async def due_now(connection: Connection, job_ids: Sequence[UUID]) -> list[DueJob]:
     """Those of *job_ids* that nobody holds and that are due."""
     rows = await connection.fetch(
         """
-        SELECT id, lease_epoch, priority, due_at FROM video_jobs
+        SELECT id, lease_epoch, priority, due_at, user_id, parameters -> 'seconds' AS seconds,
+               stage <> 'queued' OR slot_at IS NOT NULL AS ahead
+        FROM video_jobs
         WHERE id = ANY($1::uuid[]) AND due_at <= now()
           AND status = ANY($2::text[]) AND stage = ANY($3::text[])
         """,
@@ -678,7 +682,7 @@ async def due_now(connection: Connection, job_ids: Sequence[UUID]) -> list[DueJo
         list(ACTIVE),
         list(Stage),
     )
-    return [DueJob(**row) for row in rows]
+    return [due_job_of(row) for row in rows]
 
 
 async def raise_epoch(connection: Connection, job_ids: Sequence[UUID]) -> list[DueJob]:
@@ -692,11 +696,12 @@ async def raise_epoch(connection: Connection, job_ids: Sequence[UUID]) -> list[D
         """
         UPDATE video_jobs SET lease_epoch = lease_epoch + 1
         WHERE id = ANY($1::uuid[]) AND due_at IS NOT NULL
-        RETURNING id, lease_epoch, priority, due_at
+        RETURNING id, lease_epoch, priority, due_at, user_id, parameters -> 'seconds' AS seconds,
+                  stage <> 'queued' OR slot_at IS NOT NULL AS ahead
         """,
         job_ids,
     )
-    return [DueJob(**row) for row in rows]
+    return [due_job_of(row) for row in rows]
 
 
 async def epochs(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, int | None]:
@@ -780,14 +785,16 @@ async def recall(
             FOR UPDATE OF video_jobs SKIP LOCKED
         )
         UPDATE video_jobs AS job SET due_at = now() FROM first WHERE job.id = first.id
-        RETURNING job.id, job.lease_epoch, job.priority, job.due_at
+        RETURNING job.id, job.lease_epoch, job.priority, job.due_at, job.user_id,
+                  job.parameters -> 'seconds' AS seconds,
+                  job.stage <> 'queued' OR job.slot_at IS NOT NULL AS ahead
         """,
         provider,
         models,
         limit,
         head_start_s,
     )
-    return [DueJob(**row) for row in rows]
+    return [due_job_of(row) for row in rows]
 
 
 async def archive_ended(connection: Connection, keep: timedelta, limit: int) -> int:

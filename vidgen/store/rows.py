@@ -22,6 +22,7 @@ from vidgen.job import (
     Target,
     VideoJob,
     VideoRequest,
+    seconds_of,
 )
 
 _COLUMNS = tuple(field.name for field in fields(VideoJob))
@@ -160,9 +161,24 @@ def _known(kind: type[InputImage | VideoRequest], values: Mapping[str, Any]) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueJob:
-    """A job that waits for a dispatch."""
+    """
+    A job that waits for a dispatch.
+
+    Attributes:
+        seconds: Of video that it asks for.
+        ahead: It is paid for, or has a turn to submit.
+    """
 
     id: UUID
     lease_epoch: int
     priority: int
     due_at: datetime
+    user_id: str | None
+    seconds: int
+    ahead: bool
+
+
+def due_job_of(row: asyncpg.Record) -> DueJob:
+    """The job in a row of its columns, with `seconds` as JSON."""
+    seconds = seconds_of({"seconds": orjson.loads(row["seconds"] or b"null")})
+    return DueJob(**{**row, "seconds": seconds})

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from vidgen.job import Stage
 from vidgen.store.pool import Connection
-from vidgen.store.rows import DueJob
+from vidgen.store.rows import DueJob, due_job_of
 
 UNDER_WAY = (Stage.SUBMITTING, Stage.GENERATING, Stage.TRANSFERRING)
 
@@ -71,9 +71,11 @@ async def recall(connection: Connection, limit: int) -> list[DueJob]:
             FOR UPDATE OF video_jobs SKIP LOCKED
         )
         UPDATE video_jobs AS job SET due_at = now() FROM first WHERE job.id = first.id
-        RETURNING job.id, job.lease_epoch, job.priority, job.due_at
+        RETURNING job.id, job.lease_epoch, job.priority, job.due_at, job.user_id,
+                  job.parameters -> 'seconds' AS seconds,
+                  job.stage <> 'queued' OR job.slot_at IS NOT NULL AS ahead
         """,
         limit,
         list(UNDER_WAY),
     )
-    return [DueJob(**row) for row in rows]
+    return [due_job_of(row) for row in rows]

@@ -25,8 +25,9 @@ from redis.asyncio import Redis
 from vidgen import catalog
 from vidgen.dev import environment
 from vidgen.dev.servers import PostgresServer, ValkeyServer
-from vidgen.dispatch import MESSAGE_PREFIX, later_name, open_redis, redis_errors
+from vidgen.dispatch import later_name, open_redis, redis_errors
 from vidgen.errors import SettingsError
+from vidgen.line import MESSAGE_PREFIX, shares_name
 from vidgen.resources import bucket_of
 from vidgen.settings import Settings
 from vidgen.simulator import SimulatorServer, clips, service_account_file
@@ -271,4 +272,5 @@ async def _empty(opened: _Opened) -> None:
         later = await opened.redis.zrange(later_name(queue_name), 0, -1)
         names += [name.partition(b":")[2] for name in later]  # without its priority
         messages = [f"{MESSAGE_PREFIX}{name.decode()}" for name in names]
-        await opened.redis.delete(queue_name, later_name(queue_name), *messages)
+        sets = (queue_name, later_name(queue_name), shares_name(queue_name))
+        await opened.redis.delete(*sets, *messages)

@@ -146,7 +146,7 @@ class _Round:
         return [job_of(row) for row in rows]
 
     async def _carry(self, job: VideoJob) -> None:
-        dispatch = Dispatch(job_id=job.id, epoch=job.lease_epoch, priority=job.priority)
+        dispatch = Dispatch.for_job(job)
         try:
             await carry(self._resources, self._leases, self._lookout, dispatch)
         except VidgenError as error:
