@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import UUID
 
 import asyncpg
+import orjson
 import pytest
 from redis.asyncio import Redis
 
@@ -25,7 +26,7 @@ from tests.journeys.conftest import StartWorker, all_generating
 from tests.journeys.test_crashes import until
 from tests.journeys.test_outages import all_paid_once, trams
 from vidgen import VideoJob, VideoRequest
-from vidgen.line import HEAD_START_MS
+from vidgen.line import MESSAGE_PREFIX, share_name
 from vidgen.queue import VideoQueue
 from vidgen.resources import Clock
 from vidgen.settings import Settings
@@ -174,9 +175,11 @@ async def test_a_service_with_a_wrong_clock_keeps_the_head_start_of_a_priority(
 
     [job] = await queue.recent(limit=1)
     async with Redis.from_url(settings.redis_url) as redis:
-        score_ms = await redis.zscore(settings.queue_name, f"{job.id}.{job.lease_epoch}")
-    due_ms = round(job.created_at.timestamp() * 1000)
-    assert score_ms == due_ms - 2 * HEAD_START_MS
+        name = f"{job.id}.{job.lease_epoch}"
+        due_ms = await redis.zscore(settings.queue_name, name)
+        message = await redis.get(MESSAGE_PREFIX + name)
+    assert due_ms == round(job.created_at.timestamp() * 1000)
+    assert orjson.loads(message)["share"][0] == share_name(None, 2)
 
 
 async def submit(environment: dict[str, str], *options: str) -> None:

@@ -101,7 +101,8 @@ async def places(
     rows = await connection.fetch(
         """
         WITH due AS (
-            SELECT id, provider, user_id, priority, due_at,
+            -- Users are told apart, and need not be sorted by the rules of a language.
+            SELECT id, provider, user_id COLLATE "C" AS user_id, priority, due_at,
                    stage <> 'queued' OR slot_at IS NOT NULL AS ahead,
                    CASE jsonb_typeof(parameters -> 'seconds')
                        WHEN 'number' THEN (parameters ->> 'seconds')::float8
@@ -116,12 +117,13 @@ async def places(
             FROM due
         )
         SELECT id, position, same_provider FROM (
-            SELECT id,
-                   row_number() OVER everybody AS position,
-                   row_number() OVER (
-                       PARTITION BY provider ORDER BY ahead DESC, turn, due_at, id
-                   ) AS same_provider
-            FROM line WINDOW everybody AS (ORDER BY ahead DESC, turn, due_at, id)
+            SELECT id, position,
+                   row_number() OVER (PARTITION BY provider ORDER BY position) AS same_provider
+            FROM (
+                SELECT id, provider,
+                       row_number() OVER (ORDER BY ahead DESC, turn, due_at, id) AS position
+                FROM line
+            ) AS everybody
         ) AS numbered
         WHERE id = ANY($1::uuid[])
         """,
