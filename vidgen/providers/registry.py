@@ -5,10 +5,10 @@ Which there are says the catalog; nothing here knows one by name.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol, Self, runtime_checkable
+from typing import Generic, Protocol, Self, TypeVar, runtime_checkable
 
 from vidgen import catalog
 from vidgen.catalog import Endpoints, Interface, Vendor
@@ -19,10 +19,12 @@ from vidgen.providers.foreign import foreign
 from vidgen.providers.http import ProviderHttp, authority
 from vidgen.providers.protocol import Credential, Listing, Overview, Provider, Submission
 
+T = TypeVar("T")
+
 # For fewer operations each is asked for by itself: a page would cost as much.
 WORTH_A_PAGE = 3
 
-# Of how many models it is remembered who serves them; users may name any.
+# Of how many models it is remembered what the settings say of them; users may name any.
 MAX_KNOWN_MODELS = 1000
 
 
@@ -104,6 +106,21 @@ class ListsVideos(Protocol):
         ...
 
 
+class _Known(Generic[T]):
+    """What the settings say of a model: asked for with each call, and the same until the end."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], T] = {}
+
+    def of(self, name: str, model: str, find: Callable[[str, str], T]) -> T:
+        found = self._found.get((name, model))
+        if found is None:
+            if len(self._found) >= MAX_KNOWN_MODELS:
+                self._found.clear()
+            found = self._found[name, model] = find(name, model)
+        return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Providers:
     """
@@ -116,7 +133,9 @@ class Providers:
     config: ProvidersConfig
     http: ProviderHttp
     by_name: dict[str, Provider] = field(default_factory=dict)
-    _interfaces: dict[tuple[str, str], Interface] = field(default_factory=dict, repr=False)
+    _interfaces: _Known[Interface] = field(default_factory=_Known, init=False, repr=False)
+    _credentials: _Known[Credential] = field(default_factory=_Known, init=False, repr=False)
+    _accounts: _Known[str] = field(default_factory=_Known, init=False, repr=False)
 
     def get(self, name: str) -> Provider:
         """
@@ -148,14 +167,7 @@ class Providers:
             UnknownProviderError: The message names the known ones.
             ProviderNotConfiguredError: The message says which variable to set.
         """
-        interface, endpoints = self.interface(name, model), self.config.endpoints
-        if not interface.is_offered(endpoints):
-            missing = interface.missing.format(model=model)
-            wanted = " and ".join((*interface.needs, *interface.keys))
-            raise ProviderNotConfiguredError(
-                missing or f"The provider {name} has no key: set {wanted}."
-            )
-        return Credential(id=SERVER_CREDENTIAL, secret=interface.secret(endpoints))
+        return self._credentials.of(name, model, self._credential)
 
     def interface(self, name: str, model: str) -> Interface:
         """
@@ -164,13 +176,7 @@ class Providers:
         Raises:
             UnknownProviderError: The message names the known ones.
         """
-        found = self._interfaces.get((name, model))
-        if found is None:
-            found = catalog.vendor(name).interface_of(model, self.config.endpoints)
-            if len(self._interfaces) == MAX_KNOWN_MODELS:
-                self._interfaces.clear()
-            self._interfaces[name, model] = found
-        return found
+        return self._interfaces.of(name, model, self._interface)
 
     def api(self, name: str, model: str) -> str:
         """
@@ -195,20 +201,39 @@ class Providers:
         Raises:
             UnknownProviderError, ProviderNotConfiguredError: As `credential`.
         """
-        interface, endpoints = self.interface(name, model), self.config.endpoints
-        host = authority(interface.address(endpoints))
-        if credential is not None and credential.id != SERVER_CREDENTIAL:
-            return f"{interface.account}:{host}:{credential.id}"
-        secret = self.credential(name, model).secret
-        owner = "".join(f"{endpoints.get(variable)}\n" for variable in interface.owners)
-        digest = hashlib.sha256(f"{owner}{secret}".encode()).hexdigest()
-        return f"{interface.account}:{host}:{digest[:12]}"
+        if credential is None or credential.id == SERVER_CREDENTIAL:
+            return self._accounts.of(name, model, self._account)
+        interface = self.interface(name, model)
+        return f"{self._place(interface)}:{credential.id}"
 
     async def aclose(self) -> None:
         """Close every provider and all connections."""
         for provider in self.by_name.values():
             await provider.aclose()
         await self.http.aclose()
+
+    def _interface(self, name: str, model: str) -> Interface:
+        return catalog.vendor(name).interface_of(model, self.config.endpoints)
+
+    def _credential(self, name: str, model: str) -> Credential:
+        interface, endpoints = self.interface(name, model), self.config.endpoints
+        if not interface.is_offered(endpoints):
+            missing = interface.missing.format(model=model)
+            wanted = " and ".join((*interface.needs, *interface.keys))
+            raise ProviderNotConfiguredError(
+                missing or f"The provider {name} has no key: set {wanted}."
+            )
+        return Credential(id=SERVER_CREDENTIAL, secret=interface.secret(endpoints))
+
+    def _account(self, name: str, model: str) -> str:
+        interface, endpoints = self.interface(name, model), self.config.endpoints
+        secret = self.credential(name, model).secret
+        owner = "".join(f"{endpoints.get(variable)}\n" for variable in interface.owners)
+        digest = hashlib.sha256(f"{owner}{secret}".encode()).hexdigest()
+        return f"{self._place(interface)}:{digest[:12]}"
+
+    def _place(self, interface: Interface) -> str:
+        return f"{interface.account}:{authority(interface.address(self.config.endpoints))}"
 
 
 def build(config: ProvidersConfig) -> Providers:
