@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 
+from tests.by_hand import Hand
 from tests.pipeline.conftest import Carrier
 from tests.pipeline.test_failures import quick
 from tests.test_plugins import a_package
-from vidgen import Fallback, JobStatus, VideoJob, VideoRequest
+from vidgen import Fallback, JobStatus, VideoJob, VideoRequest, lifecycle
 from vidgen.catalog.vendors import _plugins
 from vidgen.job import EventType
+from vidgen.pipeline.recall import recall
+from vidgen.server.steering import provider_documents
 from vidgen.settings import Settings
 from vidgen.simulator.clips import render
 from vidgen.simulator.server import SimulatorServer
@@ -255,10 +258,31 @@ async def test_a_job_moves_on_from_one_that_can_be_sent_nothing(
     assert (package.BILL, len(simulator.sora.bill)) == ([], 1)
 
 
-async def test_a_round_over_all_jobs_passes_one_over_that_breaks(
+async def test_a_provider_that_breaks_keeps_nobody_from_being_called_to_their_turn(
     carrier: Carrier, package: Any
 ) -> None:
-    package.FAULTS["locate"] = [None, *[RuntimeError("no")] * 99]
-    await carrier.enqueue(ONE)
+    hand = Hand(carrier.queue)
+    waiting = []
+    for request in (ONE, VideoRequest(provider="sora", prompt="a bus")):
+        job = await hand.claim(await carrier.enqueue(request))
+        waiting.append(await hand.write(job, lifecycle.postponed(600, None)))
+    package.FAULTS["locate"] = [RuntimeError("no")] * 9
 
-    await carrier.sweep()
+    await recall(carrier.resources)
+
+    broken, other = [await carrier.queue.get(job.id) for job in waiting]
+    assert broken.due_at == waiting[0].due_at
+    assert other.due_at is not None
+    assert waiting[1].due_at is not None
+    assert other.due_at < waiting[1].due_at
+
+
+async def test_one_that_breaks_is_shown_as_not_set_up_beside_the_others(
+    carrier: Carrier, package: Any
+) -> None:
+    package.FAULTS["locate"] = [RuntimeError("no")] * 9
+
+    shown = {each["name"]: each for each in await provider_documents(carrier.resources)}
+
+    assert shown["one"]["configured"] is False
+    assert shown["sora"]["configured"] is True

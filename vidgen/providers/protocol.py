@@ -20,8 +20,9 @@ A new provider NAME is these, and no `if` anywhere else:
                                      in formats/all.py
     README.md                        rows in "What works with what" and "Settings"
 
-Limits, breakers, stored keys, prices, metrics, `vidgen doctor`, `vidgen dev`, command line and API
-follow from VENDOR. What the vendor ignores in silence is refused by the model's declaration.
+Those of other packages stand behind `foreign.py`, which keeps them to all this. Limits, breakers,
+stored keys, prices, metrics, `vidgen doctor`, `vidgen dev`, command line and API follow from
+VENDOR. What the vendor ignores in silence is refused by the model's declaration.
 """
 
 from collections.abc import AsyncIterator, Mapping
