@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import aiohttp
@@ -520,3 +521,19 @@ async def test_what_is_no_answer_of_s3_is_an_error_of_ours(status: int, body: by
         if status != 403:  # where there may be no such object
             with pytest.raises(StorageError):
                 await storage.head("k")
+
+
+@pytest.mark.parametrize(
+    ("region", "host"),
+    [
+        ("eu-central-1", "videos.s3.amazonaws.com"),
+        ("us-gov-west-1", "videos.s3.us-gov-west-1.amazonaws.com"),
+        ("cn-north-1", "videos.s3.cn-north-1.amazonaws.com.cn"),
+    ],
+)
+async def test_the_buckets_of_aws_are_found_in_every_part_of_the_world(
+    region: str, host: str
+) -> None:
+    bucket = Bucket(name="videos", region=region, access_key_id="a", secret_access_key="b")
+    async with Storage.open(bucket) as storage:
+        assert urlsplit(await storage.signed_base()).hostname == host

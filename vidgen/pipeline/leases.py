@@ -365,11 +365,10 @@ class Leases:
             return
         self._claiming.add(job_id)
         try:
-            job = await self._claim(job_id)
-            if job is None:
+            held = await self._taken(job_id)
+            if held is None:
                 yield None
                 return
-            held = self._held[job_id] = Held(self, job)
             try:
                 if self._handing_over:
                     held.interrupt(Interruption.HAND_OVER, urgent=self._urgent)
@@ -503,6 +502,14 @@ class Leases:
             await self._resources.dispatcher.send(
                 [Dispatch.for_job(job)], now=self._resources.clock.now()
             )
+
+    async def _taken(self, job_id: UUID) -> Held | None:
+        # By itself, so that no frame keeps the row as it was for as long as the job lasts.
+        job = await self._claim(job_id)
+        if job is None:
+            return None
+        held = self._held[job_id] = Held(self, job)
+        return held
 
     async def _claim(self, job_id: UUID) -> VideoJob | None:
         change = lifecycle.claimed()
