@@ -102,6 +102,23 @@ async def test_a_line_that_does_not_move_is_left() -> None:
         pass
 
 
+async def test_a_line_in_which_others_always_go_first_is_left_in_the_end() -> None:
+    gate, over = Gate(1), False
+
+    async def pass_again_and_again() -> None:
+        while not over:
+            async with gate.place(0):
+                await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):  # so that there is always one in line
+            group.create_task(pass_again_and_again())
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            await gate.enter(1, patience_s=0.01)
+        over = True
+
+
 async def test_those_who_could_do_nothing_with_their_place_do_not_move_a_line() -> None:
     gate = Gate(1)
     await gate.enter(0)

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 
+# Behind ever more urgent ones a line moves for ever.
+LONGEST_PATIENCE = 6
+
 
 class Gate:
     """A semaphore whose waiters are let in by urgency."""
@@ -30,13 +33,14 @@ class Gate:
         """
         Take one place, to be given back by `leave`.
 
-        A line may be long, and is no reason to go away as long as it moves.
+        A line may be long, and is no reason to go away at once as long as it moves.
 
         Args:
-            patience_s: For so long nobody may have passed; None waits for ever.
+            patience_s: For so long nobody may have passed, and six times as long at most is waited;
+                None waits for ever.
 
         Raises:
-            TimeoutError: Nobody did.
+            TimeoutError: Patience is at its end.
         """
         if self._free:
             self._free -= 1
@@ -65,9 +69,12 @@ class Gate:
         self._free += 1
 
     async def _patiently(self, turn: asyncio.Future[None], patience_s: float) -> None:
-        while not turn.done():
+        for _ in range(LONGEST_PATIENCE):
             passed = self._passed
             await asyncio.wait({turn}, timeout=patience_s)
-            if passed == self._passed and not turn.done():
-                turn.cancel()
-                raise TimeoutError(f"nobody passed for {patience_s} s")
+            if turn.done():
+                return
+            if passed == self._passed:
+                break
+        turn.cancel()
+        raise TimeoutError("it was not our turn in time")

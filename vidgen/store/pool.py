@@ -151,7 +151,7 @@ class Database:
         """
         Lend one connection for one short piece of work.
 
-        A line of those who wait for one may take as long as it moves.
+        Whoever waits for one waits up to a minute, as long as others get theirs.
 
         Raises:
             DatabaseError: The server is away, or refuses us; what was under way may or may not
@@ -242,8 +242,8 @@ class Database:
 
     def _exhausted(self) -> DatabaseError:
         return DatabaseError(
-            f"no connection to {_server(self.dsn)} was free or could be made within"
-            f" {ACQUIRE_TIMEOUT_S} s; at most {self._size} are used at once"
+            f"no connection to {_server(self.dsn)} was free or could be made in time;"
+            f" at most {self._size} are used at once"
         )
 
 
