@@ -71,6 +71,19 @@ async def test_a_server_in_trouble_gets_the_bytes_the_long_way_this_once(
     assert long == ["PutObject", "UploadPart"]
 
 
+async def test_a_part_that_was_damaged_on_its_way_goes_the_long_way_this_once(
+    own: Storage, server: S3Server
+) -> None:
+    await acquainted(own, server)
+    long = long_ways(own)
+    server.faults.append(Fault(operation="UploadPart", status=400, code="BadDigest"))
+
+    await upload(own, a_video(6 * MIB))
+    await upload(own, a_video(6 * MIB))
+
+    assert long == ["UploadPart"]
+
+
 async def test_a_connection_that_dies_on_the_short_way_loses_nothing(
     own: Storage, server: S3Server
 ) -> None:

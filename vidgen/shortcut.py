@@ -7,7 +7,7 @@ what carries bytes goes this way first; whatever comes of it but a plain yes is 
 aiobotocore, which knows of retries, regions, redirects and errors:
 
     signed, sent, 2xx                                    done
-    no answer, 408, 429, 5xx                             again, the long way
+    no answer, 408, 429, 5xx, damaged on its way         again, the long way
     refused, and then taken from aiobotocore             again, and from then on only the long way
 
 Addresses, region and the way of signing are read off an address that aiobotocore signs, and the
@@ -20,6 +20,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
+from aiobotocore.awsrequest import AioAWSResponse
 from aiobotocore.credentials import AioCredentials
 from aiohttp import ClientError as ConnectionBrokenError
 from aiohttp import Payload
@@ -40,6 +41,8 @@ _ALGORITHM = "AWS4-HMAC-SHA256"
 _HASH = "x-amz-content-sha256"
 _MARK = "vidgen"  # a key of which every letter stands in the address as it is
 _PASSING = frozenset({408, 429})
+# What servers call a body that is not what its checksum says: AWS and Swift, MinIO and Ceph.
+MISMATCHES = frozenset({"BadDigest", "XAmzContentChecksumMismatch"})
 
 
 class Part:
@@ -174,8 +177,9 @@ class Shortcut:
         if answer.status_code in {HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT}:
             taken: Mapping[str, str] = answer.headers
             return taken
-        is_passing = answer.status_code in _PASSING or answer.status_code >= 500
-        return None if is_passing else int(answer.status_code)
+        if answer.status_code in _PASSING or answer.status_code >= 500 or await _is_damaged(answer):
+            return None
+        return int(answer.status_code)
 
     async def _signed(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
         credentials = await self._credentials.get_frozen_credentials()
@@ -212,6 +216,11 @@ class Shortcut:
             return False
         self._base, self._region = address.removesuffix(_MARK), scope[-3]
         return True
+
+
+async def _is_damaged(answer: AioAWSResponse) -> bool:
+    text: bytes = await answer.content  # type: ignore[misc]  # a coroutine, unlike botocore's
+    return any(code.encode() in text for code in MISMATCHES)
 
 
 def _host(address: SplitResult) -> str:

@@ -57,7 +57,7 @@ from vidgen.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from vidgen.shortcut import Part, Piece, Shortcut
+from vidgen.shortcut import MISMATCHES, Part, Piece, Shortcut
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -89,8 +89,6 @@ _SEALED = (
     "x-amz-server-side-encryption-aws-kms-key-id",
     "x-amz-server-side-encryption-customer-algorithm",
 )
-# What servers call a body that is not what its checksum says: AWS and Swift, MinIO and Ceph.
-_MISMATCHES = frozenset({"BadDigest", "XAmzContentChecksumMismatch"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -578,7 +576,7 @@ class Storage:
                         ChecksumCRC32=of_others,
                     )
                 except ClientError as error:
-                    if error.response.get("Error", {}).get("Code") not in _MISMATCHES:
+                    if error.response.get("Error", {}).get("Code") not in MISMATCHES:
                         raise
                     return True
         except StorageError:
