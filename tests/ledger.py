@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vidgen import lifecycle
-from vidgen.job import EventType, JobStatus, Stage, VideoJob
+from vidgen.job import EventType, JobEvent, JobStatus, JsonValue, Stage, VideoJob
 from vidgen.store import budgets, events, ledger
 from vidgen.store.pool import Connection
 
@@ -22,13 +22,16 @@ class Books:
     uncertain: int
 
 
-def told(job: VideoJob, overtaken: Sequence[int] = ()) -> Books:
-    """What the row says; *overtaken* are the prices of targets whose receipts came too late."""
+def told(job: VideoJob, unknown_micros: Sequence[int] = ()) -> Books:
+    """
+    What the row says; *unknown_micros* are the prices of attempts that only their targets know, as
+    far as the timeline tells of them.
+    """
     paid, estimate = job.actual_cost_micros or 0, job.estimated_cost_micros or 0
     brought_nothing = job.status in {JobStatus.FAILED, JobStatus.CANCELLED}
     wasted = paid if brought_nothing else job.lost_cost_micros
-    unknown = lifecycle.unknown_attempts(job) - len(overtaken)
-    uncertain = unknown * estimate + sum(overtaken)
+    unknown = lifecycle.unknown_attempts(job) - len(unknown_micros)
+    uncertain = unknown * estimate + sum(unknown_micros)
     waits = job.stage is Stage.QUEUED or lifecycle.outstanding(job)
     return Books(
         open=estimate if waits and not job.is_final else 0,
@@ -52,10 +55,36 @@ async def entered(connection: Connection, job: VideoJob) -> Books:
 async def assert_kept(connection: Connection, *jobs: VideoJob) -> None:
     """The ledger agrees with each row, and the counts of the budgets with the ledger."""
     for job in jobs:
-        overtaken = [
-            int(str(event.detail["estimated_cost_micros"] or 0))
-            for event in await events.of_job(connection, job.id)
-            if event.type is EventType.OVERTAKEN
-        ]
-        assert (job.id, await entered(connection, job)) == (job.id, told(job, overtaken))
+        prices = _unknown(job, await events.of_job(connection, job.id))
+        assert (job.id, await entered(connection, job)) == (job.id, told(job, prices))
     assert await budgets.discrepancies(connection) == []
+
+
+def _unknown(job: VideoJob, history: Sequence[JobEvent]) -> list[int]:
+    """The prices of attempts that only their targets know, as far as the timeline tells."""
+    targets = job.targets or (job,)
+    target, found = 0, list[int | None]()
+    for event in history:
+        match event.type:
+            case EventType.REROUTED:
+                target = _number(event.detail["to"])
+            case EventType.SUBMITTED if event.detail.get("returned"):
+                target = _number(event.detail["target"])
+            case EventType.RETRIED if event.detail["pays_again"]:
+                target = 0
+            case EventType.REATTEMPTED if event.detail.get("may_be_paid_twice"):
+                found.append(targets[target].estimated_cost_micros)
+            case EventType.OVERTAKEN:
+                price = event.detail["estimated_cost_micros"]
+                assert price is None or isinstance(price, int)
+                found.append(price)
+            case _:
+                pass
+    return [price or 0 for price in found]
+
+
+def _number(place: JsonValue) -> int:
+    assert isinstance(place, dict)  # as `lifecycle` writes it
+    number = place["target"]
+    assert isinstance(number, int)
+    return number

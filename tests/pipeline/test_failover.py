@@ -24,10 +24,12 @@ from vidgen.resources import open_resources
 from vidgen.settings import Settings
 from vidgen.simulator.control import Charge, ProviderSimulator
 from vidgen.simulator.server import SimulatorServer
-from vidgen.store import budgets, ledger
+from vidgen.store import budgets, history, ledger
 from vidgen.store.rows import request_of
 
 __all__ = ["quick"]
+
+PAID = {"charged", "wasted"}
 
 LITE = "veo-3.1-lite-generate-preview"
 SORA = VideoRequest(
@@ -64,8 +66,8 @@ def bills(simulator: SimulatorServer) -> tuple[int, int]:
 
 
 async def moves(carrier: Carrier, job: VideoJob) -> list[JobEvent]:
-    history = await carrier.queue.history(job.id)
-    return [event for event in history if event.type is EventType.REROUTED]
+    happened = await carrier.queue.history(job.id)
+    return [event for event in happened if event.type is EventType.REROUTED]
 
 
 # What is done to the first provider, and what comes out: which is named by the reason to move on,
@@ -440,3 +442,58 @@ async def test_a_receipt_that_comes_too_late_is_told_in_the_timeline_and_counted
         ("reserved", 1, "sora", 400_000, False),
         ("wasted", 1, "sora", 400_000, True),
     ]
+
+
+async def test_what_only_a_target_that_was_left_knows_stays_at_the_price_of_that_target(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    changed = carrier.resources.settings.model_copy(update={"on_submit_unknown": "resubmit"})
+    object.__setattr__(carrier.resources, "settings", changed)
+    simulator.veo.script(a_rule("submit accept-then-disconnect", times=1))
+    simulator.veo.script(a_rule("submit 429-per-day"))
+
+    job = await carrier.finish(await carrier.enqueue(VEO))
+
+    [moved] = await moves(carrier, job)
+    assert (job.status, job.provider, moved.detail["reason"]) == (
+        JobStatus.COMPLETED,
+        "sora",
+        "quota",
+    )
+    assert (job.actual_cost_micros, job.unknown_attempts) == (400_000, 1)
+    assert lifecycle.spent_micros(job) == 800_000  # its ceiling counts the dearest
+    async with carrier.resources.database.connection() as connection:
+        await assert_kept(connection, job)
+        today = await history.spend_today(connection)
+        entries = await ledger.of_job(connection, job.id)
+    assert (today.spend_micros, today.unknown_micros) == (400_000, 200_000)
+    paid = [
+        (one.kind, one.provider, one.micros, one.uncertain) for one in entries if one.kind in PAID
+    ]
+    assert paid == [("wasted", "veo", 200_000, True), ("charged", "sora", 400_000, False)]
+
+
+async def test_a_retry_by_hand_begins_at_the_first_target_and_keeps_what_the_last_one_may_bill(
+    carrier: Carrier, simulator: SimulatorServer
+) -> None:
+    simulator.sora.script(a_rule("submit 429-insufficient_quota", times=1))
+    simulator.veo.script(a_rule("submit accept-then-disconnect", times=1))
+    failed = await carrier.finish(await carrier.enqueue(SORA))
+    assert (failed.provider, failed.error_code) == ("veo", "submit_unknown")
+
+    job = await carrier.finish(await carrier.queue.retry(failed.id))
+
+    assert (job.status, job.provider, job.actual_cost_micros) == (
+        JobStatus.COMPLETED,
+        "sora",
+        400_000,
+    )
+    async with carrier.resources.database.connection() as connection:
+        today = await history.spend_today(connection)
+        sums = await ledger.balance(connection, [job.id])
+    assert (job.unknown_attempts, today.unknown_micros, sums.uncertain_micros) == (
+        1,
+        200_000,
+        200_000,
+    )
+    assert (sums.charged_micros, sums.open_micros) == (400_000, 0)

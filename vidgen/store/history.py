@@ -213,12 +213,11 @@ async def spend_today(connection: Connection) -> Spend:
                        WHEN 'completed' THEN lost_cost_micros
                        ELSE coalesce(actual_cost_micros, 0)
                    END AS lost_micros,
-                   -- As `lifecycle.unknown_attempts` counts.
-                   (unknown_attempts + (status <> 'completed' AND CASE
-                       WHEN stage IN ('submitting', 'generating')
-                       THEN settled_attempt IS DISTINCT FROM attempt
-                       ELSE stage = 'transferring' AND actual_cost_micros IS NULL
-                   END)::integer) * coalesce(estimated_cost_micros, 0) AS unknown_micros
+                   -- At the prices of the targets that it was: the job may have moved on since.
+                   CASE WHEN vidgen_unknown_attempts(video_jobs) > 0 THEN (
+                       SELECT coalesce(sum(micros), 0) FROM ledger
+                       WHERE job_id = video_jobs.id AND uncertain
+                   ) ELSE 0 END AS unknown_micros
             FROM video_jobs
             WHERE completed_at >= date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
         )
