@@ -36,4 +36,5 @@ async def test_chaos_loses_nothing_and_pays_nothing_twice(server_folder: Path, s
     assert (card.defects, card.ended_alone) == ((), 0), card.figures()
     assert card.completed + sum(card.failed.values()) == card.jobs == JOBS
     assert card.unknown == card.failed.get("submit_unknown", 0)
-    assert card.books_off_micros == 0, card.figures()
+    assert card.moved, card.figures()
+    assert (card.books_off_micros, card.budgets_off) == (0, 0), card.figures()

@@ -18,7 +18,7 @@ from vidgen import lifecycle
 from vidgen.errors import ContentBlockedError, StorageDeniedError
 from vidgen.job import VideoJob, VideoRequest
 from vidgen.queue import VideoQueue
-from vidgen.store import erasure
+from vidgen.store import erasure, reuses
 
 pytestmark = TOGETHER
 
@@ -397,4 +397,16 @@ async def test_an_archived_video_is_not_played(open_page: OpenPage, world: World
     page = await open_page(f"#/jobs/{job.id}")
 
     await expect(page.locator(".prompt")).to_have_text("No longer kept.")
+    await expect(page.locator("video")).to_have_count(0)
+
+
+async def test_a_video_that_is_not_in_the_bucket_any_more_is_not_played(
+    open_page: OpenPage, world: World
+) -> None:
+    job = await world.hand.carry(await ask(world))
+    async with world.resources.database.connection() as connection:
+        await reuses.missed(connection, job.id)
+    page = await open_page(f"#/jobs/{job.id}")
+
+    await expect(page.locator(".banner")).to_contain_text("not in the bucket any more")
     await expect(page.locator("video")).to_have_count(0)

@@ -180,13 +180,14 @@ export function mount(root, context) {
   }
 
   function drawReason() {
-    const words = `${job.status} ${job.error_code} ${job.error_message} ${job.actual_cost_micros}`;
+    const words = `${job.status} ${job.error_code} ${job.error_message} ${job.actual_cost_micros} ${job.gone_at}`;
     if (reason.dataset.words === words) return;
     reason.dataset.words = words;
     show(reason, true);
     if (job.status === "cancelled") swap(reason, banner("off", "stop", "Cancelled", cancelledCost()));
     else if (job.status === "failed") swap(reason, banner("bad", "failed", job.error_code, job.error_message, codeMeans(job.error_code)));
     else if (job.error_message && !isFinal(job)) swap(reason, banner("", "retry", job.error_code, job.error_message, "It goes on by itself."));
+    else if (job.gone_at && !job.archived_at) swap(reason, banner("off", "stop", "Gone", "The video is not in the bucket any more."));
     else show(reason, false);
   }
 
