@@ -23,9 +23,11 @@ PAID = {"charged", "wasted"}
 
 
 def without_keys(resources: Resources) -> None:
+    """As a worker has it whose settings name no key."""
     config = resources.providers.config
     nothing = {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": "https://api.openai.com/v1"}
-    object.__setattr__(config, "endpoints", config.endpoints.over(nothing))
+    keyless = replace(config, endpoints=config.endpoints.over(nothing))
+    object.__setattr__(resources, "providers", replace(resources.providers, config=keyless))
 
 
 async def test_a_key_that_is_gone_says_nothing_about_a_submit_that_may_have_arrived(
@@ -33,14 +35,13 @@ async def test_a_key_that_is_gone_says_nothing_about_a_submit_that_may_have_arri
 ) -> None:
     simulator.sora.script(a_rule("submit accept-then-disconnect", times=1))
     job = await carrier.carry(await carrier.enqueue(SORA))
-    config = carrier.resources.providers.config
-    before = config.endpoints
+    before = carrier.resources.providers
     without_keys(carrier.resources)
 
     job = await carrier.carry(job)
 
     assert (job.stage, job.attempt, job.status) == (Stage.SUBMITTING, 1, JobStatus.PROCESSING)
-    object.__setattr__(config, "endpoints", before)
+    object.__setattr__(carrier.resources, "providers", before)
     done = await carrier.finish(job)
     assert (done.status, done.attempt, len(simulator.sora.bill)) == (JobStatus.COMPLETED, 1, 1)
 
