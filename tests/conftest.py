@@ -41,6 +41,7 @@ S3_ACCESS_KEY = "test-access-key"
 S3_SECRET_KEY = "test-secret-key"
 BUCKET = "videos"
 TEMPLATE = "vidgen_template"
+SHARED = "test_shared"
 LEAK_TIMEOUT_S = 2  # the other end of a closed connection notices a moment later
 
 # The rows of other tables go with their jobs.
@@ -198,10 +199,10 @@ async def database_url(
 @pytest.fixture(scope="session")
 def shared_database_url(postgres_server: PostgresServer, migrated_template: str) -> Iterator[str]:
     """One database for all tests that leave the schema alone: quicker emptied than copied."""
-    name = "test_shared"
-    asyncio.run(_execute(postgres_server, f"CREATE DATABASE {name} TEMPLATE {migrated_template}"))
-    yield _in_database(postgres_server.url, name)
-    asyncio.run(_execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
+    create = f"CREATE DATABASE {SHARED} TEMPLATE {migrated_template}"
+    asyncio.run(_execute(postgres_server, create))
+    yield _in_database(postgres_server.url, SHARED)
+    asyncio.run(_execute(postgres_server, f"DROP DATABASE {SHARED} WITH (FORCE)"))
 
 
 @pytest.fixture
@@ -287,18 +288,29 @@ def models_read_once() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-async def s3(tmp_path: Path, models_read_once: None) -> AsyncIterator["S3Server"]:
-    """An S3 server of the test's own with the bucket `videos`."""
-    from vidgen.simulator.s3 import S3Server
+@pytest.fixture(scope="session")
+def s3_template(server_folder: Path) -> Path:
+    """What the disk of an S3 server with the bucket `videos` begins with; it is only copied."""
     from vidgen.simulator.s3.disk import Disk
 
-    folder = tmp_path / "s3"
+    folder = server_folder / "s3"
     folder.mkdir()
-    with closing(Disk(folder)) as disk:  # a client for this one request takes 0.1 s
+    with closing(Disk(folder)) as disk:
         disk.create_bucket(BUCKET)
-    async with S3Server(folder, access_key=S3_ACCESS_KEY, secret_key=S3_SECRET_KEY) as server:
-        yield server
+    return folder
+
+
+@pytest.fixture
+async def s3(
+    server_folder: Path, s3_template: Path, models_read_once: None
+) -> AsyncIterator["S3Server"]:
+    """An S3 server of the test's own with the bucket `videos`, in memory if the others are."""
+    from vidgen.simulator.s3 import S3Server
+
+    with tempfile.TemporaryDirectory(dir=server_folder, prefix="s3-") as name:
+        folder = shutil.copytree(s3_template, Path(name), dirs_exist_ok=True)
+        async with S3Server(folder, access_key=S3_ACCESS_KEY, secret_key=S3_SECRET_KEY) as server:
+            yield server
 
 
 @pytest.fixture
@@ -422,17 +434,22 @@ async def _database(server: PostgresServer, template: str) -> AsyncIterator[str]
     await _execute(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     try:
         yield _in_database(server.url, name)
-
-        async def connections() -> list[asyncpg.Record]:
-            statement = """
-                SELECT pid, query FROM pg_stat_activity
-                WHERE datname = $1 AND backend_type = 'client backend'
-            """
-            return await _execute(server, statement, name)
-
-        await _none_left("connections to PostgreSQL", connections)
+        await no_connection_left(server, name)
     finally:
         await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def no_connection_left(server: PostgresServer, name: str) -> None:
+    """Fail if somebody is still in the database *name* when all should have left."""
+
+    async def connections() -> list[asyncpg.Record]:
+        statement = """
+            SELECT pid, query FROM pg_stat_activity
+            WHERE datname = $1 AND backend_type = 'client backend'
+        """
+        return await _execute(server, statement, name)
+
+    await _none_left("connections to PostgreSQL", connections)
 
 
 async def _execute(server: PostgresServer, statement: str, *values: str) -> list[asyncpg.Record]:

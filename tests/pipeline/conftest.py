@@ -7,7 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from tests.conftest import SHARED, no_connection_left
 from vidgen import VideoJob, VideoRequest
+from vidgen.dev.servers import PostgresServer
 from vidgen.dispatch import Dispatch
 from vidgen.live import Wakes
 from vidgen.pipeline import sweep
@@ -58,6 +60,15 @@ class Carrier:
 
     async def sweep(self) -> None:
         await sweep.sweep(self.resources, self.leases)
+
+
+@pytest.fixture
+async def database_url(
+    postgres_server: PostgresServer, emptied_database_url: str
+) -> AsyncIterator[str]:
+    """No test here touches the schema, so one database serves all; connections left open fail."""
+    yield emptied_database_url
+    await no_connection_left(postgres_server, SHARED)
 
 
 @pytest.fixture
