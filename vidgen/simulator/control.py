@@ -327,6 +327,15 @@ class ProviderSimulator:
             self.on_change(generation, "accepted")
         return generation
 
+    def listed(self, project: str) -> list[Generation]:
+        """What a list shows to the keys of *project* by now, the newest first."""
+        now = unix_now()
+        return [
+            generation
+            for generation in reversed(self.generations.values())
+            if generation.wish.project == project and generation.listed_at <= now
+        ]
+
     def forget(self, generation: Generation) -> None:
         """Delete *generation* as its owner asked; the bill keeps it."""
         del self.generations[generation.id]

@@ -94,13 +94,10 @@ class _KlingServer:
         page, size = query.get("pageNum", "1"), query.get("pageSize", "30")
         if not (page.isdecimal() and size.isdecimal() and 1 <= int(size) <= 500):
             return refuse(_invalid("pageSize is 1 to 500"))
-        now = unix_now()
         found = [
             generation
-            for generation in reversed(self.simulator.generations.values())
-            if generation.wish.project == project
-            and generation.wish.parameters["subpath"] == subpath
-            and generation.listed_at <= now
+            for generation in self.simulator.listed(project)
+            if generation.wish.parameters["subpath"] == subpath
         ]
         begin = (int(page) - 1) * int(size)
         data: list[JsonValue] = [self.task(each) for each in found[begin : begin + int(size)]]

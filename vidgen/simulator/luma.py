@@ -9,31 +9,32 @@ Results lie at /results/{id}.mp4?signature=, with the newest first in the list.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
 from aiohttp import web
 
 from vidgen.job import JsonValue
-from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish, unix_now
+from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish
 from vidgen.simulator.faults import Refusal
 from vidgen.simulator.plain import (
-    found,
+    create,
     is_about_money,
     is_fetchable,
     iso,
     owner_of,
     result,
+    retrieve,
     signed,
+    to_cancel,
     unknown_fields,
 )
 from vidgen.simulator.wire import (
     Incoming,
     SimulatedWire,
     json_answer,
-    look,
     obey,
     serve,
-    submit,
 )
 
 BASE = "/dream-machine/v1"
@@ -94,13 +95,13 @@ class _LumaServer:
     foreign: ProviderSimulator
 
     async def create(self, incoming: Incoming) -> web.StreamResponse:
-        project = owner_of(incoming, self.simulator)
-        if isinstance(project, Refusal):
-            return refuse(project)
-        wish = read_wish(incoming.json, project)
-        if isinstance(wish, Refusal):
-            return refuse(wish)
-        return await submit(incoming, self.simulator, wish, refuse=refuse, answer=self.created)
+        return await create(
+            incoming,
+            self.simulator,
+            partial(read_wish, incoming.json),
+            refuse=refuse,
+            answer=self.created,
+        )
 
     async def index(self, incoming: Incoming) -> web.StreamResponse:
         project = owner_of(incoming, self.simulator)
@@ -109,15 +110,11 @@ class _LumaServer:
         obeyed = await obey(incoming, self.simulator, "list", refuse=refuse)
         if obeyed is not None:
             return obeyed
-        query, now = incoming.request.query, unix_now()
+        query = incoming.request.query
         limit, offset = query.get("limit", "100"), query.get("offset", "0")
         if not (limit.isdecimal() and offset.isdecimal()):
             return refuse(_invalid("limit", "a whole number"))
-        mine = [
-            generation
-            for generation in reversed(self.simulator.generations.values())
-            if generation.wish.project == project and generation.listed_at <= now
-        ]
+        mine = self.simulator.listed(project)
         end = int(offset) + int(limit)
         shown: list[JsonValue] = [self.body(each) for each in mine[int(offset) : end]]
         return json_answer(
@@ -131,18 +128,12 @@ class _LumaServer:
         )
 
     async def retrieve(self, incoming: Incoming) -> web.StreamResponse:
-        generation = found(incoming, self.simulator)
-        if isinstance(generation, Refusal):
-            return refuse(generation)
-        return await look(incoming, self.simulator, generation, refuse=refuse, answer=self.shown)
+        return await retrieve(incoming, self.simulator, refuse=refuse, answer=self.shown)
 
     async def delete(self, incoming: Incoming) -> web.StreamResponse:
-        generation = found(incoming, self.simulator)
-        if isinstance(generation, Refusal):
-            return refuse(generation)
-        obeyed = await obey(incoming, self.simulator, "cancel", refuse=refuse)
-        if obeyed is not None:
-            return obeyed
+        generation = await to_cancel(incoming, self.simulator, refuse=refuse)
+        if isinstance(generation, web.StreamResponse):
+            return generation
         self.simulator.forget(generation)
         return web.Response(status=204)
 

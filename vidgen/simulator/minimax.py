@@ -20,7 +20,7 @@ from secrets import randbelow, token_hex
 from aiohttp import web
 
 from vidgen.job import JsonValue
-from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish, unix_now
+from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish
 from vidgen.simulator.faults import Refusal
 from vidgen.simulator.plain import is_data_image
 from vidgen.simulator.signed import clip_address, clip_route
@@ -113,12 +113,7 @@ class _Second:
         obeyed = await obey(incoming, self.simulator, "list", refuse=self.refuse)
         if obeyed is not None:
             return obeyed
-        now = unix_now()
-        found = [
-            each
-            for each in reversed(self.simulator.generations.values())
-            if each.wish.project == project and each.listed_at <= now
-        ]
+        found = self.simulator.listed(project)
         size = int(incoming.request.query.get("page_size", "10"))
         begin = (int(incoming.request.query.get("page_num", "1")) - 1) * size
         items: list[JsonValue] = [self.task(each) for each in found[begin : begin + size]]

@@ -6,7 +6,7 @@ The signature of a result's address is another one after each look, as with the 
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from secrets import token_hex
@@ -15,9 +15,19 @@ from aiohttp import web
 
 from vidgen.job import JsonValue
 from vidgen.simulator import clips
-from vidgen.simulator.control import Drawn, Generation, ProviderSimulator
+from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish
 from vidgen.simulator.faults import Refusal
-from vidgen.simulator.wire import Incoming, Refuse, clip_of, deliver, not_ready, project_of
+from vidgen.simulator.wire import (
+    Incoming,
+    Refuse,
+    clip_of,
+    deliver,
+    look,
+    not_ready,
+    obey,
+    project_of,
+    submit,
+)
 
 
 def owner_of(incoming: Incoming, simulator: ProviderSimulator) -> str | Refusal:
@@ -35,6 +45,47 @@ def found(incoming: Incoming, simulator: ProviderSimulator) -> Generation | Refu
     if generation is None or generation.wish.project != project:
         return Refusal(status=404, message="There is nothing of this id.")
     return generation
+
+
+async def create(
+    incoming: Incoming,
+    simulator: ProviderSimulator,
+    read: Callable[[str], Wish | Refusal],
+    *,
+    refuse: Refuse,
+    answer: Callable[[Generation], web.StreamResponse],
+) -> web.StreamResponse:
+    """Take on what *read* finds asked for on behalf of the key's project."""
+    project = owner_of(incoming, simulator)
+    wish = project if isinstance(project, Refusal) else read(project)
+    if isinstance(wish, Refusal):
+        return refuse(wish)
+    return await submit(incoming, simulator, wish, refuse=refuse, answer=answer)
+
+
+async def retrieve(
+    incoming: Incoming,
+    simulator: ProviderSimulator,
+    *,
+    refuse: Refuse,
+    answer: Callable[[Generation, Drawn], Awaitable[web.StreamResponse]],
+) -> web.StreamResponse:
+    """Show where the generation stands that the address names."""
+    generation = found(incoming, simulator)
+    if isinstance(generation, Refusal):
+        return refuse(generation)
+    return await look(incoming, simulator, generation, refuse=refuse, answer=answer)
+
+
+async def to_cancel(
+    incoming: Incoming, simulator: ProviderSimulator, *, refuse: Refuse
+) -> Generation | web.StreamResponse:
+    """What shall be cancelled, or the answer in its place."""
+    generation = found(incoming, simulator)
+    if isinstance(generation, Refusal):
+        return refuse(generation)
+    obeyed = await obey(incoming, simulator, "cancel", refuse=refuse)
+    return generation if obeyed is None else obeyed
 
 
 def is_about_money(refusal: Refusal) -> bool:

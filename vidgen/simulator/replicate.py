@@ -11,6 +11,7 @@ What a model does not know in its input goes unnoticed, as with the real ones.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from secrets import token_hex
 
 from aiohttp import web
@@ -18,15 +19,22 @@ from aiohttp import web
 from vidgen.job import JsonValue
 from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish, unix_now
 from vidgen.simulator.faults import Outcome, Refusal
-from vidgen.simulator.plain import found, is_about_money, iso, owner_of, result, signed
+from vidgen.simulator.plain import (
+    create,
+    is_about_money,
+    iso,
+    owner_of,
+    result,
+    retrieve,
+    signed,
+    to_cancel,
+)
 from vidgen.simulator.wire import (
     Incoming,
     SimulatedWire,
     json_answer,
-    look,
     obey,
     serve,
-    submit,
 )
 
 PAGE_LENGTH = 100
@@ -77,13 +85,13 @@ class _ReplicateServer:
     foreign: ProviderSimulator
 
     async def create(self, incoming: Incoming) -> web.StreamResponse:
-        project = owner_of(incoming, self.simulator)
-        if isinstance(project, Refusal):
-            return refuse(project)
-        wish = read_wish(incoming, project)
-        if isinstance(wish, Refusal):
-            return refuse(wish)
-        return await submit(incoming, self.simulator, wish, refuse=refuse, answer=self.created)
+        return await create(
+            incoming,
+            self.simulator,
+            partial(read_wish, incoming),
+            refuse=refuse,
+            answer=self.created,
+        )
 
     async def index(self, incoming: Incoming) -> web.StreamResponse:
         project = owner_of(incoming, self.simulator)
@@ -92,32 +100,22 @@ class _ReplicateServer:
         obeyed = await obey(incoming, self.simulator, "list", refuse=refuse)
         if obeyed is not None:
             return obeyed
-        cursor, now = incoming.request.query.get("cursor", "0"), unix_now()
+        cursor = incoming.request.query.get("cursor", "0")
         if not cursor.isdecimal():
             return refuse(Refusal(status=400, message="The cursor is not valid."))
-        mine = [
-            generation
-            for generation in reversed(self.simulator.generations.values())
-            if generation.wish.project == project and generation.listed_at <= now
-        ]
+        mine = self.simulator.listed(project)
         end = int(cursor) + PAGE_LENGTH
         shown: list[JsonValue] = [self.prediction(each) for each in mine[int(cursor) : end]]
         more = f"{self.simulator.url}/predictions?cursor={end}" if end < len(mine) else None
         return json_answer({"previous": None, "next": more, "results": shown})
 
     async def retrieve(self, incoming: Incoming) -> web.StreamResponse:
-        generation = found(incoming, self.simulator)
-        if isinstance(generation, Refusal):
-            return refuse(generation)
-        return await look(incoming, self.simulator, generation, refuse=refuse, answer=self.shown)
+        return await retrieve(incoming, self.simulator, refuse=refuse, answer=self.shown)
 
     async def cancel(self, incoming: Incoming) -> web.StreamResponse:
-        generation = found(incoming, self.simulator)
-        if isinstance(generation, Refusal):
-            return refuse(generation)
-        obeyed = await obey(incoming, self.simulator, "cancel", refuse=refuse)
-        if obeyed is not None:
-            return obeyed
+        generation = await to_cancel(incoming, self.simulator, refuse=refuse)
+        if isinstance(generation, web.StreamResponse):
+            return generation
         if not generation.is_due():
             generation.fate, generation.fate_is_sealed = Outcome(name="cancelled"), True
             generation.ready_at = unix_now()

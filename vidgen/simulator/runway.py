@@ -18,24 +18,23 @@ from vidgen.job import JsonValue
 from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish
 from vidgen.simulator.faults import Outcome, Refusal
 from vidgen.simulator.plain import (
-    found,
+    create,
     is_about_money,
     is_data_image,
     is_fetchable,
     iso,
     owner_of,
     result,
+    retrieve,
     signed,
+    to_cancel,
     unknown_fields,
 )
 from vidgen.simulator.wire import (
     Incoming,
     SimulatedWire,
     json_answer,
-    look,
-    obey,
     serve,
-    submit,
 )
 
 API_VERSION = "2024-11-06"
@@ -122,28 +121,21 @@ class _RunwayServer:
     foreign: ProviderSimulator
 
     async def create(self, incoming: Incoming) -> web.StreamResponse:
-        project = owner_of(incoming, self.simulator)
-        if isinstance(project, Refusal):
-            return refuse(project)
-        wrong = _wrong_version(incoming)
-        wish = wrong or read_wish(incoming, project)
-        if isinstance(wish, Refusal):
-            return refuse(wish)
-        return await submit(incoming, self.simulator, wish, refuse=refuse, answer=_receipt)
+        return await create(
+            incoming,
+            self.simulator,
+            lambda project: _wrong_version(incoming) or read_wish(incoming, project),
+            refuse=refuse,
+            answer=_receipt,
+        )
 
     async def retrieve(self, incoming: Incoming) -> web.StreamResponse:
-        generation = found(incoming, self.simulator)
-        if isinstance(generation, Refusal):
-            return refuse(generation)
-        return await look(incoming, self.simulator, generation, refuse=refuse, answer=self.shown)
+        return await retrieve(incoming, self.simulator, refuse=refuse, answer=self.shown)
 
     async def delete(self, incoming: Incoming) -> web.StreamResponse:
-        generation = found(incoming, self.simulator)
-        if isinstance(generation, Refusal):
-            return refuse(generation)
-        obeyed = await obey(incoming, self.simulator, "cancel", refuse=refuse)
-        if obeyed is not None:
-            return obeyed
+        generation = await to_cancel(incoming, self.simulator, refuse=refuse)
+        if isinstance(generation, web.StreamResponse):
+            return generation
         self.simulator.forget(generation)
         return web.Response(status=204)
 

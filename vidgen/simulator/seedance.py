@@ -16,7 +16,7 @@ from secrets import token_hex
 from aiohttp import web
 
 from vidgen.job import JsonValue
-from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish, unix_now
+from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish
 from vidgen.simulator.faults import Refusal
 from vidgen.simulator.plain import is_data_image
 from vidgen.simulator.signed import clip_address, clip_route
@@ -115,15 +115,13 @@ class _ArkServer:
         obeyed = await obey(incoming, self.simulator, "list", refuse=refuse)
         if obeyed is not None:
             return obeyed
-        query, now = incoming.request.query, unix_now()
+        query = incoming.request.query
         wanted = set(query.getall("filter.task_ids", []))
         status = query.get("filter.status")
         tasks = [
             self.task(each)
-            for each in reversed(self.simulator.generations.values())
-            if each.wish.project == project
-            and each.listed_at <= now
-            and (not wanted or each.id in wanted)
+            for each in self.simulator.listed(project)
+            if not wanted or each.id in wanted
         ]
         found = [task for task in tasks if status in {None, task["status"]}]
         size, page = int(query.get("page_size", "20")), int(query.get("page_num", "1"))

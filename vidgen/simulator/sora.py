@@ -21,7 +21,7 @@ from aiohttp import web
 
 from vidgen.job import JsonValue
 from vidgen.simulator import clips
-from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish, unix_now
+from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish
 from vidgen.simulator.faults import Outcome, Refusal
 from vidgen.simulator.sora_request import DIALECTS, Dialect, invalid, read_page, read_wish
 from vidgen.simulator.wire import (
@@ -91,13 +91,8 @@ class _SoraServer:
         if isinstance(page, Refusal):
             return self.refuse(page)
         limit, order, after = page
-        now = unix_now()
-        found = [
-            generation
-            for generation in self.simulator.generations.values()
-            if generation.wish.project == project and generation.listed_at <= now
-        ]
-        if order == "desc":
+        found = self.simulator.listed(project)
+        if order != "desc":
             found.reverse()
         start = next((n + 1 for n, generation in enumerate(found) if generation.id == after), 0)
         rest = found[start:]

@@ -15,7 +15,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from vidgen.job import JsonValue
-from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish, unix_now
+from vidgen.simulator.control import Drawn, Generation, ProviderSimulator, Wish
 from vidgen.simulator.faults import Outcome, Refusal
 from vidgen.simulator.plain import is_data_image
 from vidgen.simulator.signed import clip_address, clip_route
@@ -109,12 +109,8 @@ class _DashScopeServer:
         obeyed = await obey(incoming, self.simulator, "list", refuse=refuse)
         if obeyed is not None:
             return obeyed
-        query, now = incoming.request.query, unix_now()
-        found = [
-            each
-            for each in reversed(self.simulator.generations.values())
-            if each.wish.project == project and each.listed_at <= now
-        ]
+        query = incoming.request.query
+        found = self.simulator.listed(project)
         size, page = int(query.get("page_size", "10")), int(query.get("page_no", "1"))
         data: list[JsonValue] = [
             {"task_id": each.id, "model_name": each.wish.model, "status": self.status(each)}
