@@ -87,6 +87,12 @@ class Program:
 
 
 @pytest.fixture
+def database_url(emptied_database_url: str) -> str:
+    """No command here touches the schema, so one database serves them all."""
+    return emptied_database_url
+
+
+@pytest.fixture
 def vidgen(settings: Settings, tmp_path: Path) -> Program:
     return Program(environment_of(settings), tmp_path)
 
