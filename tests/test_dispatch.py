@@ -86,12 +86,19 @@ class Inbox:
         self.taken.append((job_id, epoch, looks))
         self.taken_at.append(now())
 
-    async def empty(self, url: str, *, as_we_do: bool = False) -> None:
-        """Let a worker run until nothing is left, over arq's own connections or over ours."""
+    async def empty(self, url: str, *, as_we_do: bool = False, places: int = 0) -> None:
+        """
+        Let a worker run until nothing is left, over arq's own connections or over ours.
+
+        Args:
+            places: So many are taken at once, though arq begins with one after the other.
+        """
+        ours = arq_redis(arq_settings(url), QUEUE)
+        ours.free = lambda: places
         worker = Worker(
             [func(self.take, name=FUNCTION)],  # type: ignore[arg-type]  # bound: it has no ctx
             redis_settings=arq_settings(url),
-            redis_pool=arq_redis(arq_settings(url), QUEUE) if as_we_do else None,
+            redis_pool=ours if as_we_do else None,
             queue_name=QUEUE,
             burst=True,
             max_jobs=1,
@@ -308,14 +315,42 @@ async def test_a_worker_leaves_in_redis_what_it_has_no_room_for(
     await worker.aclose(close_connection_pool=True)
 
 
+async def test_a_worker_takes_what_it_has_places_for_and_leaves_the_others_to_its_peers(
+    redis_url: str, redis: Redis, dispatcher: Dispatcher
+) -> None:
+    sent = [a_dispatch(number) for number in range(1, 11)]
+    names = [each.id for each in sent]
+    await dispatcher.send(sent, now=now() - timedelta(seconds=1))
+    worker, peer = (arq_redis(arq_settings(redis_url), QUEUE) for _ in range(2))
+    worker.free, peer.free = (lambda: 4), (lambda: 10)
+
+    async def look(worker: ArqRedis) -> list[str]:
+        due_ms = round(now().timestamp() * 1000)
+        found = await worker.zrangebyscore(QUEUE, min=float("-inf"), max=due_ms, start=0, num=200)
+        return [name.decode() for name in found]
+
+    assert await look(worker) == names
+    assert list(worker.taken) == names[:4]
+    assert await look(peer) == names[4:]
+    assert list(peer.taken) == names[4:]
+    # What arq did not come to is offered again, and not taken a second time.
+    assert await look(worker) == names
+    assert list(worker.taken) == names[:4]
+
+    assert await redis.exists(*(IN_PROGRESS_PREFIX + name for name in names)) == 10
+    for each in (worker, peer):
+        await each.aclose(close_connection_pool=True)
+
+
+@pytest.mark.parametrize("places", [0, 7, 100], ids=["one by one", "some", "all at once"])
 async def test_of_two_workers_only_one_takes_a_dispatch(
-    redis_url: str, redis: Redis, dispatcher: Dispatcher, inbox: Inbox
+    redis_url: str, redis: Redis, dispatcher: Dispatcher, inbox: Inbox, places: int
 ) -> None:
     await dispatcher.send([a_dispatch(number) for number in range(40)], now=now())
 
     async with asyncio.TaskGroup() as group:
         for _ in range(2):
-            group.create_task(inbox.empty(redis_url, as_we_do=True))
+            group.create_task(inbox.empty(redis_url, as_we_do=True, places=places))
 
     assert sorted(inbox.numbers) == list(range(40))
     assert [key async for key in redis.scan_iter("arq:*")] == []
@@ -355,14 +390,12 @@ async def test_a_dispatch_that_somebody_took_off_is_not_taken(
     await dispatcher.send([a_dispatch(1), a_dispatch(2)], now=now())
     worker, peer = (arq_redis(arq_settings(redis_url), QUEUE) for _ in range(2))
     taken, gone = a_dispatch(1).id, a_dispatch(2).id
-    marks = {id_: IN_PROGRESS_PREFIX + id_ for id_ in (taken, gone)}
     await dispatcher.take_off(gone)
 
-    assert await worker.take(taken, marks[taken], 1000)
-    assert not await peer.take(taken, marks[taken], 1000)
-    assert not await peer.take(gone, marks[gone], 1000)
+    assert await worker.take([gone, taken], 1000) == {taken}
+    assert await peer.take([taken, gone], 1000) == set()
 
-    assert not await redis.exists(marks[gone])
+    assert not await redis.exists(IN_PROGRESS_PREFIX + gone)
     for each in (worker, peer):
         await each.aclose(close_connection_pool=True)
 

@@ -17,7 +17,6 @@ from redis.asyncio import Redis
 from vidgen.dispatch import Dispatch, Dispatcher, arq_settings, open_redis
 from vidgen.line import (
     HEAD_START_MS,
-    IN_PROGRESS_PREFIX,
     LINE_BEGIN,
     LINE_END,
     line_up,
@@ -74,7 +73,7 @@ class Line:
         taken = []
         for _ in range(jobs):
             [id_, *_] = [name.decode() for name in await self.look()]
-            assert await self.worker.take(id_, IN_PROGRESS_PREFIX + id_, 1000)
+            assert await self.worker.take([id_], 1000)
             await self.dispatcher.take_off(id_)
             taken.append(self._users.get(id_, id_))
         return taken

@@ -13,9 +13,10 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
+from itertools import chain, islice
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -86,6 +87,8 @@ DISPATCH_TIMEOUT_S = 8 * 24 * 3600
 # arq 0.28 counts a delivery cut by a deploy as a try, and stops at the last one; attempts are in
 # PostgreSQL.
 MAX_TRIES = 10**6
+# For so long a dispatch stays marked as taken, as arq does it.
+MARK_MS = (DISPATCH_TIMEOUT_S + 10) * 1000
 CRON_TIMEOUT_S = 600
 # Longer than any stall: with a shorter one a late worker runs the same tick a second time.
 CRON_KEEP_RESULT_S = 3600
@@ -137,7 +140,7 @@ class House:
     def free(self) -> int:
         """How many places no job has, once we are open."""
         _, leases, _ = self._ready.result()
-        return self._settings.concurrency - leases.count
+        return self._settings.concurrency - leases.under_way
 
     async def open(self) -> None:
         """
@@ -261,20 +264,28 @@ class House:
         )
 
 
-# What arq does with WATCH and five commands more, in four round trips: take a dispatch that nobody
-# else has taken. The message comes with it, for which arq would ask next. Those of a priority that
-# line up later begin where this one did.
+# What arq does with WATCH and five commands more, in four round trips for each: take dispatches
+# that nobody else has taken. Their messages come with them, for which arq would ask next. Those of
+# a priority that line up later begin where these did.
 _TAKE = """
-local score = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or nil)
-if not score or score > tonumber(ARGV[2]) then return false end
-if not redis.call('SET', KEYS[2], ARGV[4], 'NX', 'PX', ARGV[3])
-    and redis.call('GET', KEYS[2]) ~= ARGV[4] then return false end
-local message = redis.call('GET', KEYS[3]) or ''
-if score >= tonumber(ARGV[5]) and score < tonumber(ARGV[6]) then
-    local priority = string.match(message, '"share":%["([1-9]):')
-    if priority then redis.call('ZADD', KEYS[4], 'XX', 'GT', score, priority) end
+local function take(id, mark, message_key)
+    local score = tonumber(redis.call('ZSCORE', KEYS[1], id) or nil)
+    if not score or score > tonumber(ARGV[1]) then return false end
+    if not redis.call('SET', mark, ARGV[3], 'NX', 'PX', ARGV[2])
+        and redis.call('GET', mark) ~= ARGV[3] then return false end
+    local message = redis.call('GET', message_key) or ''
+    if score >= tonumber(ARGV[4]) and score < tonumber(ARGV[5]) then
+        local priority = string.match(message, '"share":%["([1-9]):')
+        if priority then redis.call('ZADD', KEYS[2], 'XX', 'GT', score, priority) end
+    end
+    return message
 end
-return message
+local messages = {}
+for n = 6, #ARGV do
+    local at = 2 * (n - 5)
+    messages[n - 5] = take(ARGV[n], KEYS[at + 1], KEYS[at + 2])
+end
+return messages
 """
 
 
@@ -321,7 +332,9 @@ class _SteadyPipeline(Pipeline):
         if self._mark is not None:
             await self.reset()
             _, _, keep_ms, _ = commands[0]
-            if not await self.redis.take(self._id, self._mark, keep_ms):
+            if self.redis.taken.pop(self._id, None) is None and not await self.redis.take(
+                [self._id], keep_ms
+            ):
                 raise WatchError("somebody else has it")
             return [True]
         if commands and commands[0][0] == "GET":
@@ -364,6 +377,7 @@ class _SteadyRedis(ArqRedis):
         room: Tells how many dispatches may be taken now.
         free: How many places of the worker no job has.
         scores: Of those dispatches that the last look found, by arq's clock.
+        taken: Those that are ours already, until arq begins with them, with these scores.
         messages: Of those that were taken, until arq asks for them.
         gone: Which of those that end now have been taken off.
     """
@@ -376,6 +390,7 @@ class _SteadyRedis(ArqRedis):
     taking: AsyncScript
     room: Callable[[], int]
     scores: dict[str, int]
+    taken: dict[str, int]
     messages: dict[str, bytes]
     gone: set[str]
     next_look_at = 0.0
@@ -398,8 +413,28 @@ class _SteadyRedis(ArqRedis):
             await line_up(self.lining_up, name, self.clock.now())
             due = await self._due(name, min, max + ahead_ms, options)
         self.next_look_at = 0.0 if due else now + IDLE_LOOK_S
-        self.scores = {id_.decode(): score - ahead_ms for id_, score in due}
-        return [id_ for id_, _ in due]
+        found = self.taken | {id_.decode(): score - ahead_ms for id_, score in due}
+        lost = await self._take_at_once(found)
+        self.scores = {id_: score for id_, score in found.items() if id_ not in lost}
+        return [id_.encode() for id_ in self.scores]
+
+    async def _take_at_once(self, found: dict[str, int]) -> set[str]:
+        """
+        Take those of *found* for which there are places now; which of them somebody else has.
+
+        The others arq takes one by one as places become free, and so it does with cron's ticks.
+        """
+        # Each that comes first gets its place, whether or not it is taken here.
+        ids = [
+            id_
+            for id_ in islice(found, max(self.free(), 0))
+            if id_ not in self.taken and Dispatch.of(id_) is not None
+        ]
+        if len(ids) < 2:
+            return set()
+        ours = await self.take(ids, MARK_MS)
+        self.taken |= {id_: found[id_] for id_ in ids if id_ in ours}
+        return set(ids) - ours
 
     def _has_to_line_up(
         self, due: list[tuple[bytes, int]], limit: int, now: float, *, rung: bool
@@ -425,30 +460,33 @@ class _SteadyRedis(ArqRedis):
         if left_s > 0:
             await self.bell.wait(min(left_s, POLL_DELAY_S))
 
-    async def take(self, id_: str, mark: str, keep_ms: int) -> bool:
-        """Whether the dispatch *id_* is ours now; its message is kept then."""
-        message_key = f"{MESSAGE_PREFIX}{id_}"
+    async def take(self, ids: Sequence[str], keep_ms: int) -> set[str]:
+        """Which of the dispatches *ids* are ours now; their messages are kept then."""
+        message_keys = [f"{MESSAGE_PREFIX}{id_}" for id_ in ids]
+        marks = [f"{IN_PROGRESS_PREFIX}{id_}" for id_ in ids]
         now_ms = round(self.clock.now().timestamp() * 1000)
         try:
-            message = await self.taking(
+            messages = await self.taking(
                 keys=[
                     self.default_queue_name,
-                    mark,
-                    message_key,
                     shares_name(self.default_queue_name),
+                    *chain.from_iterable(zip(marks, message_keys, strict=True)),
                 ],
                 # Our own sign: asked again because the answer was lost, it is ours all the same.
-                args=[id_, now_ms, keep_ms, secrets.token_hex(8), LINE_FROM, LINE_END],
+                args=[now_ms, keep_ms, secrets.token_hex(8), LINE_FROM, LINE_END, *ids],
             )
         except RedisError:
-            # The mark may be set: then the sweep finds that nobody works on it.
-            return False
-        if message is None:
-            return False
-        # Of cron's ticks arq counts the tries itself.
-        if message and Dispatch.of(id_) is not None:
-            self.messages[message_key] = message
-        return True
+            # The marks may be set: then the sweep finds that nobody works on them.
+            return set()
+        ours = set()
+        for id_, key, message in zip(ids, message_keys, messages or [], strict=bool(messages)):
+            if message is None:
+                continue
+            ours.add(id_)
+            # Of cron's ticks arq counts the tries itself.
+            if message and Dispatch.of(id_) is not None:
+                self.messages[key] = message
+        return ours
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
@@ -534,7 +572,7 @@ def arq_redis(settings: RedisSettings, queue_name: str) -> _SteadyRedis:
     redis.free = lambda: 0  # until the worker knows
     redis.lining_up = lining_up(redis)
     redis.taking = redis.register_script(_TAKE)
-    redis.scores, redis.messages, redis.gone = {}, {}, set()
+    redis.scores, redis.taken, redis.messages, redis.gone = {}, {}, {}, set()
     redis.job_serializer = orjson.dumps
     redis.job_deserializer = orjson.loads
     redis.default_queue_name = queue_name

@@ -258,6 +258,11 @@ class Leases:
         return len(self._held)
 
     @property
+    def under_way(self) -> int:
+        """How many jobs we hold or are about to."""
+        return len(self._claiming)
+
+    @property
     def room(self) -> int:
         """How many more jobs may be taken to be claimed now."""
         return CLAIMS - (len(self._claiming) - len(self._held))
