@@ -48,6 +48,7 @@ async def test_an_event_keeps_the_state_it_led_to(connection: Connection) -> Non
         "code": "content_blocked",
         "message": "blocked: {braces}",
         "provider_code": "moderation_blocked",
+        "cost_micros": None,
     }
     assert event.at.tzinfo is not None
 
