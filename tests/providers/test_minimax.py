@@ -235,6 +235,9 @@ def test_each_word_has_its_meaning_in_both_versions() -> None:
     for status, said, charged, cost in (
         ("expired", {}, True, None),
         ("expired", spent, True, 800_000),
+        ("failed", {}, False, None),
+        ("failed", spent, True, 800_000),
+        ("failed", spent | {"usage": {"total_seconds": 0}}, False, 0),
         ("succeeded", {}, False, None),
         ("succeeded", spent, True, 800_000),
     ):

@@ -24,9 +24,10 @@ and delete, and the prices; ComfyUI `comfy_api_nodes/apis/minimax.py` for v1. Mi
 SDK for videos to be run against a simulator.
 
 Not verified, since no paid key was used: whether failed generations are billed (they count as not
-charged, as resellers say of MiniMax's own bills); whether v1 takes a lone query with task 0 as a
-question about the key alone (so is `accepts` asked there); how long v1 keeps a file; whether a
-Token Plan key opens v2 (its documentation says that v2 is pay-as-you-go).
+charged, as resellers say of MiniMax's own bills, unless the task counts seconds for one); whether
+v1 takes a lone query with task 0 as a question about the key alone (so is `accepts` asked there);
+how long v1 keeps a file; whether a Token Plan key opens v2 (its documentation says that v2 is
+pay-as-you-go).
 """
 
 import re
@@ -289,7 +290,8 @@ def parse_second(vendor: Vendor, task: Mapping[str, Any], model: str) -> Progres
     if status in _FAILED:
         error = task.get("error")
         code, _ = _code_of(error if isinstance(error, dict) else {})
-        return Failed(error=coded.verdict(vendor, code, _KINDS.get(code or "")))
+        verdict = coded.verdict(vendor, code, _KINDS.get(code or ""))
+        return Failed(error=verdict, charged=bool(cost), cost_micros=cost)
     if status not in _SUCCEEDED:
         return Running()
     content = task.get("content")
