@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -22,6 +22,7 @@ from vidgen import Fallback, JobStatus, VideoJob, VideoRequest, lifecycle
 from vidgen.catalog.vendors import _plugins
 from vidgen.job import EventType
 from vidgen.pipeline.recall import recall
+from vidgen.providers.protocol import Overview, Running
 from vidgen.server.steering import provider_documents
 from vidgen.settings import Settings
 from vidgen.simulator.clips import render
@@ -34,7 +35,15 @@ from contextlib import asynccontextmanager
 
 from vidgen.catalog import Interface, Model, Price, Vendor
 from vidgen.job import Operation
-from vidgen.providers.protocol import Asset, Listing, ResultStream, Running, Submitted, Succeeded
+from vidgen.providers.protocol import (
+    Asset,
+    Listing,
+    Overview,
+    ResultStream,
+    Running,
+    Submitted,
+    Succeeded,
+)
 
 BILL = []
 FAULTS = {}
@@ -101,8 +110,11 @@ class Finding(Provider):
 
 class ListingMany(Provider):
     async def look_through(self, wanted, credential, pages):
-        RUNNING.clear()
-        return happens("look_through") or {}
+        if FAULTS["look_through"]:
+            RUNNING.clear()  # from here on each look by itself finds a video
+            return happens("look_through")
+        done = Succeeded(assets=(Asset(variant="video", uri="a"),))
+        return Overview(found={each.id: done for each in wanted}, pages=1)
 
 
 MADE_BY = [Provider]
@@ -212,7 +224,18 @@ async def test_a_search_that_breaks_proves_nothing(carrier: Carrier, package: An
     assert not package.FAULTS["find_recent"]
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("no"), SystemExit(3), "garbage", {"0": "garbage"}])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RuntimeError("no"),
+        SystemExit(3),
+        "garbage",
+        {"0": Running()},
+        Overview(found=cast("Any", {"0": "garbage"}), pages=1),
+        Overview(found={}, pages=cast("Any", None)),
+    ],
+    ids=["raises", "exits", "garbage", "mapping", "garbage within", "no pages"],
+)
 async def test_a_list_that_breaks_leaves_the_others_alone(
     carrier: Carrier, package: Any, fault: object
 ) -> None:
@@ -227,6 +250,19 @@ async def test_a_list_that_breaks_leaves_the_others_alone(
 
     assert {end.result().status for end in ends} == {JobStatus.COMPLETED}
     assert not package.FAULTS["look_through"]
+    assert len(package.BILL) == 3
+
+
+async def test_what_its_list_tells_is_believed(carrier: Carrier, package: Any) -> None:
+    package.MADE_BY[0] = package.ListingMany
+    package.FAULTS["look_through"] = []
+    package.RUNNING |= {"0", "1", "2"}  # so says every look of its own
+    jobs = [await carrier.enqueue(ONE) for _ in range(3)]
+
+    async with asyncio.TaskGroup() as group:
+        ends = [group.create_task(carrier.finish(job)) for job in jobs]
+
+    assert {end.result().status for end in ends} == {JobStatus.COMPLETED}
     assert len(package.BILL) == 3
 
 

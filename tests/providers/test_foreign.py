@@ -28,6 +28,7 @@ from vidgen.providers.protocol import (
     Credential,
     Failed,
     Listing,
+    Overview,
     Progress,
     Provider,
     ResultStream,
@@ -212,15 +213,36 @@ async def test_figures_that_are_none_are_left_out() -> None:
 async def test_a_list_that_is_none_proves_nothing(found: object) -> None:
     with pytest.raises(PluginFailedError):
         await DEEDS["find_recent"](guarded(found))
-    with pytest.raises(PluginFailedError):
-        await DEEDS["look_through"](guarded(found))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        {"1": Running()},
+        Listing(candidates=(OPERATION,)),
+        Overview(found=cast("Any", [("1", Running())]), pages=1),
+        Overview(found={"1": cast("Progress", "running")}, pages=1),
+        Overview(found={"1": Running()}, pages=-1),
+        Overview(found={"1": Running()}, pages=cast("int", "1")),
+        Overview(found={"1": Running()}, pages=True),
+    ],
+)
+async def test_an_overview_that_is_none_tells_of_nobody(told: object) -> None:
+    with pytest.raises(PluginFailedError, match=r"look_through"):
+        await DEEDS["look_through"](guarded(told))
 
 
 async def test_a_list_is_believed_in_what_it_plainly_says() -> None:
     found = Listing(candidates=[OPERATION], trusted=cast("bool", "yes"))  # type: ignore[arg-type]  # as they do
 
     assert await DEEDS["find_recent"](guarded(found)) == Listing(candidates=(OPERATION,))
-    assert await DEEDS["look_through"](guarded({"1": Running(), 2: Running()})) == {"1": Running()}
+
+
+async def test_an_overview_is_of_operations_and_of_no_more_pages_than_were_wanted() -> None:
+    named = Overview(found={"1": Running(), cast("str", 2): Running()}, pages=10**400)
+
+    assert await DEEDS["look_through"](guarded(named)) == Overview(found={"1": Running()}, pages=1)
 
 
 def test_it_can_list_only_if_its_package_can() -> None:

@@ -34,6 +34,7 @@ from vidgen.providers.protocol import (
     Credential,
     Failed,
     Listing,
+    Overview,
     Progress,
     Provider,
     ResultStream,
@@ -274,17 +275,25 @@ class _ListingMany(Foreign):
 
     async def look_through(
         self, wanted: Sequence[Operation], credential: Credential, pages: int
-    ) -> Mapping[str, Progress]:
+    ) -> Overview:
         """What its list says about *wanted*."""
         with self._guarded("look_through"):
-            found = await self._inner.look_through(wanted, credential, pages)  # type: ignore[attr-defined]  # `foreign` has looked
-            if not isinstance(found, Mapping):
-                raise self._wrong("look_through", found)
-            return {
-                name: self._progress("look_through", progress)
-                for name, progress in found.items()
-                if isinstance(name, str)
-            }
+            told = await self._inner.look_through(wanted, credential, pages)  # type: ignore[attr-defined]  # `foreign` has looked
+            if not isinstance(told, Overview):
+                raise self._wrong("look_through", told)
+            found: object = told.found
+            asked: object = told.pages
+            if not isinstance(found, Mapping) or type(asked) is not int or asked < 0:
+                raise self._wrong("look_through", told)
+            return Overview(
+                found={
+                    name: self._progress("look_through", progress)
+                    for name, progress in found.items()
+                    if isinstance(name, str)
+                },
+                # The next list comes the later the more questions this one took.
+                pages=min(asked, pages),
+            )
 
 
 class _FindingAndListing(_Finding, _ListingMany):
