@@ -17,6 +17,7 @@ from vidgen.errors import (
     LeaseLostError,
     PluginBrokenError,
     PluginFailedError,
+    ProviderError,
     RateLimitedError,
     SubmitUnknownError,
     TransientError,
@@ -55,6 +56,30 @@ RAISED: list[BaseException] = [
     asyncio.CancelledError(),
     LeaseLostError("not its own to say"),
 ]
+
+
+class WordlessError(TransientError):
+    """An error of their own that has nothing of ours."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+
+class NamelessError(TransientError):
+    code = cast("str", 7)
+
+
+class SealedError(InputRejectedError):
+    @property
+    def message(self) -> str:
+        raise RuntimeError
+
+    @message.setter
+    def message(self, _: str) -> None:
+        """Keep nothing."""
+
+
+UNFIT: list[ProviderError] = [WordlessError("busy"), NamelessError("busy"), SealedError("no")]
 
 
 class Whatever:
@@ -155,6 +180,24 @@ async def test_an_error_is_made_fit_for_a_row() -> None:
 
     assert error.message == "ab" + "c" * 498
     assert (error.retry_after_s, error.provider_code, error.http_status) == (None, None, None)
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("error", UNFIT, ids=lambda error: type(error).__name__)
+async def test_an_error_that_fits_no_row_is_an_answer_that_nobody_can_read(
+    deed: str, error: ProviderError
+) -> None:
+    with pytest.raises(PluginFailedError, match=f"acme raised {type(error).__name__} in {deed}"):
+        await DEEDS[deed](guarded(error))
+
+
+@pytest.mark.parametrize("error", UNFIT, ids=lambda error: type(error).__name__)
+async def test_an_error_that_fits_no_row_says_nothing_of_the_money(error: ProviderError) -> None:
+    with pytest.raises(SubmitUnknownError):
+        await guarded(error).submit(SUBMISSION, KEY)
+
+    told = guarded(Submitted(operation=OPERATION, progress=Failed(error=error)))
+    assert await told.submit(SUBMISSION, KEY) == Submitted(operation=OPERATION)
 
 
 @pytest.mark.parametrize(
@@ -287,9 +330,15 @@ async def test_good_bytes_come_through() -> None:
         lambda: a_result([b"a", RuntimeError("cut")]),
         lambda: a_result([b"a", SystemExit(3)]),
         lambda: a_result([b"a"], SystemExit(3)),
+        lambda: a_result([b"a", WordlessError("cut")]),
+        lambda: a_result([b"a"], WordlessError("cut")),
+        lambda: a_result([b"a"], LeaseLostError("not its own to say")),
         lambda: a_result(None),
     ],
-    ids=["none", "text", "raises amid", "exits amid", "exits at the end", "no bytes"],
+    ids=[
+        *("none", "text", "raises amid", "exits amid", "exits at the end", "unfit amid"),
+        *("unfit at the end", "not its own at the end", "no bytes"),
+    ],
 )
 async def test_bytes_that_are_none_are_a_download_to_make_again(
     opened: Callable[[], object],
@@ -321,6 +370,6 @@ async def test_somebody_else_s_cancellation_is_none_of_its_faults() -> None:
             await foreign(cast("Provider", Sleeps(None)), "acme").poll(OPERATION, KEY)
 
 
-@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", [*RAISED, *UNFIT], ids=lambda error: type(error).__name__)
 async def test_what_its_end_raises_holds_up_nobody(error: BaseException) -> None:
-    await guarded(fresh(error)).aclose()
+    await guarded(error).aclose()

@@ -156,12 +156,24 @@ class Foreign:
         try:
             yield
         except known as error:
-            _fit(error)
+            self.fit(deed, error)
             raise
         except _WHATEVER as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
             raise self.failed(deed, error) from error
+
+    def fit(self, deed: str, error: VidgenError) -> None:
+        """
+        Leave nothing in *error* that a row, a log or a header does not take.
+
+        Raises:
+            PluginFailedError: Its class is one of theirs, and lacks what ours have.
+        """
+        try:
+            _fit(error)
+        except _WHATEVER as unfit:
+            raise self.failed(deed, error) from unfit
 
     def failed(self, deed: str, error: BaseException) -> PluginFailedError:
         """The error for *error*, whose words may hold a key or a prompt; the log has them once."""
@@ -225,7 +237,7 @@ class Foreign:
                     expires_at=_moment(expires_at),
                 )
             case Failed(error=ProviderError() as error, charged=charged):
-                _fit(error)
+                self.fit(deed, error)
                 return replace(found, charged=charged is not False)
             case _:
                 raise self._wrong(deed, found)
@@ -314,10 +326,11 @@ class _Closing:
         try:
             # What is under way goes on, whatever is answered.
             await self._opened.__aexit__(*why)  # type: ignore[attr-defined]  # as above
-        except VidgenError:
-            raise
         except _WHATEVER as error:
             if error is why[1] or (isinstance(error, asyncio.CancelledError) and _is_cancelled()):
+                raise
+            if isinstance(error, ProviderError):
+                self._of.fit("open_result", error)
                 raise
             raise self._of.failed("open_result", error) from error
 
@@ -333,7 +346,8 @@ def _is_cancelled() -> bool:
 
 
 def _fit(error: VidgenError) -> None:
-    """Leave nothing in *error* that a row, a log or a header does not take."""
+    if word(error.code) != error.code or type(error.retryable) is not bool:
+        raise ValueError("neither code nor retryable may be anything else")
     error.message = cleaned(error.message)[:MAX_SENTENCE] or "The provider gives no reason."
     wish = number(error.retry_after_s)
     error.retry_after_s = None if wish is None else bounded_wait(wish)
