@@ -154,6 +154,18 @@ async def test_who_cannot_be_asked_now_is_asked_again(own: Storage, server: S3Se
     assert open_uploads(server) == []
 
 
+async def test_who_breaks_at_each_wrong_checksum_gets_md5(own: Storage, server: S3Server) -> None:
+    server.faults.append(Fault(operation="UploadPart", times=6))
+
+    with pytest.raises(StorageUnavailableError, match="try a checksum"):
+        await upload(own, a_video(12 * MIB))
+    await upload(own, a_video(12 * MIB))
+
+    assert own._compares_crc32 is False
+    assert await own.exists("a/b.mp4")
+    assert open_uploads(server) == []
+
+
 @pytest.mark.parametrize("is_known", [True, False], ids=["by crc32", "by md5"])
 async def test_a_corrupted_part_is_noticed(own: Storage, server: S3Server, is_known: bool) -> None:
     own._compares_crc32 = is_known

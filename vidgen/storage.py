@@ -73,6 +73,8 @@ CALL_TIMEOUT_S = 60  # one small exchange with its retries
 PART_TIMEOUT_S = 300  # one part with its retries: 8 MiB at 0.3 Mbit/s
 COMPLETE_TIMEOUT_S = 180  # S3 may take minutes to put thousands of parts together
 ABORT_TIMEOUT_S = 10
+# Whoever breaks each time over the checksum of other bytes gets MD5.
+MAX_TRIALS = 2
 MAX_PRESIGNED_S = 7 * 24 * 3600
 # SHA-256 costs about 0.6 ms per MiB and a hop to a thread 0.1 ms. What is announced to be larger is
 # hashed part by part in a thread, beside the next part's arrival; the rest on the loop, chunk by
@@ -184,6 +186,7 @@ class Storage:
         self._parts = asyncio.Semaphore(max(1, bucket.memory_bytes // bucket.part_size_bytes))
         # Whether the server compares a part's CRC-32 with what came; None as long as nobody knows.
         self._compares_crc32: bool | None = None
+        self._trials = 0
 
     @classmethod
     @asynccontextmanager
@@ -580,6 +583,9 @@ class Storage:
                         raise
                     return True
         except StorageError:
+            self._trials += 1
+            if self._trials >= MAX_TRIALS:
+                return False
             await self._abort(upload.key, upload.id)
             raise
         return False

@@ -116,6 +116,23 @@ async def test_an_input_image_is_fetched_up_to_its_limit() -> None:
     await http.aclose()
 
 
+async def test_an_answer_of_a_length_that_cannot_be_stops_nobody() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n"
+            b"Content-Length: 18446744073709551615\r\n\r\n"
+        )
+        writer.close()
+
+    http = ProviderHttp(allow_private_addresses=True)
+    async with await asyncio.start_server(handler, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        for _ in range(3):  # aiohttp reads all but the first from a body that it has used
+            assert await http.fetch(f"http://{host}:{port}/", max_bytes=1000) == b""
+    await http.aclose()
+
+
 @pytest.mark.parametrize(
     ("status", "kind"), [(404, InputRejectedError), (503, TransientError), (429, TransientError)]
 )
