@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from vidgen.dispatch import open_redis
 from vidgen.errors import DispatchError
+from vidgen.line import HEAD_START_MS
 from vidgen.ratelimit import HORIZON_S, LATE_MS, MARGIN_S, MARK, WINDOW_S, RateLimit, Turn
 from vidgen.resources import open_resources
 from vidgen.settings import Settings
@@ -440,6 +441,34 @@ async def test_while_those_of_a_priority_share_hardly_anybody_without_one_goes_b
     assert max(play.served_s) < 60 * (50 / 10 + 2), "nothing is wasted"
     urgent_s, others_s = play.served_s[:40], play.served_s[40:]
     assert sum(served_s < max(urgent_s) for served_s in others_s) <= 4
+
+
+async def test_a_head_start_is_used_up_by_what_is_served_on_it(redis: Redis) -> None:
+    urgent = [Asker(at_s=0, user_id="ada", priority=1, seconds=20) for _ in range(55)]
+    others = [Asker(at_s=1, user_id="bob", seconds=20) for _ in range(5)]
+
+    play = await played(redis, 10, [*urgent, *others])
+
+    assert_never_more_than(10, play.turns_ms)
+    assert max(play.served_s) < 60 * (60 / 10 + 2), "nothing is wasted"
+    before = sum(served_s < min(play.served_s[55:]) for served_s in play.served_s[:55])
+    on_head_start = HEAD_START_MS // 20_000
+    assert on_head_start <= before <= on_head_start + 2 * 10, "turns within a horizon are reserved"
+    # From then on they take turns.
+    assert max(play.served_s[55:]) - min(play.served_s[55:]) <= 2 * WINDOW_S
+
+
+async def test_whoever_joins_a_priority_begins_where_its_head_start_has_got_to(
+    redis: Redis,
+) -> None:
+    first = [Asker(at_s=0, user_id="ada", priority=1, seconds=20) for _ in range(60)]
+    joined = [Asker(at_s=250, user_id="eve", priority=1, seconds=20) for _ in range(25)]
+    others = [Asker(at_s=251, user_id="bob", seconds=20) for _ in range(4)]
+
+    play = await played(redis, 10, [*first, *joined, *others])
+
+    before = sum(250 < served_s < max(play.served_s[85:]) for served_s in play.served_s[60:85])
+    assert before <= 15, "she has no head start of her own before those of bob"
 
 
 async def test_a_quota_is_shared_by_the_seconds_of_video(redis: Redis) -> None:

@@ -10,8 +10,12 @@ Many users may share one quota. Each has a line of their own, and what they got 
 seconds of video: start-time fair queueing, of P. Goyal, H. Vin and H. Cheng (SIGCOMM 1996), with a
 burst. A turn is denied as long as somebody waits who got less; one that nobody else could use now
 is not. Who comes after a while without jobs may catch up on two windows of the limit, so that a few
-videos need not share with thousands that were there before. Jobs with a priority wait behind no
-line; those of the same one share among themselves.
+videos need not share with thousands that were there before.
+
+A step of priority is a head start of `HEAD_START_MS` of video, as in `vidgen.line`. Those of one
+priority share among themselves: who joins them begins where they have got to. Who is on a head
+start comes back before anybody else and waits behind no line; what is served on it uses it up, and
+then they share with everybody, so that nobody waits for ever.
 
 Redis may be emptied at any moment: each process remembers its own turns of the last window and puts
 them back, with the next one it asks for or the next `remind`. So one worker keeps to the limit,
@@ -29,14 +33,14 @@ from redis.asyncio import Redis
 
 from vidgen.dispatch import redis_errors
 from vidgen.job import USUAL_SECONDS
-from vidgen.line import hashed
+from vidgen.line import HEAD_START_MS, hashed
 
 WINDOW_S = 60.0
 # The provider counts what arrives, and a turn may be used late: by `submit.TURN_KEPT_S`, the
 # intent, and the way. Without this margin 67 submits of a limit of 60 arrived within a minute,
 # while three workers on a busy machine were replaced again and again.
 MARGIN_S = 3.0
-# How far ahead turns are handed out; a job of higher priority waits that long at most.
+# How far ahead turns are handed out; who comes with a head start waits that long at most.
 HORIZON_S = 30.0
 
 # Of the horizon: how long before a turn somebody is told to come back for it.
@@ -53,19 +57,19 @@ LATE_MS = 3000
 # For each turn of the limit, of video: what whoever had no jobs for a while may catch up on.
 BURST_MS = 2 * USUAL_SECONDS * 1000
 
-# `lines` has for each user when the last of theirs was told to come back; `shares` what each got,
-# in milliseconds of video since the beginning, and under '' what the one has who is served now.
-# Nobody falls behind that by more than the burst. Each priority has `lines` and `shares` of its
-# own; `ahead` ones, as all with a priority, do not wait behind what others were told.
+# Those of one user and priority wait one behind the other: `lines` has when the last was told to
+# come back. `shares` has what they got, in milliseconds of video since the beginning, head starts
+# taken off; under '' what the one has who is served now, and under a priority how far those of it
+# have got. Nobody falls behind that by more than the burst.
 _RESERVE = """
 local turns, lines, shares, mark_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local limit, window, horizon = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local ahead, job = ARGV[4] == '1', ARGV[5]
+local came_back, job = ARGV[4] == '1', ARGV[5]
 local known_mark, new_mark = ARGV[6], ARGV[7]
 local user, cost, late = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
 local burst = limit * tonumber(ARGV[11])
--- Who has a priority comes back for a turn before anybody else does.
-local early = tonumber(ARGV[12])
+local early, urgent_early = tonumber(ARGV[12]), tonumber(ARGV[13])
+local priority, step = tonumber(ARGV[14]), tonumber(ARGV[15])
 local mark = redis.call('GET', mark_key)
 if not mark then
     redis.call('SET', mark_key, new_mark)
@@ -85,8 +89,21 @@ end
 redis.call('ZREMRANGEBYSCORE', lines, '-inf', now - late)
 local last = tonumber(redis.call('ZSCORE', lines, user) or '0')
 local served = tonumber(redis.call('ZSCORE', shares, '') or '0')
-local least = served - burst
+
+-- Where those of a priority begin who did not fall behind.
+local function reached(of)
+    if of == 0 then return served end
+    local far = tonumber(redis.call('ZSCORE', shares, tostring(of)) or '-inf')
+    return math.max(served - of * step, far)
+end
+
+local begin = reached(priority)
+local least = begin - burst
 local share = math.max(tonumber(redis.call('ZSCORE', shares, user) or least), least)
+-- Before all who have none, also those who have still to catch up.
+local has_head_start = share < served - burst
+if has_head_start then early = urgent_early end
+local ahead = came_back or has_head_start
 
 local function told(back)
     redis.call('ZADD', lines, math.max(back, last), user)
@@ -112,7 +129,10 @@ end
 
 local pace = window / limit
 if at > now and rivals('(' .. share) > 0 then
-    return told(now + math.max(at - now - early, pace))
+    local back = now + math.max(at - now - early, pace)
+    -- On a head start all of them are here at once: from now on one behind the other.
+    if priority > 0 then back = math.max(back, last + pace) end
+    return told(back)
 end
 if at - now <= horizon and (ahead or last <= now) then
     -- A job may need several turns within one window (refused, asked again): each counts.
@@ -120,10 +140,18 @@ if at - now <= horizon and (ahead or last <= now) then
     redis.call('ZADD', turns, at, turn)
     redis.call('PEXPIRE', turns, at - now + window)
     redis.call('ZADD', shares, share + cost, user, math.max(served, share), '')
+    if priority > 0 then
+        redis.call('ZADD', shares, math.max(begin, share), tostring(priority))
+    end
     -- Who fell behind by the whole burst needs no entry, unless they wait.
-    local old = redis.call('ZRANGEBYSCORE', shares, '-inf', least, 'LIMIT', 0, 10)
-    for _, other in ipairs(old) do
-        if other ~= '' and other ~= user and not redis.call('ZSCORE', lines, other) then
+    local old = redis.call(
+        'ZRANGEBYSCORE', shares, '-inf', served - burst, 'WITHSCORES', 'LIMIT', 0, 20
+    )
+    for n = 1, #old, 2 do
+        local other, got = old[n], tonumber(old[n + 1])
+        local of = tonumber(string.match(other, '^(%d):') or string.match(other, '^%d$') or 0)
+        if other ~= '' and other ~= user and got <= reached(of) - burst
+            and not redis.call('ZSCORE', lines, other) then
             redis.call('ZREM', shares, other)
         end
     end
@@ -164,7 +192,8 @@ for n = 3, #ARGV, 2 do
 end
 for _, user in ipairs(redis.call('ZRANGEBYSCORE', lines, '(' .. (now + window), '+inf')) do
     local last = tonumber(redis.call('ZSCORE', lines, user))
-    local longest = now + window + (waiting[user] or 0) * users * window / limit
+    local jobs = waiting[string.match(user, '%x+$')] or 0
+    local longest = now + window + jobs * users * window / limit
     if last > longest then
         redis.call('ZADD', lines, longest, user)
     end
@@ -233,7 +262,7 @@ class RateLimit:
         Args:
             ahead: Do not queue behind those of the same user who were told to come back: for
                 whoever comes back.
-            priority: Above 0 it does not queue either, and shares with those of the same one.
+            priority: For each step a head start, which those of the same one share and use up.
             user_id: Who shares the quota with others; all without one are one user.
             seconds: Of video; what the turn is worth when it is shared.
 
@@ -241,15 +270,17 @@ class RateLimit:
             DispatchError: Redis is away, so nobody knows; nothing may be submitted.
         """
         key = _key(provider, credential_id)
-        apart = f":{priority}" if priority else ""
+        # A release before knows those without a priority by the same name.
+        name = f"{priority}:{hashed(user_id)}" if priority else hashed(user_id)
         async with redis_errors("ask for a turn"):
             while True:
                 args: list[str | int] = [self._limit_per_min, self._window_ms, self._horizon_ms]
-                args += [int(ahead or priority > 0), f"{job_id}", self._mark, secrets.token_hex(8)]
-                args += [hashed(user_id), seconds * 1000, LATE_MS, BURST_MS]
-                args += [round(self._horizon_ms * (URGENT_EARLY if priority else EARLY))]
+                args += [int(ahead), f"{job_id}", self._mark, secrets.token_hex(8)]
+                args += [name, seconds * 1000, LATE_MS, BURST_MS]
+                args += [round(self._horizon_ms * early) for early in (EARLY, URGENT_EARLY)]
+                args += [priority, HEAD_START_MS]
                 reserved, wait_ms, *more = await self._reserve(
-                    keys=[key, f"{key}:lines{apart}", f"{key}:shares{apart}", MARK], args=args
+                    keys=[key, f"{key}:lines", f"{key}:shares", MARK], args=args
                 )
                 if reserved != -1:
                     break
