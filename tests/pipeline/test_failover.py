@@ -75,6 +75,7 @@ async def moves(carrier: Carrier, job: VideoJob) -> list[JobEvent]:
 MATRIX = [
     (SORA, "submit 503", "refused", (0, 1)),
     (SORA, "submit 503-overloaded", "refused", (0, 1)),
+    (SORA, "submit 503-connection-failure", "refused", (0, 1)),
     (SORA, "submit 429-retry-after 90", "refused", (0, 1)),
     (SORA, "submit 404-model", "retired", (0, 1)),
     (SORA, "submit 410", "retired", (0, 1)),
@@ -86,6 +87,7 @@ MATRIX = [
     (SORA, "submit accept-then-502", None, (1, 0)),
     (SORA, "submit accept-then-504", None, (1, 0)),
     (SORA, "submit accept-then-500", None, (1, 0)),
+    (SORA, "submit accept-then-503-connection-termination", None, (1, 0)),
     (SORA, "poll failed", "failed", (0, 1)),
     (SORA, "poll cancelled", "generation_failed", (0, 0)),  # nobody knows what that cost
     (VEO, "submit 503", "refused", (1, 0)),
@@ -95,6 +97,7 @@ MATRIX = [
     (VEO, "submit accept-then-disconnect", "submit_unknown", (0, 1)),
     (VEO, "submit accept-then-502", "submit_unknown", (0, 1)),
     (VEO, "submit accept-then-500", "submit_unknown", (0, 1)),
+    (VEO, "submit accept-then-503-connection-termination", "submit_unknown", (0, 1)),
     (VEO, "submit missing-id", "submit_unknown", (0, 1)),
     (VEO, "poll filtered", "content_blocked", (0, 0)),
 ]

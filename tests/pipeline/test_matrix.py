@@ -174,6 +174,7 @@ ACCEPTED: Mapping[str, Fault] = {
 ASIDE: Mapping[str, Fault] = {
     "303": Fault(rules=always("submit accept-then-303"), outcome=accepted),
     "409": Fault(rules=always("submit accept-then-409"), outcome=accepted),
+    "503": Fault(rules=always("submit accept-then-503-connection-termination"), outcome=accepted),
     "307": Fault(
         rules=always("submit 307"),
         outcome=each(moves("rejected")),

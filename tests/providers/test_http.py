@@ -24,6 +24,7 @@ from vidgen.errors import (
 )
 from vidgen.providers.answer import (
     Answer,
+    by_status,
     moment,
     number,
     poll_hint,
@@ -55,6 +56,10 @@ async def http() -> AsyncIterator[ProviderHttp]:
     found = ProviderHttp()
     yield found
     await found.aclose()
+
+
+def said(status: int, text: str = "") -> Answer:
+    return Answer(status=status, headers={}, body=text.encode())
 
 
 async def refusal(answer: Answer) -> ProviderError:
@@ -134,7 +139,13 @@ async def test_an_answer_of_a_length_that_cannot_be_stops_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(404, InputRejectedError), (503, TransientError), (429, TransientError)]
+    ("status", "kind"),
+    [
+        (404, InputRejectedError),
+        (503, TransientError),
+        (522, TransientError),
+        (429, TransientError),
+    ],
 )
 async def test_an_input_image_that_is_refused_has_its_class(
     status: int, kind: type[ProviderError]
@@ -269,12 +280,63 @@ async def test_a_redirected_submit_is_not_followed(
 
 
 def test_a_status_refuses_a_submit_only_if_nothing_can_have_been_made_of_it() -> None:
-    below_500 = [status for status in range(100, 500) if proves_nothing(status)]
-    refused_later = [status for status in range(500, 600) if not proves_nothing(status)]
+    below_500 = [status for status in range(100, 500) if proves_nothing(said(status))]
+    refused_later = [status for status in range(500, 600) if not proves_nothing(said(status))]
 
     assert below_500 == [*range(100, 200), *range(300, 307), *range(309, 400), 408, 409, 499]
     # Not implemented, busy, overloaded, or a gateway that did not get through.
-    assert refused_later == [501, 503, 521, 522, 523, 529]
+    assert refused_later == [501, 503, 521, 523, 529]
+
+
+ENVOY = "upstream connect error or disconnect/reset before headers"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_open"),
+    [
+        (f"{ENVOY}. reset reason: connection failure", False),
+        (f"{ENVOY}. reset reason: local connection failure", False),
+        (
+            f"{ENVOY}. reset reason: remote connection failure, transport failure reason: delayed"
+            " connect error: 111",
+            False,
+        ),
+        (f"{ENVOY}. reset reason: connection timeout", False),
+        (f"{ENVOY}. reset reason: overflow", False),
+        (f"{ENVOY}. reset reason: remote refused stream reset", False),
+        (f'{{"error": {{"message": "{ENVOY}. reset reason: overflow"}}}}', False),
+        ("no healthy upstream", False),
+        (f"{ENVOY}. reset reason: connection termination", True),
+        (f"{ENVOY}. reset reason: remote reset", True),
+        (f"{ENVOY}. reset reason: local reset", True),
+        (f"{ENVOY}. reset reason: local refused stream reset", True),
+        (f"{ENVOY}. reset reason: protocol error", True),
+        (f"{ENVOY}. reset reason: overload manager reset", True),
+        (f"{ENVOY}. reset reason: connection", True),  # cut short
+        (f"{ENVOY}. retried and the latest reset reason: remote connection failure", True),
+        (ENVOY, True),  # the oldest say no more
+        (f"{ENVOY}. reset reason: remote reset".replace("/", "\\/"), True),  # as PHP writes JSON
+        (f"{ENVOY}. reset reason: overflow".replace("/", "\\/"), False),
+        (f"{ENVOY}. reset reason: overflow; {ENVOY}. reset reason: remote reset", True),
+    ],
+)
+def test_a_503_of_envoy_refuses_a_submit_only_if_it_says_that_it_was_not_passed_on(
+    text: str, is_open: bool
+) -> None:
+    assert proves_nothing(said(503, text)) is is_open
+    kind = SubmitUnknownError if is_open else TransientError
+    assert type(by_status(said(503, text), "submit", "no", wait_s=None)) is kind
+    assert type(by_status(said(503, text), "poll", "no", wait_s=None)) is TransientError
+
+
+async def test_a_submit_that_envoy_may_have_passed_on_is_unknown(http: ProviderHttp) -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        return web.Response(status=503, text=f"{ENVOY}. reset reason: connection termination")
+
+    async with listening(handler) as url:
+        with pytest.raises(SubmitUnknownError, match="answered 503"):
+            await http.exchange("submit", "POST", url, headers={}, json=b"{}")
+        assert (await http.exchange("poll", "GET", url, headers={})).status == 503
 
 
 async def test_a_refusal_is_one_even_if_its_text_is_cut_or_endless(http: ProviderHttp) -> None:

@@ -38,8 +38,9 @@ MIN_SECRET_LENGTH = 4  # to be looked for in an answer: a shorter one is a part 
 
 _NUMERIC = (int, float, str)
 
-# Answers of a gateway in front of the provider: 521, 522 and 523 mean that it did not get through.
-REFUSED_STATUSES = frozenset({425, 503, 521, 522, 523, 529})
+# Answers of a gateway in front of the provider: 521 and 523 mean that it did not get through.
+# Cloudflare's 522 does not: it is also said of a connection that stood and then fell silent.
+REFUSED_STATUSES = frozenset({425, 503, 521, 523, 529})
 TRANSIENT_STATUSES = REFUSED_STATUSES | {408, 500}
 # The same request is to be sent to another address: this one has not carried it out (RFC 9110,
 # 15.4.8 and 15.4.9). After 301, 302 and 303 the answer to it may be what lies there.
@@ -47,6 +48,26 @@ ELSEWHERE_STATUSES = frozenset({307, 308})
 # A time limit, a conflict with itself (a lock, or the same key or mark seen before: OpenAI's SDK
 # takes it for a lock), a gateway that thinks we had left, and whatever broke within.
 _UNPROVEN_STATUSES = frozenset({408, 409, 499, 500})
+# Envoy answers 503 to whatever goes wrong behind it, also once it has passed a request on
+# (`Filter::onUpstreamReset` in its router.cc; envoyproxy/envoy#14981), and OpenAI stands behind one
+# (openai/openai-python#1626). Only its reason tells; where it gives none, or had tried before,
+# nobody knows what became of the first try.
+_ENVOY = re.compile(
+    rb"upstream connect error or disconnect"
+    rb"(?:\\?/reset before headers\. reset reason: ([a-z ]+))?",
+    re.IGNORECASE,
+)
+# No connection, no place for the request, or HTTP/2's word for a stream that was not touched.
+_NEVER_PASSED_ON = frozenset(
+    {
+        b"connection failure",  # older ones, for each of the next three
+        b"local connection failure",
+        b"remote connection failure",
+        b"connection timeout",
+        b"overflow",
+        b"remote refused stream reset",
+    }
+)
 _SCRUBBED = re.compile(r"\b(?:sk-|AIza|ya29\.)[\w.*…-]+|\bBearer\s+\S+", re.IGNORECASE)
 _WORD = re.compile(r"[\w.:/-]{1,80}", re.ASCII)
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}", re.ASCII)
@@ -101,18 +122,26 @@ class Answer:
         return None
 
 
-def proves_nothing(status: int) -> bool:
+def proves_nothing(answer: Answer) -> bool:
     """Whether a submit that was answered so may have been accepted all the same."""
+    status = answer.status
     is_redirect = 300 <= status < 400 and status not in ELSEWHERE_STATUSES
     is_broken = status > 501 and status not in REFUSED_STATUSES
-    return status < 200 or is_redirect or is_broken or status in _UNPROVEN_STATUSES
+    is_cut_off = status == 503 and _was_passed_on(answer.body)
+    is_unproven = is_cut_off or status in _UNPROVEN_STATUSES
+    return status < 200 or is_redirect or is_broken or is_unproven
+
+
+def _was_passed_on(body: bytes) -> bool:
+    """Whether this is Envoy's word for a request that the server behind it may have got."""
+    return any(reason.strip().lower() not in _NEVER_PASSED_ON for reason in _ENVOY.findall(body))
 
 
 def by_status(
     answer: Answer, deed: Deed, sentence: str, *, code: str | None = None, wait_s: float | None
 ) -> ProviderError:
     """Map a refusal that only its status explains; *sentence* says who refused what."""
-    kind = _kind_by_status(answer.status, deed)
+    kind = _kind_by_status(answer, deed)
     return kind(
         sentence,
         retry_after_s=wait_s if kind in {TransientError, RateLimitedError} else None,
@@ -122,9 +151,9 @@ def by_status(
     )
 
 
-def _kind_by_status(status: int, deed: Deed) -> type[ProviderError]:
-    is_submit = deed == "submit"
-    if is_submit and proves_nothing(status):
+def _kind_by_status(answer: Answer, deed: Deed) -> type[ProviderError]:
+    status, is_submit = answer.status, deed == "submit"
+    if is_submit and proves_nothing(answer):
         return SubmitUnknownError
     match status:
         case 401 | 403:

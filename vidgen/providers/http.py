@@ -4,17 +4,18 @@ Our one way to speak HTTP with providers: bounded, timed, silent, and careful wi
 A submit is paid, so its failures are told apart by one question: could the request have arrived?
 
     connection refused, no address, connect timeout    no       TransientError
-    425, 429, 503                                      refused  TransientError, RateLimitedError
+    425, 429, 503, 521, 523, 529                       refused  TransientError, RateLimitedError
     307, 308: the same request, elsewhere              refused  InputRejectedError
     other 4xx, 501                                     refused  by what it says
     read timeout, cut, unreadable 2xx, 1xx, 301, 302,
     303 and other 3xx, 408, 409, 499, 500, 502, 504,
-    other 5xx                                          maybe    SubmitUnknownError
+    other 5xx (so 522), and a 503 of Envoy's unless it
+    says that it did not pass the request on           maybe    SubmitUnknownError
 
-`answer.proves_nothing` says so of a status. All but a submit may simply be asked again:
-TransientError. Credentials go only to the configured
-origin: redirects are followed by hand, and whatever a provider's answer points to elsewhere gets no
-key and, unless allowed, no private address.
+`answer.proves_nothing` says so of an answer. All but a submit may simply be asked again:
+TransientError. Credentials go only to the configured origin: redirects are followed by hand, and
+whatever a provider's answer points to elsewhere gets no key and, unless allowed, no private
+address.
 """
 
 import asyncio
@@ -193,7 +194,7 @@ class ProviderHttp:
         """
 
         async def refusal(answer: Answer) -> ProviderError:
-            if answer.status in TRANSIENT_STATUSES or answer.status in {429, 502, 504}:
+            if answer.status in TRANSIENT_STATUSES or answer.status in {429, 502, 504, 522}:
                 return TransientError(f"{_host(url)} answered {answer.status} for an input image.")
             return InputRejectedError(
                 f"{_host(url)} answered {answer.status} for an input image.",
@@ -522,7 +523,7 @@ def _origin(url: URL) -> _Origin:
 
 def _check(answer: Answer, host: str) -> None:
     """Return if the answer to a submit is a receipt, or a refusal that says why."""
-    if proves_nothing(answer.status):
+    if proves_nothing(answer):
         raise SubmitUnknownError(
             f"{host} answered {answer.status} to the submit: the request may have been accepted"
             " all the same.",

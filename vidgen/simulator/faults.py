@@ -6,7 +6,8 @@ words; a directive in a prompt may put the deed in front (`poll-503`):
 
     refusals   301 302 303 307 308 400 400-image 400-moderation 400-retired 400-api-key 401 403 404
                404-model 408 409 410 413 422 429 429-<hint> 429-<money code> 499 500 502 503
-               503-slow-down 503-overloaded 503-retry-after 504
+               503-slow-down 503-overloaded 503-retry-after 503-connection-failure
+               503-connection-termination 504
     cuts       disconnect hang   (before anything is accepted)
                accept-then-disconnect accept-then-hang accept-then-<refusal>   (it is billed)
     malformed  not-json html json-list json-null half-json missing-id missing-status empty huge
@@ -126,6 +127,14 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+# Envoy's words, in plain text, of a request that the server behind it did not answer.
+BROKEN_OFF = "upstream connect error or disconnect/reset before headers."
+
+
+def _broken_off(reason: str) -> tuple[str, str | None, str, str]:
+    return "server_error", None, "UNAVAILABLE", f"{BROKEN_OFF} reset reason: {reason}"
+
+
 _ELSEWHERE = ("redirect", None, "UNKNOWN", "Look elsewhere.")
 # status and flavour -> OpenAI's type and code, Google's word, a message
 _REFUSALS: Mapping[str, tuple[str, str | None, str, str]] = {
@@ -201,6 +210,8 @@ _REFUSALS: Mapping[str, tuple[str, str | None, str, str]] = {
         "UNAVAILABLE",
         "The model is overloaded. Please try again later.",
     ),
+    "503-connection-failure": _broken_off("remote connection failure"),
+    "503-connection-termination": _broken_off("connection termination"),
     "504": ("server_error", None, "DEADLINE_EXCEEDED", "Deadline exceeded."),
 }
 

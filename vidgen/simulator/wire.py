@@ -190,7 +190,10 @@ async def misbehave(
     """A refusal, a cut connection, or an answer that nobody can read."""
     refusal = faults.refusal(outcome)
     if refusal is not None:
-        # What stands before the real servers answers a 502 itself, and it speaks HTML.
+        # What stands before the real servers answers a 502 itself, and it speaks HTML; or it is an
+        # Envoy, and speaks plain text.
+        if refusal.message.startswith(faults.BROKEN_OFF):
+            return web.Response(text=refusal.message, status=503, headers={"server": "envoy"})
         return _page("502 Bad Gateway", status=502) if refusal.status == 502 else refuse(refusal)
     match outcome.name:
         case "disconnect":

@@ -81,11 +81,13 @@ SUBMIT_REFUSALS: dict[str, type[ProviderError]] = {
     "503": TransientError,
     "503-slow-down": TransientError,
     "503-overloaded": TransientError,
+    "503-connection-failure": TransientError,
 }
 AMBIGUOUS = (
     *("disconnect", "accept-then-disconnect"),
     *("301", "302", "303", "408", "409", "499", "500", "502", "504"),
     *("accept-then-303", "accept-then-500", "accept-then-502"),
+    "accept-then-503-connection-termination",
 )
 UNREADABLE = ("not-json", "html", "json-list", "json-null", "half-json", "missing-id", "empty")
 POLL_REFUSALS: dict[str, type[ProviderError]] = {
