@@ -211,9 +211,10 @@ class Database:
     async def _taken(self, pool: "asyncpg.Pool[asyncpg.Record]") -> "_Taken":
         while self._warm:
             taken = self._warm.pop()
-            if not taken.connection.is_closed():
-                return taken
-            await pool.release(taken.connection)
+            with suppress(asyncpg.InterfaceError):  # it was cut, and asyncpg has taken it away
+                if not taken.connection.is_closed():
+                    return taken
+                await pool.release(taken.connection)
         generation = self._generation
         try:
             return _Taken(await pool.acquire(timeout=ACQUIRE_TIMEOUT_S), generation)
