@@ -296,22 +296,48 @@ def lives(connection: pool.Connection) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("uses", "for_s"), [(1, 5.0), (1000, -1.0)])
-async def test_asyncpg_looks_after_connections_now_and_then_and_after_a_while(
-    emptied_database_url: str, monkeypatch: pytest.MonkeyPatch, uses: int, for_s: float
+async def test_asyncpg_looks_after_connections_now_and_then(
+    emptied_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Database(emptied_database_url, size=2) as database:
         async with database.connection(), database.connection():
             pass  # both are kept for whoever comes next
         kept = idle(database)
-        monkeypatch.setattr(pool, "WARM_USES", uses)
-        monkeypatch.setattr(pool, "WARM_S", for_s)
+        monkeypatch.setattr(pool, "WARM_USES", 1)
 
         async with database.connection(), database.connection():
             pass
 
         assert (kept, idle(database)) == (0, 2)
         assert await works(database)
+
+
+async def test_connections_that_nobody_needs_any_more_are_closed(
+    emptied_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "WARM_S", 0.05)
+    async with Database(emptied_database_url, size=3) as database:
+        async with database.connection() as needed:
+            async with database.connection() as one, database.connection() as other:
+                pids = [await each.fetchval("SELECT pg_backend_pid()") for each in (one, other)]
+
+            async with asyncio.timeout(5):
+                while await needed.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)", pids
+                ):
+                    pass
+
+        assert await works(database)
+
+
+async def test_a_loop_ends_without_waiting_for_connections_to_fall_idle(one: Database) -> None:
+    assert await works(one)
+    cooling = one._cooling
+
+    await one.__aexit__()
+
+    assert cooling is not None
+    assert cooling.cancelled()
 
 
 def idle(database: Database) -> int:

@@ -23,9 +23,11 @@ else:
 CONNECT_TIMEOUT_S = 10
 ACQUIRE_TIMEOUT_S = 10
 STATEMENT_TIMEOUT_S = 30
-# So often, and for so long without being needed, a connection stays out of asyncpg's pool.
+# So often a connection is used before asyncpg has a look at it.
 WARM_USES = 1000
-WARM_S = 5.0
+# One that nobody needed for so long is closed. Networks drop idle ones without a word, some after
+# four minutes: whoever then uses one hears nothing until the statement times out.
+WARM_S = 180.0
 
 # What a caller may see when the server goes away, restarts, fails over or has no room.
 _AWAY = (
@@ -86,7 +88,8 @@ class _Taken:
     A connection of asyncpg's pool, for several pieces of work one after the other.
 
     To take it and to give it back makes a task, two timers and two contexts each time: measured,
-    20 µs of CPU, as much as a small statement. asyncpg looks after it now and then all the same.
+    20 µs of CPU, as much as a small statement. So asyncpg does not see when it was used, and we
+    close it ourselves when it falls idle.
     """
 
     connection: "PoolConnectionProxy[asyncpg.Record]"
@@ -114,7 +117,8 @@ class Database:
         self._prepared_statements = prepared_statements
         self._line = Gate(size)
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-        self._warm: list[_Taken] = []
+        self._warm: list[_Taken] = []  # the one that was used last is the last, and taken first
+        self._cooling: asyncio.TimerHandle | None = None
         self._generation = 0
 
     async def __aenter__(self) -> Self:
@@ -138,6 +142,8 @@ class Database:
         """Close every connection, politely if that is quick."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
+            if self._cooling is not None:
+                self._cooling.cancel()
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     while self._warm:
@@ -224,16 +230,23 @@ class Database:
     async def _give_back(
         self, pool: "asyncpg.Pool[asyncpg.Record]", taken: "_Taken", *, is_clean: bool
     ) -> None:
-        now = asyncio.get_running_loop().time()
-        taken.uses, taken.used_at = taken.uses + 1, now
+        loop = asyncio.get_running_loop()
+        taken.uses, taken.used_at = taken.uses + 1, loop.time()
         is_fresh = taken.generation == self._generation and taken.uses < WARM_USES
         if is_clean and is_fresh and pool is self._pool:
             self._warm.append(taken)
+            if self._cooling is None:
+                self._cooling = loop.call_later(WARM_S, self._cool, loop)
         else:
             await pool.release(taken.connection)
-        # The one that was used last is taken first: those in front have not been needed.
-        while self._warm and self._warm[0].used_at < now - WARM_S:
-            await pool.release(self._warm.pop(0).connection)
+
+    def _cool(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close those that nobody needed for long, as asyncpg does with those that it has."""
+        self._cooling = None
+        while self._warm and self._warm[0].used_at <= loop.time() - WARM_S:
+            _terminate(self._warm.pop(0).connection)
+        if self._warm:
+            self._cooling = loop.call_at(self._warm[0].used_at + WARM_S, self._cool, loop)
 
     async def _expire(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._generation += 1
