@@ -179,7 +179,7 @@ async def test_arqs_worker_takes_what_we_send(
 async def test_higher_priorities_go_first_and_equal_ones_in_their_order(
     redis_url: str, dispatcher: Dispatcher, inbox: Inbox
 ) -> None:
-    at = now()
+    at = now() - timedelta(seconds=1)
     for number, priority in enumerate([0, 5, 9, 0, 5]):
         at += timedelta(milliseconds=1)
         await dispatcher.send([a_dispatch(number, priority=priority)], now=at)

@@ -408,7 +408,11 @@ class _SteadyRedis(ArqRedis):
         if options["num"] > room:
             options["num"] = room
         due = await self._due(name, min, max + ahead_ms, options)
-        if self._has_to_line_up(due, options["num"], now, rung=rung):
+        # Where all have a place nobody is before anybody: one command tells, of thousands as well.
+        if (
+            self._has_to_line_up(due, options["num"], now, rung=rung)
+            and await super().zcard(name) > self.free()
+        ):
             self.next_lining_up_at = now + LINE_UP_EVERY_S
             await line_up(self.lining_up, name, self.clock.now())
             due = await self._due(name, min, max + ahead_ms, options)
