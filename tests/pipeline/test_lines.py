@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -12,7 +13,7 @@ from vidgen.gate import Gate
 from vidgen.job import Stage
 from vidgen.pipeline import submit
 from vidgen.ratelimit import WINDOW_S, RateLimit
-from vidgen.resources import Resources
+from vidgen.resources import Clock, Resources
 from vidgen.simulator.server import SimulatorServer
 
 __all__ = ["quick"]
@@ -28,6 +29,13 @@ class Watched(Gate):
     async def enter(self, before: float, patience_s: float | None = None) -> None:
         self.came.set()
         await super().enter(before, patience_s)
+
+
+class Deaf(Clock):
+    """No heartbeat sets it right."""
+
+    def set(self, database_now: datetime) -> None:
+        pass
 
 
 async def test_a_paid_call_that_waits_for_another_has_not_been_begun(
@@ -61,6 +69,29 @@ async def test_a_job_that_waits_for_its_paid_call_is_handed_over_unpaid(
 
     assert (carried.result().stage, carried.result().worker_id) == (Stage.QUEUED, None)
     assert simulator.sora.bill == []
+
+
+async def test_a_job_whose_time_runs_out_while_it_waits_for_its_paid_call_pays_nothing(
+    resources: Resources, simulator: SimulatorServer
+) -> None:
+    line, clock = Watched(0), Deaf()
+    async with carrying(replace(resources, submits=line, clock=clock)) as carrier:
+        job = await carrier.enqueue(SORA)
+        async with resources.database.connection() as connection:
+            await connection.execute(
+                "UPDATE video_jobs SET deadline_at = now() + interval '1 hour' WHERE id = $1",
+                job.id,
+            )
+        async with asyncio.TaskGroup() as group:
+            carried = group.create_task(carrier.carry(job))
+            async with asyncio.timeout(5):
+                await line.came.wait()
+            clock.ahead += timedelta(hours=2)
+            line.leave()
+
+    failed = carried.result()
+    assert (failed.status, failed.error_code) == (JobStatus.FAILED, "generation_timeout")
+    assert (failed.intent_at, simulator.sora.bill) == (None, [])
 
 
 async def test_whoever_waited_too_long_for_its_paid_call_takes_a_new_turn(

@@ -70,11 +70,9 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         CostCeilingError, ModelRetiredError: As `failover.check`; nothing was sent.
         PluginBrokenError: The provider cannot be built; nothing was sent.
     """
-    job, now = held.job, resources.clock.now()
-    if job.deadline_at is not None and now >= job.deadline_at:
-        job = await held.apply(lifecycle.expired(job))
-        logger.info("job failed", stage=job.stage, code=job.error_code, attempt=job.attempt)
+    if await _ends_late(resources, held):
         return Running()
+    job = held.job
     failover.check(resources, job)
     credential = await credentials.resolve(resources, job)
     request = request_of(prompts.opened(resources.vault, job))
@@ -92,6 +90,8 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         came_at = asyncio.get_running_loop().time()
         await resources.submits.enter(-job.priority)
     try:
+        if await _ends_late(resources, held):  # the line may have been long
+            return Running()
         if asyncio.get_running_loop().time() > came_at + TURN_KEPT_S:
             passage = await _passage(resources, held, account, credential)
             if passage is None:
@@ -102,6 +102,16 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         return await _pay(resources, leases, held, submission, credential, account, passage, limit)
     finally:
         resources.submits.leave()
+
+
+async def _ends_late(resources: Resources, held: Held) -> bool:
+    """Whether the job is over, since its time has run out."""
+    job = held.job
+    if job.deadline_at is None or resources.clock.now() < job.deadline_at:
+        return False
+    job = await held.apply(lifecycle.expired(job))
+    logger.info("job failed", stage=job.stage, code=job.error_code, attempt=job.attempt)
+    return True
 
 
 async def _pay(
