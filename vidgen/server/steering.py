@@ -7,10 +7,10 @@ from aiohttp import web
 from pydantic import Field
 
 from vidgen import catalog
-from vidgen.catalog import Model
+from vidgen.catalog import Endpoints, Model
 from vidgen.document import json_value
 from vidgen.errors import DispatchError, PluginBrokenError, ProviderNotConfiguredError
-from vidgen.job import JsonValue
+from vidgen.job import Fallback, JsonValue
 from vidgen.queue import RetryPlan
 from vidgen.resources import Resources
 from vidgen.server import admin, audit, stream
@@ -88,7 +88,17 @@ _PROVIDER = record(
 
 _ROUTE = record(
     name=schema_of(str),
-    targets=list_of(record(provider=schema_of(str), model=or_null(schema_of(str)))),
+    targets=list_of(
+        record(
+            provider=schema_of(str),
+            model=or_null(schema_of(str)),
+            seconds=or_null(schema_of(int)),
+            size=or_null(schema_of(str)),
+            aspect_ratio=or_null(schema_of(str)),
+            resolution=or_null(schema_of(str)),
+            audio=or_null(schema_of(bool)),
+        )
+    ),
     max_cost_micros=or_null(_COUNT),
 )
 
@@ -253,12 +263,14 @@ async def list_workers(request: web.Request) -> web.Response:
 )
 async def providers(request: web.Request) -> web.Response:
     """
-    What each provider offers, how much of its limit is used, whether it answers, and the routes.
+    What each provider offers, how much of its limit is used, whether it answers, and the routes:
+    with the model that a target without one gets, and what it sets in place of what is asked for.
     """
+    endpoints = request.app[RESOURCES].providers.config.endpoints
     routes = [
         {
             "name": route.name,
-            "targets": [{"provider": each.provider, "model": each.model} for each in route.targets],
+            "targets": [_target(each, endpoints) for each in route.targets],
             "max_cost_micros": route.max_cost_micros,
         }
         for route in request.app[QUEUE].routes.values()
@@ -372,6 +384,21 @@ async def _state(request: web.Request) -> dict[str, Any]:
         "paused": held,
         "draining": any(each.provider is None for each in held),
         "issues": await admin.issues(resources, counts, oldest_s, alive),
+    }
+
+
+def _target(target: Fallback, endpoints: Endpoints) -> dict[str, JsonValue]:
+    model = target.model
+    if model is None and catalog.is_provider(target.provider):
+        model = catalog.vendor(target.provider).default_model(endpoints)
+    return {
+        "provider": target.provider,
+        "model": model,
+        "seconds": target.seconds,
+        "size": target.size,
+        "aspect_ratio": target.aspect_ratio,
+        "resolution": target.resolution,
+        "audio": target.audio,
     }
 
 

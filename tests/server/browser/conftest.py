@@ -55,6 +55,21 @@ ROUTES = """
 [routes.cheap-landscape]
 targets = ["veo/veo-3.1-lite-generate-preview", "sora/sora-2"]
 max_cost_usd = 2
+
+[routes.long-and-upright]
+targets = [{ target = "sora/sora-2", seconds = 12, size = "720x1280" }]
+
+[routes.sharp-and-silent]
+targets = [{ target = "fal/fal-ai/veo3.1/fast", resolution = "1080p", audio = false }]
+
+[routes.fal-as-it-likes]
+targets = ["fal"]
+
+[routes.my-own]
+targets = ["fal/my/app"]
+
+[routes.fal-if-there-is-a-key]
+targets = [{ target = "fal", seconds = 8 }, "sora/sora-2"]
 """
 
 OpenPage = Callable[..., Awaitable[Page]]

@@ -5,9 +5,17 @@ import re
 
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.async_api import Page, Route, expect
+from pydantic import SecretStr
 
 from tests.journeys.conftest import WorkerProcess
-from tests.server.browser.conftest import PHONE, READER, TOGETHER, OpenPage, World
+from tests.server.browser.conftest import (
+    PHONE,
+    READER,
+    TOGETHER,
+    OpenPage,
+    World,
+    another_server,
+)
 from tests.server.browser.test_views import ask, violations
 from vidgen.errors import ContentBlockedError, StorageDeniedError
 from vidgen.job import EventType, JobStatus, Stage, VideoJob, VideoRequest
@@ -139,6 +147,99 @@ async def test_a_route_says_who_makes_it(open_page: OpenPage, world: World) -> N
     )
     await page.evaluate("hash => { location.hash = hash }", f"#/new?like={job.id}")
     await expect(page.get_by_label("Route")).to_have_value("cheap-landscape")
+
+
+async def reserved_on(page: Page, world: World) -> str:
+    """Send the form; what the new job may cost, as the page writes it."""
+    await page.get_by_role("button", name="Make the video").click()
+    await expect(page.locator(".pill")).to_have_text("waiting")
+    [job] = await world.queue.recent()
+    assert job.estimated_cost_micros is not None
+    return f"${job.estimated_cost_micros / 1e6:.2f}"
+
+
+async def test_what_a_route_sets_is_shown_and_priced(open_page: OpenPage, world: World) -> None:
+    page = await open_page("#/new")
+    form, value = page.locator("form.form"), page.locator(".price .value")
+    await page.get_by_label("Prompt").fill("a tram in the rain")
+    await form.get_by_role("radio", name="4 s").check()
+    await expect(value).to_have_text("$0.40")
+
+    await page.get_by_label("Route", exact=True).select_option("long-and-upright")
+
+    length = form.get_by_role("group", name="Length, set by the route")
+    await expect(length.get_by_role("radio")).to_have_count(1)
+    await expect(length.get_by_role("radio", name="12 s")).to_be_checked()
+    await expect(length.get_by_role("radio", name="12 s")).to_be_disabled()
+    shape = form.get_by_role("group", name="Size, set by the route")
+    await expect(shape.get_by_role("radio")).to_have_count(1)
+    await expect(shape.get_by_role("radio", name="720 × 1280 upright")).to_be_checked()
+    await expect(value).to_have_text("$1.20")
+    await page.evaluate(AXE_SCRIPT)
+    assert await violations(page) == []
+    assert await reserved_on(page, world) == "$1.20"
+
+
+async def test_what_a_route_no_longer_sets_can_be_chosen_again(
+    open_page: OpenPage, world: World
+) -> None:
+    async with another_server(world, fal_key=SecretStr("fal-key")) as url:
+        page = await open_page("#/new", url=url)
+        form = page.locator("form.form")
+        await page.get_by_label("Route", exact=True).select_option("sharp-and-silent")
+        sound = form.get_by_label("With sound")
+        await expect(sound).not_to_be_checked()
+        await expect(sound).to_be_disabled()
+        resolution = form.get_by_role("group", name="Resolution, set by the route")
+        await expect(resolution.get_by_role("radio", name="1080p")).to_be_checked()
+
+        await page.get_by_label("Route", exact=True).select_option("fal-as-it-likes")
+
+        await expect(sound).to_be_checked()
+        await expect(sound).to_be_enabled()
+        await form.get_by_role("group", name="Resolution").get_by_role("radio", name="4k").check()
+        await page.close()
+
+
+async def test_a_route_that_names_no_model_is_priced_by_the_default_one(
+    open_page: OpenPage, world: World
+) -> None:
+    async with another_server(world, fal_key=SecretStr("fal-key")) as url:
+        page = await open_page("#/new", url=url)
+        await page.get_by_label("Prompt").fill("a tram in the rain")
+
+        await page.get_by_label("Route", exact=True).select_option("fal-as-it-likes")
+
+        await expect(page.get_by_label("Route", exact=True)).to_have_accessible_description(
+            "fal fal-ai/veo3.1/fast"
+        )
+        shown = await page.locator(".price .value").inner_text()
+        assert await reserved_on(page, world) == shown
+        await page.close()
+
+
+async def test_a_route_to_a_model_that_nobody_lists_has_no_price(
+    open_page: OpenPage, world: World
+) -> None:
+    page = await open_page("#/new")
+
+    await page.get_by_label("Route", exact=True).select_option("my-own")
+
+    await expect(page.locator(".price .value")).to_have_text("–")
+    await expect(page.locator(".price")).to_contain_text("my/app is not listed here")
+    await expect(page.get_by_role("group", name="Length")).to_be_hidden()
+
+
+async def test_what_the_first_of_a_route_sets_holds_for_the_one_in_its_place(
+    open_page: OpenPage, world: World
+) -> None:
+    page = await open_page("#/new")
+
+    await page.get_by_label("Route", exact=True).select_option("fal-if-there-is-a-key")
+
+    await expect(page.get_by_role("radio", name="8 s")).to_be_disabled()
+    await expect(page.locator(".price .value")).to_have_text("$0.80")
+    await expect(page.locator(".price")).to_contain_text("those before it in the route")
 
 
 async def test_a_fallback_that_cannot_do_it_is_told_so_beside_it(

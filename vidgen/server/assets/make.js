@@ -14,6 +14,10 @@ const ROLES = { first_frame: "First frame", last_frame: "Last frame", reference:
 export function mount(root, context) {
   let providers = [];
   let routes = [];
+  let set = {}; // what the route sets, whatever is asked for
+  let unlisted = null; // the model of the route that is none of those listed here
+  let standsIn = false; // it is not the first of the route
+  let wanted = true; // whether there is to be sound where the route leaves that open
   let gone = false;
   let loading = false;
   let sent = null; // the idempotency key of this wish, and the wish: one wish never becomes two videos
@@ -41,7 +45,8 @@ export function mount(root, context) {
   const resolutionField = group("Resolution", resolution);
   const shapeField = group("Size", shape);
   const audio = h("input", { type: "checkbox", id: "audio", checked: true });
-  const audioField = h("label.choice", null, audio, h("span", null, "With sound"));
+  const audioWords = h("span", null, "With sound");
+  const audioField = h("label.choice", null, audio, audioWords);
   const negative = h("input", { id: "negative", autocomplete: "off" });
   const negativeField = field("Not in the picture", negative);
   const seed = h("input", { id: "seed", type: "number", min: "0", max: "4294967295", step: "1" });
@@ -134,7 +139,7 @@ export function mount(root, context) {
       check(seconds, wish.seconds);
       check(shape, wish.size ?? wish.aspect_ratio);
       check(resolution, wish.resolution);
-      if (wish.audio !== null) audio.checked = wish.audio;
+      if (wish.audio !== null && !audio.disabled) audio.checked = wish.audio;
       negative.value = wish.negative_prompt ?? "";
       scene.value = job.scene_id ?? "";
       user.value = job.user_id ?? "";
@@ -148,25 +153,31 @@ export function mount(root, context) {
   }
 
   function chosen() {
+    if (unlisted) return unlisted;
     const [providerOf, ...rest] = model.value.split("/");
     const provider = providers.find((one) => one.name === providerOf);
     return { provider, model: provider.models.find((one) => one.name === rest.join("/")) };
   }
 
-  // A route names who makes it: then the form offers what its first target that can be used takes.
+  // A route names who makes it: then the form offers what its first target that can be used takes,
+  // and shows what the route sets.
   function chooseRoute() {
     const one = routes.find((each) => each.name === route.value);
     show(modelField, !one);
     show(fallbackField, !one);
     put(routeAbout, one ? routeWords(one) : "");
     show(routeAbout, Boolean(one));
-    const usable = [...model.options].filter((option) => !option.disabled).map((option) => option.value);
-    for (const target of one?.targets ?? []) {
-      const found = usable.find((value) => (target.model ? value === `${target.provider}/${target.model}` : value.startsWith(`${target.provider}/`)));
-      if (!found) continue;
-      model.value = found;
-      break;
-    }
+    const known = new Map([...model.options].map((option) => [option.value, option]));
+    const optionOf = (target) => known.get(`${target.provider}/${target.model}`);
+    const targets = one?.targets ?? [];
+    const vendorOf = (target) => providers.find((each) => each.name === target.provider);
+    const isUsable = (target) => (optionOf(target) ? !optionOf(target).disabled : vendorOf(target)?.configured);
+    const target = targets.find(isUsable) ?? targets[0];
+    const option = target && optionOf(target);
+    unlisted = target && !option ? { provider: vendorOf(target), model: { ...UNLISTED, name: target.model ?? target.provider } } : null;
+    if (option) model.value = option.value;
+    standsIn = target !== targets[0];
+    set = target ? setBy(targets[0], target, chosen().model) : {};
     chooseModel();
   }
 
@@ -178,21 +189,28 @@ export function mount(root, context) {
   function chooseModel() {
     const { provider, model: one } = chosen();
     const kept = { seconds: picked(seconds), shape: picked(shape), resolution: picked(resolution) };
-    const { ratios, resolutions } = told(one);
-    options(seconds, "seconds", one.seconds.map(String), (value) => `${value} s`, kept.seconds ?? String(one.default_seconds));
-    options(shape, "shape", shapes(one), shapeName, kept.shape);
-    options(resolution, "resolution", resolutions, (value) => value, kept.resolution);
-    shapeField.querySelector("legend").textContent = ratios ? "Shape" : "Size";
-    show(resolutionField, resolutions.length > 0);
-    show(shapeField, shapes(one).length > 0);
-    show(secondsField, one.seconds.length > 0);
+    const { ratios } = told(one);
+    const offered = offers(one, set);
+    options(seconds, "seconds", offered.seconds.map(String), (value) => `${value} s`, kept.seconds ?? String(one.default_seconds));
+    options(shape, "shape", offered.shapes, shapeName, kept.shape);
+    options(resolution, "resolution", offered.resolutions, (value) => value, kept.resolution);
+    legend(secondsField, "Length", offered.isSet.seconds);
+    legend(shapeField, ratios ? "Shape" : "Size", offered.isSet.shape);
+    legend(resolutionField, "Resolution", offered.isSet.resolution);
+    show(resolutionField, offered.resolutions.length > 0);
+    show(shapeField, offered.shapes.length > 0);
+    show(secondsField, offered.seconds.length > 0);
     show(audioField, one.takes.includes("audio"));
+    if (!audio.disabled) wanted = audio.checked;
+    audio.disabled = isSaid(set.audio);
+    audio.checked = audio.disabled ? set.audio : wanted;
+    put(audioWords, audio.disabled ? "With sound: set by the route" : "With sound");
     show(negativeField, one.takes.includes("negative_prompt"));
     show(seedField, one.takes.includes("seed"));
     show(optional, !negativeField.hidden || !seedField.hidden);
     show(imageField, one.image_roles.length > 0);
     for (const image of images) image.offer(one.image_roles);
-    put(about, [provider.paused ? `${providerName(provider.name)} is paused: the job will wait.` : null, one.retires_on ? `Its vendor ${one.retires_on > new Date().toISOString() ? "switches" : "switched"} it off at its own endpoint on ${one.retires_on}.` : null].filter(Boolean).join(" "));
+    put(about, [provider?.paused ? `${providerName(provider.name)} is paused: the job will wait.` : null, one.retires_on ? `Its vendor ${one.retires_on > new Date().toISOString() ? "switches" : "switched"} it off at its own endpoint on ${one.retires_on}.` : null].filter(Boolean).join(" "));
     show(about, about.textContent !== "");
     count();
     price();
@@ -213,7 +231,7 @@ export function mount(root, context) {
     return {
       ...(route.value ? { route: route.value } : { provider: provider.name, model: one.name }),
       prompt: prompt.value.trim(),
-      ...(one.seconds.length ? { seconds: Number(picked(seconds)) } : {}),
+      ...(one.seconds.length && !(standsIn && set.seconds) ? { seconds: Number(picked(seconds)) } : {}), // the first may make none as short
       ...(ratios ? { aspect_ratio: picked(shape) } : { size: picked(shape) }),
       resolution: picked(resolution),
       ...(one.takes.includes("audio") ? { audio: audio.checked } : {}),
@@ -233,10 +251,9 @@ export function mount(root, context) {
   function price() {
     fit();
     const { model: one } = chosen();
-    const made = wish();
-    const micros = priceOf(one, made);
-    put(value, money(micros));
-    put(note, `${made.seconds} s of ${one.name}. The vendor's list price; what is billed is told when it is done.`);
+    const length = Number(picked(seconds)) || null;
+    put(value, money(priceOf(one, { ...wish(), seconds: length })));
+    put(note, unlisted ? `${one.name} is not listed here, nor is its price; what is billed is told when it is done.` : `${length ? `${length} s of ` : ""}${one.name}${standsIn ? ", since those before it in the route cannot be used now" : ""}. The vendor's list price; what is billed is told when it is done.`);
   }
 
   function count() {
@@ -384,6 +401,57 @@ function told(model) {
 }
 
 const shapes = (model) => (model.aspect_ratios.length ? model.aspect_ratios : model.sizes);
+
+// A model that the catalog takes on trust: nobody knows here what it offers, and what that costs.
+const UNLISTED = { seconds: [], default_seconds: null, sizes: [], aspect_ratios: [], resolutions: [], full_length_only: [], resolution_of: {}, price_micros_per_second: {}, image_roles: [], takes: [], retires_on: null };
+
+const isSaid = (value) => value !== null && value !== undefined;
+
+// What a route sets for `target`, which is `model`: its own words, and those of the first of the
+// route as far as the model has them, for each target is asked for what the first one was.
+function setBy(first, target, model) {
+  const own = said(target);
+  if (first === target) return own;
+  const { seconds, size, aspect_ratio, resolution, audio } = said(first);
+  const shaped = ["size", "aspect_ratio", "resolution"].some((name) => name in own);
+  const had = {
+    seconds: isSaid(seconds) ? model.seconds.findLast((each) => each <= seconds) : undefined,
+    audio,
+    ...(shaped ? {} : { size: has(model.sizes, size), aspect_ratio: has(model.aspect_ratios, aspect_ratio), resolution: has(model.resolutions, resolution) }),
+  };
+  return { ...said(had), ...own };
+}
+
+const said = ({ seconds, size, aspect_ratio, resolution, audio }) => Object.fromEntries(Object.entries({ seconds, size, aspect_ratio, resolution, audio }).filter(([, value]) => isSaid(value)));
+
+const has = (values, value) => (values.includes(value) ? value : undefined);
+
+// What can be chosen of a model beside what the route sets, which stands alone in its list.
+function offers(model, set) {
+  const { ratios, resolutions } = told(model);
+  const resolution = set.resolution ?? model.resolution_of?.[set.size];
+  let some = shapes(model);
+  if (ratios && set.aspect_ratio) some = [set.aspect_ratio];
+  else if (ratios && set.size) some = some.filter((value) => Math.abs(wideness(value) / wideness(set.size) - 1) <= 0.05);
+  else if (set.size) some = [set.size];
+  else if (!ratios && set.resolution) some = some.filter((value) => model.resolution_of?.[value] === set.resolution);
+  return {
+    seconds: model.seconds.length && set.seconds ? [set.seconds] : model.seconds,
+    shapes: some,
+    resolutions: resolutions.length && resolution ? [resolution] : resolutions,
+    isSet: { seconds: isSaid(set.seconds), shape: isSaid(set.size) || (ratios && isSaid(set.aspect_ratio)), resolution: isSaid(resolution) },
+  };
+}
+
+function legend(field, name, isSet) {
+  field.querySelector("legend").textContent = isSet ? `${name}, set by the route` : name;
+  field.disabled = isSet;
+}
+
+function wideness(shape) {
+  const [wide, high] = shape.split(/[x:]/).map(Number);
+  return wide / high;
+}
 
 const picked = (holder) => holder.querySelector("input:checked")?.value;
 
