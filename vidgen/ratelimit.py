@@ -88,18 +88,21 @@ if redis.call('ZCARD', turns) >= limit then
 end
 redis.call('ZREMRANGEBYSCORE', lines, '-inf', now - late)
 local last = tonumber(redis.call('ZSCORE', lines, user) or '0')
-local served = tonumber(redis.call('ZSCORE', shares, '') or '0')
+local known = redis.call('ZMSCORE', shares, '', user, priority)
+local served = tonumber(known[1] or '0')
 
 -- Where those of a priority begin who did not fall behind.
 local function reached(of)
     if of == 0 then return served end
-    local far = tonumber(redis.call('ZSCORE', shares, tostring(of)) or '-inf')
+    local score = known[3]
+    if of ~= priority then score = redis.call('ZSCORE', shares, tostring(of)) end
+    local far = tonumber(score or '-inf')
     return math.max(served - of * step, far)
 end
 
 local begin = reached(priority)
 local least = begin - burst
-local share = math.max(tonumber(redis.call('ZSCORE', shares, user) or least), least)
+local share = math.max(tonumber(known[2] or least), least)
 -- Before all who have none, also those who have still to catch up.
 local has_head_start = share < served - burst
 if has_head_start then early = urgent_early end
@@ -109,7 +112,7 @@ local function told(back)
     redis.call('ZADD', lines, math.max(back, last), user)
     local longest = tonumber(redis.call('ZRANGE', lines, -1, -1, 'WITHSCORES')[2])
     redis.call('PEXPIRE', lines, math.ceil(longest - now) + late + 1)
-    if redis.call('ZSCORE', shares, user) == false then
+    if not known[2] then
         redis.call('ZADD', shares, share, user)
     end
     redis.call('PEXPIRE', shares, math.ceil(longest - now) + window + horizon)
