@@ -1,10 +1,11 @@
 """So many at once, the most urgent first."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
-from vidgen.gate import Gate
+from vidgen.gate import Gate, SharedGate
 
 
 async def test_those_who_wait_go_in_by_urgency() -> None:
@@ -147,3 +148,85 @@ async def test_whoever_is_cancelled_in_a_patient_line_loses_no_place() -> None:
         waiting.cancel()  # its turn has come, but it has not run yet
         async with asyncio.timeout(1), gate.place(2):
             pass
+
+
+async def come(
+    gate: SharedGate, sharers: str, group: asyncio.TaskGroup
+) -> list[asyncio.Task[None]]:
+    """One after the other comes and stays."""
+    tasks = [group.create_task(gate.enter(sharer, 0)) for sharer in sharers]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_one_alone_gets_half_of_the_places_and_others_find_theirs() -> None:
+    gate = SharedGate(8)
+
+    async with asyncio.TaskGroup() as group:
+        one = await come(gate, "a" * 20, group)
+        alone = sum(each.done() for each in one)
+        others = await come(gate, "bbbc", group)
+
+        assert (alone, sum(each.done() for each in one)) == (4, 4)
+        assert [each.done() for each in others] == [True, True, False, True]
+        for each in one + others:
+            each.cancel()
+
+
+async def test_whoever_came_later_is_served_beside_the_long_line_of_another() -> None:
+    gate, inside, most, order = SharedGate(6), Counter[str](), Counter[str](), list[str]()
+
+    async def pass_through(sharer: str) -> None:
+        await gate.enter(sharer, 0)
+        order.append(sharer)
+        inside[sharer] += 1
+        most["a"] = max(most["a"], inside["a"])
+        most["all"] = max(most["all"], inside.total())
+        await asyncio.sleep(0)
+        inside[sharer] -= 1
+        gate.leave(sharer)
+
+    async with asyncio.TaskGroup() as group:
+        for sharer in "a" * 30 + "b" * 30:
+            group.create_task(pass_through(sharer))
+
+    assert most["a"] == 3
+    assert most["all"] <= 6
+    assert order[:30].count("b") >= 6
+
+
+async def test_of_those_who_may_enter_the_most_urgent_goes_first_whoever_it_is_of() -> None:
+    gate, order = SharedGate(1), []
+
+    async def pass_through(sharer: str, before: float) -> None:
+        await gate.enter(sharer, before)
+        order.append((sharer, before))
+        gate.leave(sharer)
+
+    async with asyncio.TaskGroup() as group:
+        await gate.enter("a", 0)
+        for sharer, before in (("a", 3), ("b", 1), ("a", 2)):
+            group.create_task(pass_through(sharer, before))
+        await asyncio.sleep(0)
+        gate.leave("a")
+
+    assert order == [("b", 1), ("a", 2), ("a", 3)]
+
+
+@pytest.mark.parametrize("is_let_in", [False, True])
+async def test_whoever_gives_up_waiting_takes_no_place_of_the_others(is_let_in: bool) -> None:
+    gate = SharedGate(1)
+
+    async with asyncio.TaskGroup() as group:
+        await gate.enter("a", 0)
+        [waiting] = await come(gate, "a", group)
+        if is_let_in:
+            gate.leave("a")  # its turn has come, but it has not run yet
+        waiting.cancel()
+        await asyncio.sleep(0)
+        if not is_let_in:
+            gate.leave("a")
+
+    async with asyncio.timeout(1):
+        await gate.enter("b", 0)

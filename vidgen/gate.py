@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -78,3 +79,57 @@ class Gate:
                 break
         turn.cancel()
         raise TimeoutError("it was not our turn in time")
+
+
+class SharedGate:
+    """
+    A gate that no sharer fills: whoever has as many places as are free waits.
+
+    One alone gets half of them, the next one half of what it left, and so on: a newcomer finds a
+    place unless many others are inside already.
+    """
+
+    def __init__(self, places: int) -> None:
+        """Let *places* in at once."""
+        self._free = places
+        self._inside: Counter[str] = Counter()
+        self._waiting: dict[str, list[tuple[float, int, asyncio.Future[None]]]] = {}
+        self._numbers = count()
+
+    async def enter(self, sharer: str, before: float) -> None:
+        """Take one place, to be given back by `leave`; a smaller *before* goes first."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        line = self._waiting.setdefault(sharer, [])
+        heapq.heappush(line, (before, next(self._numbers), turn))
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave(sharer)  # it was our turn, and we are gone: the next one
+            turn.cancel()
+            raise
+
+    def leave(self, sharer: str) -> None:
+        """Give a place of *sharer* back."""
+        self._inside[sharer] -= 1
+        if not self._inside[sharer]:
+            del self._inside[sharer]
+        self._free += 1
+        self._admit()
+
+    def _admit(self) -> None:
+        """Let in who may enter, the most urgent first."""
+        while heads := [
+            (line[0], sharer)
+            for sharer, line in self._waiting.items()
+            if self._inside[sharer] < self._free
+        ]:
+            (_, _, turn), sharer = min(heads)
+            heapq.heappop(self._waiting[sharer])
+            if not self._waiting[sharer]:
+                del self._waiting[sharer]
+            if not turn.done():
+                self._inside[sharer] += 1
+                self._free -= 1
+                turn.set_result(None)

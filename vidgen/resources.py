@@ -16,7 +16,7 @@ from vidgen.blob import BlobBucket, BlobStorage
 from vidgen.breaker import Breakers
 from vidgen.catalog import Endpoints
 from vidgen.dispatch import Dispatcher, open_redis
-from vidgen.gate import Gate
+from vidgen.gate import Gate, SharedGate
 from vidgen.providers.registry import Providers, ProvidersConfig, build
 from vidgen.ratelimit import MARGIN_S, WINDOW_S, RateLimit
 from vidgen.settings import Settings
@@ -79,7 +79,7 @@ class Resources:
 
     Attributes:
         transfers: Bounds the transfers of this process, the most urgent first.
-        submits: Bounds its paid calls.
+        submits: Bounds its paid calls, shared by the interfaces that they go to.
         verdicts: Bounds how many videos it finds ready at once.
         breakers: Which providers are left alone for a while.
         tracing: Where spans go, if anywhere.
@@ -97,7 +97,7 @@ class Resources:
     providers: Providers
     transfers: Gate
     breakers: Breakers
-    submits: Gate = field(default_factory=lambda: Gate(SUBMITS))
+    submits: SharedGate = field(default_factory=lambda: SharedGate(SUBMITS))
     verdicts: Gate = field(default_factory=lambda: Gate(VERDICTS))
     tracing: Tracing = field(default_factory=Tracing)
     vault: Vault = field(default_factory=Vault)

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from tests.pipeline.conftest import carrying
-from tests.pipeline.test_failures import SORA, a_rule, quick
+from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
 from vidgen import JobStatus
-from vidgen.gate import Gate
+from vidgen.gate import Gate, SharedGate
 from vidgen.job import Stage
 from vidgen.pipeline import submit
 from vidgen.ratelimit import WINDOW_S, RateLimit
@@ -31,6 +31,18 @@ class Watched(Gate):
         await super().enter(before, patience_s)
 
 
+class WatchedShared(SharedGate):
+    """Tells that somebody came to it."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__(places)
+        self.came = asyncio.Event()
+
+    async def enter(self, sharer: str, before: float) -> None:
+        self.came.set()
+        await super().enter(sharer, before)
+
+
 class Deaf(Clock):
     """No heartbeat sets it right."""
 
@@ -42,7 +54,7 @@ async def test_a_paid_call_that_waits_for_another_has_not_been_begun(
     resources: Resources, simulator: SimulatorServer
 ) -> None:
     simulator.sora.script(a_rule("submit late 200ms", times=1))
-    async with carrying(replace(resources, submits=Gate(1))) as carrier:
+    async with carrying(replace(resources, submits=SharedGate(1))) as carrier:
         one, other = await carrier.enqueue(SORA), await carrier.enqueue(SORA)
 
         async with asyncio.TaskGroup() as group:
@@ -55,10 +67,31 @@ async def test_a_paid_call_that_waits_for_another_has_not_been_begun(
     assert [first.result().status, second.result().status] == [JobStatus.COMPLETED] * 2
 
 
+async def test_paid_calls_that_hang_hold_up_no_other_provider(
+    resources: Resources, simulator: SimulatorServer
+) -> None:
+    line = WatchedShared(2)
+    async with carrying(replace(resources, submits=line)) as carrier:
+        held_up, other = await carrier.enqueue(SORA), await carrier.enqueue(VEO)
+        await line.enter("openai", 0)
+        line.came.clear()
+        async with asyncio.TaskGroup() as group:
+            carried = group.create_task(carrier.carry(held_up))
+            async with asyncio.timeout(5):
+                await line.came.wait()
+            async with asyncio.timeout(10):
+                done = await carrier.carry(other)
+            paid = len(simulator.sora.bill)
+            line.leave("openai")
+
+    assert (done.status, paid) == (JobStatus.COMPLETED, 0)
+    assert carried.result().status is JobStatus.COMPLETED
+
+
 async def test_a_job_that_waits_for_its_paid_call_is_handed_over_unpaid(
     resources: Resources, simulator: SimulatorServer
 ) -> None:
-    line = Watched(0)
+    line = WatchedShared(0)
     async with carrying(replace(resources, submits=line)) as carrier:
         job = await carrier.enqueue(SORA)
         async with asyncio.TaskGroup() as group:
@@ -74,7 +107,7 @@ async def test_a_job_that_waits_for_its_paid_call_is_handed_over_unpaid(
 async def test_a_job_whose_time_runs_out_while_it_waits_for_its_paid_call_pays_nothing(
     resources: Resources, simulator: SimulatorServer
 ) -> None:
-    line, clock = Watched(0), Deaf()
+    line, clock = WatchedShared(0), Deaf()
     async with carrying(replace(resources, submits=line, clock=clock)) as carrier:
         job = await carrier.enqueue(SORA)
         async with resources.database.connection() as connection:
@@ -87,7 +120,7 @@ async def test_a_job_whose_time_runs_out_while_it_waits_for_its_paid_call_pays_n
             async with asyncio.timeout(5):
                 await line.came.wait()
             clock.ahead += timedelta(hours=2)
-            line.leave()
+            line.leave("openai")
 
     failed = carried.result()
     assert (failed.status, failed.error_code) == (JobStatus.FAILED, "generation_timeout")

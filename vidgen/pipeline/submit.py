@@ -77,6 +77,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     credential = await credentials.resolve(resources, job)
     request = request_of(prompts.opened(resources.vault, job))
     account = resources.providers.account(job.provider, job.model, credential)
+    interface = resources.providers.api(job.provider, job.model)
     # Before the intent: one that cannot be built has provably sent nothing.
     resources.providers.get(job.provider)
     limit = _limit_of_user(resources, job)
@@ -88,7 +89,8 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
     async with held.interruptible():
         images = await _images(resources, job.id, request)
         came_at = asyncio.get_running_loop().time()
-        await resources.submits.enter(-job.priority)
+        # By interface, not by account: one that hangs does so for all who call it.
+        await resources.submits.enter(interface, -job.priority)
     try:
         if await _ends_late(resources, held):  # the line may have been long
             return Running()
@@ -101,7 +103,7 @@ async def submit(resources: Resources, leases: Leases, held: Held) -> Progress:
         )
         return await _pay(resources, leases, held, submission, credential, account, passage, limit)
     finally:
-        resources.submits.leave()
+        resources.submits.leave(interface)
 
 
 async def _ends_late(resources: Resources, held: Held) -> bool:
