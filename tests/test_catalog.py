@@ -261,6 +261,17 @@ def test_every_model_accepts_its_own_defaults_and_prices_them() -> None:
         assert found.cost_micros or not (model.prices or model.cost)
 
 
+def test_a_second_is_told_with_sound_and_without_as_it_is_billed() -> None:
+    for provider, name in (("fal", "fal-ai/veo3.1/fast"), ("kling", "kling-v3")):
+        model = find(provider, name)
+        assert model is not None
+        for audio in (True, False):
+            billed = asked(provider, model=name, audio=audio).cost_micros
+            a_second = model.micros_per_second(silent=not audio)["720p"]
+            assert model.default_seconds is not None
+            assert billed == a_second * model.default_seconds
+
+
 def test_every_provider_is_declared_whole() -> None:
     names = {setting.name for setting in describe()}
     settings = Settings()

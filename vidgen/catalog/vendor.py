@@ -170,12 +170,16 @@ class Model:
             return price.micros
         return None if request.seconds is None else request.seconds * price.micros
 
-    def micros_per_second(self) -> dict[str, int]:
+    def micros_per_second(self, *, silent: bool = False) -> dict[str, int]:
         """
-        The most that a second may cost, by resolution; the key is empty where that is no matter.
+        The most that a second may cost, or one without sound; by resolution, and the key is empty
+        where that is no matter.
         """
         found: dict[str, int] = {}
+        quiet = {price.resolution for price in self.prices if price.audio is False}
         for price in self.prices:
+            if silent and price.audio is not False and (price.audio or price.resolution in quiet):
+                continue
             seconds = price.seconds or self.default_seconds
             divisor = 1 if price.per == "second" else seconds
             if divisor:

@@ -68,6 +68,7 @@ _MODEL = record(
     full_length_only=list_of(schema_of(str)),
     resolution_of={"type": "object", "additionalProperties": {"type": "string"}},
     price_micros_per_second={"type": "object", "additionalProperties": {"type": "integer"}},
+    silent_price_micros_per_second={"type": "object", "additionalProperties": {"type": "integer"}},
     image_roles=list_of(schema_of(str)),
     takes=list_of(schema_of(str)),
 )
@@ -471,6 +472,7 @@ def _model(resources: Resources, model: Model) -> dict[str, JsonValue]:
         "full_length_only": list(model.full_length_only),
         "resolution_of": json_value(resolutions),
         "price_micros_per_second": json_value(model.micros_per_second()),
+        "silent_price_micros_per_second": json_value(model.micros_per_second(silent=True)),
         "image_roles": list(model.image_roles),
         "takes": [*sorted(model.takes)],
     }

@@ -192,12 +192,18 @@ async def test_what_a_route_no_longer_sets_can_be_chosen_again(
         await expect(sound).to_be_disabled()
         resolution = form.get_by_role("group", name="Resolution, set by the route")
         await expect(resolution.get_by_role("radio", name="1080p")).to_be_checked()
+        await expect(page.locator(".price .value")).to_have_text("$0.40")  # sound costs more
 
         await page.get_by_label("Route", exact=True).select_option("fal-as-it-likes")
 
         await expect(sound).to_be_checked()
         await expect(sound).to_be_enabled()
+        await expect(page.locator(".price .value")).to_have_text("$0.60")
         await form.get_by_role("group", name="Resolution").get_by_role("radio", name="4k").check()
+        await sound.uncheck()
+        await page.get_by_label("Prompt").fill("a tram in the rain")
+        await expect(page.locator(".price .value")).to_have_text("$1.20")
+        assert await reserved_on(page, world) == "$1.20"
         await page.close()
 
 

@@ -403,7 +403,7 @@ function told(model) {
 const shapes = (model) => (model.aspect_ratios.length ? model.aspect_ratios : model.sizes);
 
 // A model that the catalog takes on trust: nobody knows here what it offers, and what that costs.
-const UNLISTED = { seconds: [], default_seconds: null, sizes: [], aspect_ratios: [], resolutions: [], full_length_only: [], resolution_of: {}, price_micros_per_second: {}, image_roles: [], takes: [], retires_on: null };
+const UNLISTED = { seconds: [], default_seconds: null, sizes: [], aspect_ratios: [], resolutions: [], full_length_only: [], resolution_of: {}, price_micros_per_second: {}, silent_price_micros_per_second: {}, image_roles: [], takes: [], retires_on: null };
 
 const isSaid = (value) => value !== null && value !== undefined;
 

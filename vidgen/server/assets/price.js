@@ -4,7 +4,7 @@ import { money } from "./words.js";
 
 export function priceOf(model, wish) {
   const resolution = wish.size ? model.resolution_of?.[wish.size] : (wish.resolution ?? model.resolutions[0]);
-  const prices = model.price_micros_per_second;
+  const prices = wish.audio === false ? model.silent_price_micros_per_second : model.price_micros_per_second;
   const perSecond = prices[resolution] ?? prices[""]; // some cost the same in every resolution
   return perSecond === undefined || !wish.seconds ? null : perSecond * wish.seconds;
 }
