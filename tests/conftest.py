@@ -188,12 +188,18 @@ async def empty_database_url(postgres_server: PostgresServer) -> AsyncIterator[s
 
 
 @pytest.fixture
-async def database_url(
+async def own_database_url(
     postgres_server: PostgresServer, migrated_template: str
 ) -> AsyncIterator[str]:
     """A migrated database of the test's own; connections it leaves open fail the test."""
     async with _database(postgres_server, migrated_template) as url:
         yield url
+
+
+@pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """One of the test's own, unless its file says otherwise."""
+    return own_database_url
 
 
 @pytest.fixture(scope="session")
