@@ -206,6 +206,7 @@ class House:
                     group.create_task(leases.run()),
                     group.create_task(lookout.run()),
                     group.create_task(sweep.run(resources, leases)),
+                    group.create_task(sweep.look_after_bucket(resources, leases)),
                     group.create_task(erasure.run(resources, leases)),
                     group.create_task(
                         live.hear_calls(resources.redis, leases.id, self._wakes, self._bell)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Coroutine
 from dataclasses import asdict
 from datetime import timedelta
+from uuid import UUID
 
 from loguru import logger
 
@@ -21,6 +22,7 @@ from vidgen.errors import (
     InternalError,
     LeaseLostError,
     StorageError,
+    StorageUnavailableError,
 )
 from vidgen.job import VideoJob
 from vidgen.pipeline import discards, receipts, reuse
@@ -42,6 +44,8 @@ FORGET_KEYS_EVERY_S = 60.0
 LOOK_THROUGH_EVERY_S = 60.0
 # Cron ticks wait for a free place; if none came up for so long, the sweep cleans up itself.
 CLEANUP_OVERDUE_S = 2 * 3600.0
+# What one duty in the bucket may take of a round: the next round goes on.
+BUCKET_DUTY_S = 120.0
 AUDIT_KEPT = timedelta(days=90)
 # Older than any transfer that is still under way: a try may outlast its deadline a little.
 ORPHANED_UPLOAD_AGE = timedelta(hours=6)
@@ -64,13 +68,44 @@ async def _sweep_if_our_turn(resources: Resources, leases: Leases, every_s: floa
         if not await upkeep.take_turn(connection, "sweep", every_s):
             return
     await sweep(resources, leases)
-    await _perform(resources, "receipts", _collect_receipts(resources, leases))
-    await _perform(resources, "discards", discards.collect(resources))
-    await _perform(resources, "reuses", reuse.look_after(resources))
     await _perform(resources, "learn", _learn(resources))
     await _perform(resources, "forget keys", _forget_keys(resources))
     await _perform(resources, "budgets", _watch_budgets(resources))
+
+
+async def look_after_bucket(resources: Resources, leases: Leases) -> None:
+    """
+    See to what is in the bucket until cancelled; one worker at a time, unless the bucket is slow.
+
+    Not within the sweep: a bucket takes its time, and jobs of dead workers must not wait for it.
+    """
+    interval_s = resources.settings.sweep_interval_s
+    put_off: dict[UUID, float] = {}
+    while True:
+        await asyncio.sleep(interval_s * (0.9 + resources.jitter() / 5))
+        await _perform(resources, "bucket", _bucket_if_our_turn(resources, leases, put_off))
+
+
+async def _bucket_if_our_turn(
+    resources: Resources, leases: Leases, put_off: dict[UUID, float]
+) -> None:
+    async with resources.database.connection() as connection:
+        if not await upkeep.take_turn(
+            connection, "bucket", resources.settings.sweep_interval_s * 0.8
+        ):
+            return
+    await _perform(resources, "receipts", _bounded(_collect_receipts(resources, leases)))
+    await _perform(resources, "discards", _bounded(discards.collect(resources)))
+    await _perform(resources, "reuses", _bounded(reuse.look_after(resources, put_off)))
     await _perform(resources, "cleanup", cleanup(resources, every_s=CLEANUP_OVERDUE_S))
+
+
+async def _bounded(work: Coroutine[None, None, None]) -> None:
+    try:
+        async with asyncio.timeout(BUCKET_DUTY_S):
+            await work
+    except TimeoutError as error:
+        raise StorageUnavailableError(f"not done within {BUCKET_DUTY_S:.0f} s.") from error
 
 
 async def _perform(resources: Resources, duty: str, work: Coroutine[None, None, None]) -> None:
@@ -261,7 +296,7 @@ async def cleanup(resources: Resources, *, every_s: float = CLEANUP_EVERY_S) -> 
             return
     await _perform(resources, "archive", _archive(resources))
     await _perform(resources, "forget", _forget(resources))
-    await _perform(resources, "abort uploads", _abort_orphans(resources))
+    await _perform(resources, "abort uploads", _bounded(_abort_orphans(resources)))
 
 
 async def _archive(resources: Resources) -> None:

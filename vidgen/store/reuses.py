@@ -139,16 +139,19 @@ class Unseen:
     seq: int
 
 
-async def unseen(connection: Connection, limit: int) -> list[Unseen]:
+async def unseen(
+    connection: Connection, limit: int, *, without: Sequence[UUID] = ()
+) -> list[Unseen]:
     """At most *limit* jobs whose videos nobody has looked for since they were handed out again."""
     rows = await connection.fetch(
         """
         SELECT job.id AS job_id, job.storage_key, max(reuse.seq) AS seq
         FROM reuses AS reuse JOIN video_jobs AS job ON job.id = reuse.job_id
-        WHERE reuse.seen_at IS NULL AND job.storage_key IS NOT NULL
+        WHERE reuse.seen_at IS NULL AND job.storage_key IS NOT NULL AND job.id <> ALL($2)
         GROUP BY job.id ORDER BY min(reuse.seq) LIMIT $1
         """,
         limit,
+        list(without),
     )
     return [Unseen(**row) for row in rows]
 
