@@ -9,7 +9,7 @@ it would bring its whole worker along.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -167,6 +167,8 @@ class Dispatch:
         user_id: Who shares the places of workers with others; all without one are one user.
         seconds: Of video; what a place is worth when it is shared.
         ahead: Goes before all others: its video is paid for, or its turn to submit is reserved.
+        known_share: What an earlier message of it said whose share it is, and of how many
+            milliseconds; None is what priority, user and seconds make it.
     """
 
     job_id: UUID
@@ -177,6 +179,7 @@ class Dispatch:
     user_id: str | None = None
     seconds: int = USUAL_SECONDS
     ahead: bool = False
+    known_share: tuple[str, int] | None = None
 
     @classmethod
     def for_job(cls, job: VideoJob) -> "Dispatch":
@@ -212,9 +215,9 @@ class Dispatch:
         return f"{self.priority}:{self.id}"
 
     @property
-    def share_name(self) -> str:
-        """Those that it lines up behind."""
-        return share_name(self.user_id, self.priority)
+    def share(self) -> tuple[str, int]:
+        """Those that it lines up behind, and milliseconds of video."""
+        return self.known_share or (share_name(self.user_id, self.priority), 1000 * self.seconds)
 
 
 @asynccontextmanager
@@ -437,13 +440,31 @@ class Dispatcher:
         Raises:
             DispatchError: Redis is away.
         """
+        name, cost_ms = dispatch.share
         async with redis_errors("refund a dispatch"):
             await self._redis.zadd(
-                shares_name(self._queue_name),
-                {dispatch.share_name: -1000 * dispatch.seconds},
-                xx=True,
-                incr=True,
+                shares_name(self._queue_name), {name: -cost_ms}, xx=True, incr=True
             )
+
+    async def recollect(self, dispatch: Dispatch) -> Dispatch:
+        """
+        Give *dispatch* the share that its message has: who takes it knows only its name, and the
+        row of its job may not be there yet.
+
+        Raises:
+            DispatchError: Redis is away.
+        """
+        async with redis_errors("read a dispatch"):
+            message = await self._redis.get(MESSAGE_PREFIX + dispatch.id)
+        try:
+            told = orjson.loads(message or b"{}")
+        except orjson.JSONDecodeError:  # others may write to our Redis, too
+            return dispatch
+        match told:
+            case {"share": [str(name), int(cost_ms)]}:
+                return replace(dispatch, known_share=(name, cost_ms))
+            case _:
+                return dispatch
 
     async def promote(self, now: datetime) -> int:
         """
@@ -566,7 +587,6 @@ def _due_ms(dispatch: Dispatch, now: datetime) -> int:
 
 def _message(dispatch: Dispatch, now: datetime) -> bytes:
     # What `arq.jobs.serialize_job` makes: try, function, arguments, time. And what `line` reads.
-    cost_ms = 1000 * dispatch.seconds
     return orjson.dumps(
         {
             "t": None,
@@ -574,6 +594,6 @@ def _message(dispatch: Dispatch, now: datetime) -> bytes:
             "a": (str(dispatch.job_id), dispatch.epoch, dispatch.looks),
             "k": {},
             "et": round(now.timestamp() * 1000),
-            "share": AHEAD if dispatch.ahead else [dispatch.share_name, cost_ms],
+            "share": AHEAD if dispatch.ahead else dispatch.share,
         }
     )

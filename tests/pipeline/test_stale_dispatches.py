@@ -1,13 +1,16 @@
 """What dead workers leave in Redis is cleared away, and what waits there is left alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import orjson
 import pytest
 
 from tests.pipeline.conftest import Carrier
 from vidgen import VideoJob, VideoRequest
 from vidgen.dispatch import Dispatch
-from vidgen.line import IN_PROGRESS_PREFIX, MESSAGE_PREFIX
+from vidgen.line import IN_PROGRESS_PREFIX, MESSAGE_PREFIX, share_name, shares_name
+from vidgen.pipeline.carry import carry
 from vidgen.resources import Resources
 
 SORA = VideoRequest(provider="sora", prompt="a tram in the rain", seconds=4)
@@ -93,3 +96,22 @@ async def test_however_many_are_left_behind_they_are_gone_after_one_thorough_loo
     await carrier.sweep()
 
     assert await names(resources) == {dispatch_of(newcomer).id}
+
+
+async def test_a_dispatch_that_overtakes_its_row_keeps_its_place_among_users(
+    carrier: Carrier,
+) -> None:
+    resources = carrier.resources
+    async with resources.database.connection() as own, own.transaction():
+        job = await carrier.queue.enqueue(SORA, user_id="ada", priority=4, connection=own)
+        first, shares = dispatch_of(job), shares_name(resources.settings.queue_name)
+        name = share_name("ada", 4)
+        await resources.redis.zadd(shares, {name: 4000})
+
+        for looks in range(2):
+            await carry(resources, carrier.leases, carrier.lookout, replace(first, looks=looks))
+
+    for looks in range(3):
+        message = await resources.redis.get(MESSAGE_PREFIX + dispatch_of(job, looks).id)
+        assert orjson.loads(message)["share"] == [name, 4000]
+    assert await resources.redis.zscore(shares, name) == 4000 - 2 * 4000

@@ -238,15 +238,13 @@ async def _look_again_if_missing(resources: Resources, dispatch: Dispatch) -> No
     if job is not None:
         return
     now = resources.clock.now()
-    again = Dispatch(
-        job_id=dispatch.job_id,
-        epoch=dispatch.epoch,
-        priority=dispatch.priority,
-        due_at=now + timedelta(seconds=FIRST_LOOK_S * 2**dispatch.looks),
-        looks=dispatch.looks + 1,
-    )
+    due_at = now + timedelta(seconds=FIRST_LOOK_S * 2**dispatch.looks)
     with suppress(DispatchError):
+        known = await resources.dispatcher.recollect(dispatch)
+        again = replace(known, due_at=due_at, looks=dispatch.looks + 1)
         await resources.dispatcher.send([again], now=now)
+        if known.known_share is not None:  # it had no use for its place
+            await resources.dispatcher.refund(known)
 
 
 async def _traceparent(resources: Resources, job: VideoJob) -> str | None:
