@@ -413,6 +413,18 @@ async def test_a_worker_hears_when_what_was_sent_is_due() -> None:
     assert bell.answer()
 
 
+@pytest.mark.parametrize(
+    "message", [b"", b"x", b"-1", b"60000", b"9" * 400, b"9" * 5000, b"-" + b"9" * 400]
+)
+async def test_what_nobody_of_ours_says_rings_no_bell(message: bytes) -> None:
+    bell = Bell(QUEUE)
+    bell.answer()
+
+    bell.hear(message)
+
+    assert not bell.answer()
+
+
 async def test_nobody_waits_for_a_bell_that_has_rung_or_longer_than_wanted() -> None:
     bell = Bell(QUEUE)
 

@@ -352,13 +352,13 @@ class Bell:
     def hear(self, message: bytes) -> None:
         """A dispatch was sent that is due in so many milliseconds."""
         try:
-            wait_s = int(message) / 1000
+            wait_ms = int(message)
         except ValueError:  # others may write to our Redis, too
             return
-        if wait_s <= 0:
+        if wait_ms == 0:
             self._rung.set()
-        else:
-            asyncio.get_running_loop().call_later(wait_s, self._ring)
+        elif 0 < wait_ms < LONGEST_RING_MS:
+            asyncio.get_running_loop().call_later(wait_ms / 1000, self._ring)
 
     async def wait(self, patience_s: float) -> None:
         """Until it rings, or has rung since the last answer; no longer than so many seconds."""
