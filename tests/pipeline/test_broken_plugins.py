@@ -22,6 +22,7 @@ from vidgen import Fallback, JobStatus, VideoJob, VideoRequest, lifecycle
 from vidgen.catalog.vendors import _plugins
 from vidgen.job import EventType
 from vidgen.pipeline.recall import recall
+from vidgen.providers.foreign import Foreign, Limits, foreign
 from vidgen.providers.protocol import Overview, Running
 from vidgen.server.steering import provider_documents
 from vidgen.settings import Settings
@@ -31,6 +32,7 @@ from vidgen.simulator.server import SimulatorServer
 __all__ = ["quick"]
 
 PACKAGE = '''
+import asyncio
 from contextlib import asynccontextmanager
 
 from vidgen.catalog import Interface, Model, Price, Vendor
@@ -101,6 +103,12 @@ class Provider:
 
     async def aclose(self):
         return None
+
+
+class Silent(Provider):
+    async def submit(self, submission, credential):
+        BILL.append(submission.request.prompt)
+        await asyncio.Event().wait()
 
 
 class Finding(Provider):
@@ -208,6 +216,29 @@ async def test_a_submit_that_breaks_may_have_been_accepted(
         1,
     )
     assert not simulator.sora.bill
+
+
+async def test_a_submit_that_never_answers_gives_its_place_back(
+    carrier: Carrier, package: Any
+) -> None:
+    carrier.resources.providers.by_name["one"] = foreign(
+        package.Silent(), "one", Limits(submit_s=0.05)
+    )
+
+    job = await carrier.finish(await carrier.enqueue(ONE))
+
+    assert (job.status, job.error_code, package.BILL) == (
+        JobStatus.FAILED,
+        "submit_unknown",
+        [ONE.prompt],
+    )
+
+
+async def test_a_submit_has_a_minute_more_than_the_settings_say(carrier: Carrier) -> None:
+    found = carrier.resources.providers.get("one")
+
+    assert isinstance(found, Foreign)
+    assert found.limits == Limits(submit_s=61)  # 1 in the settings above
 
 
 async def test_a_search_that_breaks_proves_nothing(carrier: Carrier, package: Any) -> None:

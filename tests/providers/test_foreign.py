@@ -23,7 +23,7 @@ from vidgen.errors import (
     TransientError,
 )
 from vidgen.job import Operation, VideoRequest
-from vidgen.providers.foreign import Foreign, foreign
+from vidgen.providers.foreign import Foreign, Limits, foreign
 from vidgen.providers.protocol import (
     Asset,
     Credential,
@@ -300,6 +300,69 @@ def test_it_can_list_only_if_its_package_can() -> None:
 def test_what_is_no_provider_is_a_broken_plug_in(built: object) -> None:
     with pytest.raises(PluginBrokenError, match="without submit, poll"):
         foreign(cast("Provider", built), "acme")
+
+
+# --- time ---
+
+
+SOON = Limits(submit_s=0.01, answer_s=0.01, close_s=0.01)
+
+
+class Silent(AlsoLists):
+    """Answers nothing; the test says what comes of it if it is interrupted."""
+
+    async def _never(self) -> Any:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if self._does is None:
+                raise
+            return self._do()
+
+    async def submit(self, *_: object) -> Any:
+        return await self._never()
+
+    async def poll(self, *_: object) -> Any:
+        return await self._never()
+
+    async def accepts(self, *_: object) -> Any:
+        return await self._never()
+
+    async def find_recent(self, *_: object) -> Any:
+        return await self._never()
+
+    async def look_through(self, *_: object, pages: int = 1) -> Any:
+        return await self._never()
+
+    async def aclose(self) -> None:
+        await self._never()
+
+
+def silent(does: object = None) -> Foreign:
+    return foreign(cast("Provider", Silent(does)), "acme", SOON)
+
+
+@pytest.mark.parametrize("deed", ["poll", "accepts", "find_recent", "look_through"])
+@pytest.mark.parametrize("words", [None, TransientError("cut"), RuntimeError("cut")])
+async def test_what_does_not_answer_in_time_is_interrupted(deed: str, words: object) -> None:
+    with pytest.raises(PluginFailedError, match=rf"did not answer within 0\.01 s in {deed}"):
+        await DEEDS[deed](silent(words))
+
+
+@pytest.mark.parametrize("words", [None, TransientError("not sent"), InputRejectedError("no")])
+async def test_a_submit_that_does_not_answer_in_time_may_have_been_accepted(words: object) -> None:
+    with pytest.raises(SubmitUnknownError, match=r"within 0\.01 s in submit"):
+        await silent(words).submit(SUBMISSION, KEY)
+
+
+async def test_a_receipt_that_comes_for_all_that_is_kept() -> None:
+    late = Submitted(operation=OPERATION)
+
+    assert await silent(late).submit(SUBMISSION, KEY) == late
+
+
+async def test_an_end_that_never_comes_holds_up_nobody() -> None:
+    await silent().aclose()
 
 
 # --- the bytes ---

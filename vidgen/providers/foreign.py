@@ -2,17 +2,19 @@
 Providers of other packages, held to what `protocol.py` promises: whatever they raise or return, the
 pipeline sees values it knows, and errors that say what happened to the money.
 
-    submit       raises what is no error of a provider, or brings no receipt    SubmitUnknownError
-    all others   raise it, or return something else than promised               PluginFailedError
+    submit       raises what is no error of a provider, brings no receipt,
+                 or does not answer in time                                     SubmitUnknownError
+    all others   raise it, return something else than promised, or are late     PluginFailedError
 
 So nothing they get wrong ends a worker, and what is paid for is asked for again until the deadline.
-Only what never comes back is out of our hands: code that blocks the loop blocks its worker.
+Only what never comes back is out of our hands: code that blocks the loop blocks its worker, and
+code that takes no cancellation keeps its place there.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import get_args
 
@@ -50,9 +52,29 @@ MAX_ADDRESS = 16 * 1024
 DEEDS = ("submit", "poll", "open_result", "cancel", "accepts", "aclose")
 # A module of a stranger may well call `sys.exit`, which would end the worker.
 _WHATEVER = (Exception, SystemExit, asyncio.CancelledError)
+# Before the paid exchange there may be another one, such as for a token or with an image.
+SUBMIT_MARGIN_S = 60.0
 
 
-def foreign(inner: Provider, name: str) -> "Foreign":
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """
+    How long a deed may take, whatever it does. `open_result` and `cancel` are bounded by those who
+    ask for them.
+
+    Attributes:
+        submit_s: The paid call, and what goes before it.
+        answer_s: A look, a list, or the trial of a key; a little longer than our own client waits,
+            which knows better what happened.
+        close_s: The end.
+    """
+
+    submit_s: float = 120 + SUBMIT_MARGIN_S
+    answer_s: float = 75
+    close_s: float = 10
+
+
+def foreign(inner: Provider, name: str, limits: Limits | None = None) -> "Foreign":
     """
     *inner*, which another package has built as the provider *name*, behind a guard.
 
@@ -72,15 +94,16 @@ def foreign(inner: Provider, name: str) -> "Foreign":
         (False, True): _ListingMany,
         (True, True): _FindingAndListing,
     }
-    return kinds[finds, lists](inner, name)
+    return kinds[finds, lists](inner, name, limits or Limits())
 
 
 class Foreign:
     """A provider of another package."""
 
-    def __init__(self, inner: Provider, name: str) -> None:
+    def __init__(self, inner: Provider, name: str, limits: Limits) -> None:
         """Guard *inner*."""
         self.name = name
+        self.limits = limits
         self._inner: object = inner
         self._shown: set[tuple[str, str]] = set()
 
@@ -95,7 +118,7 @@ class Foreign:
     async def submit(self, submission: Submission, credential: Credential) -> Submitted:
         """Start one generation; whatever proves nothing may have been accepted."""
         try:
-            with self._guarded("submit", (ProviderError, RequestError)):
+            async with self._awaited("submit", self.limits.submit_s, (ProviderError, RequestError)):
                 receipt = await self._inner.submit(submission, credential)  # type: ignore[attr-defined]  # `foreign` has looked
                 return self._receipt(receipt, credential)
         except PluginFailedError as error:
@@ -105,7 +128,7 @@ class Foreign:
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         """Look once."""
-        with self._guarded("poll"):
+        async with self._awaited("poll", self.limits.answer_s):
             found = await self._inner.poll(operation, credential)  # type: ignore[attr-defined]  # `foreign` has looked
             return self._progress("poll", found)
 
@@ -137,16 +160,36 @@ class Foreign:
 
     async def accepts(self, model: str, credential: Credential) -> bool:
         """Try *credential*."""
-        with self._guarded("accepts"):
+        async with self._awaited("accepts", self.limits.answer_s):
             return bool(await self._inner.accepts(model, credential))  # type: ignore[attr-defined]  # `foreign` has looked
 
     async def aclose(self) -> None:
         """Close its connections; whatever comes of it, the process ends."""
         try:
-            with self._guarded("aclose"):
+            async with self._awaited("aclose", self.limits.close_s):
                 await self._inner.aclose()  # type: ignore[attr-defined]  # `foreign` has looked
         except VidgenError as error:
             logger.debug("provider not closed", provider=self.name, reason=error.message)
+
+    @asynccontextmanager
+    async def _awaited(
+        self, deed: str, limit_s: float, known: tuple[type[VidgenError], ...] = (ProviderError,)
+    ) -> AsyncIterator[None]:
+        """As `_guarded`, and only so long."""
+        limit = asyncio.timeout(limit_s)
+        with self._guarded(deed, known):
+            try:
+                async with limit:
+                    yield
+            except _WHATEVER as error:
+                # Interrupted by us, it knows no more than we do, whatever it raises.
+                if not limit.expired() or _is_cancelled():
+                    raise
+                self._show(deed, "late", error)
+                raise PluginFailedError(
+                    f"The package that brings {self.name} did not answer within {limit_s:g} s in"
+                    f" {deed}; the log has where."
+                ) from error
 
     @contextmanager
     def _guarded(
@@ -178,14 +221,17 @@ class Foreign:
     def failed(self, deed: str, error: BaseException) -> PluginFailedError:
         """The error for *error*, whose words may hold a key or a prompt; the log has them once."""
         kind = type(error).__name__[:60]
+        self._show(deed, kind, error)
+        return PluginFailedError(
+            f"The package that brings {self.name} raised {kind} in {deed}; the log has where."
+        )
+
+    def _show(self, deed: str, kind: str, error: BaseException) -> None:
         if (deed, kind) not in self._shown:
             self._shown.add((deed, kind))
             logger.opt(exception=error).error(
                 "provider of another package raised", provider=self.name, deed=deed
             )
-        return PluginFailedError(
-            f"The package that brings {self.name} raised {kind} in {deed}; the log has where."
-        )
 
     def _wrong(self, deed: str, value: object) -> PluginFailedError:
         return PluginFailedError(
@@ -266,7 +312,7 @@ class _Finding(Foreign):
         self, submission: Submission, since: datetime, credential: Credential
     ) -> Listing:
         """What may have come from *submission*; it proves something only if it says so in full."""
-        with self._guarded("find_recent"):
+        async with self._awaited("find_recent", self.limits.answer_s):
             found = await self._inner.find_recent(submission, since, credential)  # type: ignore[attr-defined]  # `foreign` has looked
             if not isinstance(found, Listing):
                 raise self._wrong("find_recent", found)
@@ -289,7 +335,7 @@ class _ListingMany(Foreign):
         self, wanted: Sequence[Operation], credential: Credential, pages: int
     ) -> Overview:
         """What its list says about *wanted*."""
-        with self._guarded("look_through"):
+        async with self._awaited("look_through", self.limits.answer_s):
             told = await self._inner.look_through(wanted, credential, pages)  # type: ignore[attr-defined]  # `foreign` has looked
             if not isinstance(told, Overview):
                 raise self._wrong("look_through", told)

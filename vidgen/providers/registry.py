@@ -15,7 +15,7 @@ from vidgen.catalog import Endpoints, Interface, Vendor
 from vidgen.catalog.vendor import origin, resolved
 from vidgen.errors import PluginBrokenError, ProviderNotConfiguredError, RequestError
 from vidgen.job import SERVER_CREDENTIAL, Operation
-from vidgen.providers.foreign import foreign
+from vidgen.providers.foreign import SUBMIT_MARGIN_S, Limits, foreign
 from vidgen.providers.http import ProviderHttp, authority
 from vidgen.providers.protocol import Credential, Listing, Overview, Provider, Submission
 
@@ -151,7 +151,11 @@ class Providers:
             vendor = catalog.vendor(name)
             surroundings = Surroundings(endpoints=self.config.endpoints, http=self.http)
             _check_addresses(vendor, self.config.endpoints)
-            found = self.by_name[name] = _wired(vendor, surroundings)
+            found = self.by_name[name] = _wired(
+                vendor,
+                surroundings,
+                Limits(submit_s=self.config.submit_timeout_s + SUBMIT_MARGIN_S),
+            )
         return found
 
     def finder(self, name: str) -> FindsRecent | None:
@@ -257,7 +261,7 @@ def _check_addresses(vendor: Vendor, endpoints: Endpoints) -> None:
             )
 
 
-def _wired(vendor: Vendor, surroundings: Surroundings) -> Provider:
+def _wired(vendor: Vendor, surroundings: Surroundings, limits: Limits) -> Provider:
     """The provider of *vendor*, built by its own module, which is imported now."""
     try:
         wire = resolved(vendor.wire)
@@ -278,7 +282,7 @@ def _wired(vendor: Vendor, surroundings: Surroundings) -> Provider:
         raise PluginBrokenError(
             f"The provider {vendor.name!r} cannot be built: {type(error).__name__}: {error!s:.200}"
         ) from error
-    return provider if is_ours else foreign(provider, vendor.name)
+    return provider if is_ours else foreign(provider, vendor.name, limits)
 
 
 def _own(vendor: Vendor, endpoints: Endpoints) -> Endpoints:
