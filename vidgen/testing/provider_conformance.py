@@ -16,8 +16,9 @@ import socket
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -41,14 +42,18 @@ from vidgen.errors import (
     SubmitUnknownError,
     TransientError,
 )
-from vidgen.job import VideoRequest
+from vidgen.job import Operation, VideoRequest
 from vidgen.providers.protocol import (
     MAX_CHARGE_MICROS,
     Credential,
     Failed,
+    Listing,
+    Overview,
     Running,
+    Submission,
     Succeeded,
 )
+from vidgen.providers.registry import WORTH_A_PAGE, FindsRecent, ListsVideos
 from vidgen.simulator.control import Rule
 from vidgen.simulator.faults import Deed
 from vidgen.testing.provider_wire import (
@@ -108,6 +113,11 @@ POLL_REFUSALS: dict[str, type[ProviderError]] = {
     "json-null": ProtocolError,
     "half-json": ProtocolError,
     "empty": ProtocolError,
+}
+# The last for good: a client may ask again by itself where a kept connection was cut.
+NO_LIST: dict[str, int | None] = {
+    **dict.fromkeys(("401", "404", "429", "500", "502", "503", *UNREADABLE), 1),
+    "disconnect": None,
 }
 CREDENTIAL_HEADERS = {"authorization", "api-key", "x-goog-api-key", "cookie"}
 
@@ -550,6 +560,148 @@ async def test_a_word_that_nobody_knows_is_no_verdict(wire: Wire) -> None:
     progress = await wire.poll(await wire.submit())
 
     assert isinstance(progress, Running)
+
+
+async def test_what_was_accepted_is_found_again(wire: Wire) -> None:
+    if not isinstance(wire.provider, FindsRecent):
+        return
+    submission = wire.submission()
+    receipt = await wire.provider.submit(submission, wire.credential)
+    lost = wire.submission(prompt="a submit whose receipt is lost")
+    wire.script(Rule(deed="submit", outcome="accept-then-disconnect"))
+    with pytest.raises(SubmitUnknownError):
+        await wire.provider.submit(lost, wire.credential)
+
+    known, unknown = await _found(wire, submission), await _found(wire, lost)
+
+    if wire.format.vague_list:
+        assert receipt.operation.id in _ids(known)
+        assert wire.simulator.bill[-1].operation_id in _ids(unknown)
+        return
+    assert [each.id for each in known.candidates] == [receipt.operation.id]
+    assert [each.id for each in unknown.candidates] == [wire.simulator.bill[-1].operation_id]
+    for found in (*known.candidates, *unknown.candidates):
+        # Attempts tell by these whose it is, and it is followed from now on.
+        assert replace(found, id="", extra={}) == replace(receipt.operation, id="", extra={})
+        assert isinstance(await wire.poll(found), Succeeded)
+
+
+async def test_what_was_never_sent_is_not_found(wire: Wire) -> None:
+    if not isinstance(wire.provider, FindsRecent):
+        return
+    await wire.submit(prompt="somebody else's video")
+
+    found = await _found(wire, wire.submission())
+
+    assert found.candidates == ()
+    assert found.doubtful == () or wire.format.vague_list
+
+
+async def test_a_list_that_cannot_be_read_does_not_prove_that_nothing_was_sent(wire: Wire) -> None:
+    if not isinstance(wire.provider, FindsRecent):
+        return
+    lost = wire.submission()
+    await wire.provider.submit(lost, wire.credential)
+    for outcome, times in NO_LIST.items():
+        wire.script(Rule(deed="list", outcome=outcome, times=times))
+
+        assert not await _is_disproved(wire, lost), outcome
+
+        assert wire.simulator.counts[outcome], f"the simulator's list did not obey {outcome}"
+
+
+async def test_only_a_list_read_to_its_end_proves_that_nothing_was_sent(wire: Wire) -> None:
+    if not isinstance(wire.provider, FindsRecent):
+        return
+    lost = wire.submission()
+    await wire.provider.submit(lost, wire.credential)
+    await _many_more(wire)
+
+    assert not await _is_disproved(wire, lost)
+
+    for outcome in ("500", "half-json", "missing-id"):
+        wire.script(Rule(deed="list", outcome=outcome, nth=2))
+        assert not await _is_disproved(wire, lost), f"{outcome} in place of the second page"
+
+
+async def test_a_list_says_the_same_as_a_look(wire: Wire) -> None:
+    if not isinstance(wire.provider, ListsVideos):
+        return
+    verdicts = (*wire.format.failed, *wire.format.blocked)
+    wire.script(*(Rule(deed="poll", outcome=each, prompt=f"end: {each}.") for each in verdicts))
+    ended = [await wire.submit(prompt=f"end: {each}.") for each in (*verdicts, "well")]
+    wire.simulator.generation_s = 60
+    operations = [*ended, *[await wire.submit() for _ in range(WORTH_A_PAGE)]]
+
+    overview = await _listed(wire, operations)
+
+    looks = {each.id: await wire.poll(each) for each in operations}
+    assert {name: type(told).__name__ for name, told in overview.found.items()} == {
+        name: type(told).__name__ for name, told in looks.items()
+    }
+    assert overview.pages >= 1
+
+
+async def test_what_a_list_does_not_show_is_left_out_and_not_failed(wire: Wire) -> None:
+    if not isinstance(wire.provider, ListsVideos):
+        return
+    wire.script(Rule(deed="list", outcome="hidden", argument="600", prompt="not listed yet"))
+    shown = [await wire.submit() for _ in range(WORTH_A_PAGE)]
+    hidden = [await wire.submit(prompt="not listed yet") for _ in range(WORTH_A_PAGE)]
+    deleted = replace(shown[0], id=f"{shown[0].id}0")
+
+    overview = await _listed(wire, [*hidden, deleted, *shown])
+
+    assert overview.found.keys() == {each.id for each in shown}
+
+
+async def test_a_list_that_cannot_be_read_says_nothing_of_a_video(wire: Wire) -> None:
+    if not isinstance(wire.provider, ListsVideos):
+        return
+    operations = [await wire.submit() for _ in range(WORTH_A_PAGE)]
+    for outcome, times in NO_LIST.items():
+        wire.script(Rule(deed="list", outcome=outcome, times=times))
+
+        try:
+            told = (await _listed(wire, operations)).found
+        except ProviderError:
+            told = {}
+
+        assert told == {}, outcome
+        assert wire.simulator.counts[outcome], f"the simulator's list did not obey {outcome}"
+
+
+async def _found(wire: Wire, submission: Submission) -> Listing:
+    """What is found of *submission*."""
+    assert isinstance(wire.provider, FindsRecent)
+    since = datetime.now(UTC) - timedelta(minutes=1)
+    return await wire.provider.find_recent(submission, since, wire.credential)
+
+
+async def _is_disproved(wire: Wire, accepted: Submission) -> bool:
+    """Whether the list is said to prove that *accepted* was never sent: it would be paid again."""
+    try:
+        found = await _found(wire, accepted)
+    except ProviderError:
+        return False
+    return found.trusted and not _ids(found)
+
+
+async def _listed(wire: Wire, operations: Sequence[Operation]) -> Overview:
+    assert isinstance(wire.provider, ListsVideos)
+    return await wire.provider.look_through(operations, wire.credential, 5)
+
+
+async def _many_more(wire: Wire) -> None:
+    """Videos of somebody else, newer than all others, and more than a page of the list holds."""
+    theirs = await wire.submit(prompt="somebody else's video")
+    wish = wire.simulator.generations[theirs.id].wish
+    for _ in range(wire.format.list_length):
+        wire.simulator.accept(replace(wish, operation_id=str(uuid4())), at=0)
+
+
+def _ids(found: Listing) -> set[str]:
+    return {each.id for each in (*found.candidates, *found.doubtful)}
 
 
 def _others(wire: Wire, name: str) -> list[Any]:

@@ -79,6 +79,9 @@ class Format:
         operation_extra: What is stored with it.
         result: The address of its result; `{url}` is the base URL, `{origin}` what it begins with.
         twin: A look is the same as that of another format, so it is not tried twice.
+        vague_list: Of `find_recent`: the list does not tell enough to adopt a video from, so that
+            what was accepted is doubtful there.
+        list_length: Of `find_recent`: so many videos are more than a page of the list holds.
     """
 
     name: str
@@ -108,6 +111,8 @@ class Format:
     operation_extra: Mapping[str, JsonValue] = field(default_factory=dict)
     result: str = "{url}/video.mp4"
     twin: bool = False
+    vague_list: bool = False
+    list_length: int = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,12 +3,14 @@ Acme's API, as `acme`.
 
     POST /clips        {"model", "text", "length", "shape", "lines", …} -> {"clip", "state"}
     GET  /clips/{id}   -> {"state": waiting | working | ready | broken, "done", "file", "why"}
-    GET  /clips?most=1 -> {"clips"}, for nothing
+    GET  /clips?most=1&after={id} -> {"clips": [{"clip", "state", …, "text", "length", "made"}],
+                          "more"}, the newest first and for nothing
 """
 
 from base64 import b64encode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -41,10 +43,13 @@ from vidgen.providers.answer import (
     word,
 )
 from vidgen.providers.http import ProviderHttp, joined, same_origin
+from vidgen.providers.listing import Reading
 from vidgen.providers.protocol import (
     Asset,
     Credential,
     Failed,
+    Listing,
+    Overview,
     Progress,
     ResultStream,
     Running,
@@ -52,8 +57,10 @@ from vidgen.providers.protocol import (
     Submitted,
     Succeeded,
 )
-from vidgen.providers.registry import Surroundings
+from vidgen.providers.registry import WORTH_A_PAGE, Surroundings
 
+PAGE_LENGTH = 100
+MAX_PAGES = 50
 KINDS: dict[str, type[ProviderError]] = {
     "bad_key": AuthError,
     "no_money": QuotaExhaustedError,
@@ -90,20 +97,11 @@ class AcmeProvider:
         if not answer.ok:
             raise refusal(answer, "submit", credential, private_texts(submission.request))
         try:
-            clip = answer.json().get("clip")
-        except ProtocolError:
-            clip = None
-        if not isinstance(clip, str) or not is_storable_id(clip):
-            raise SubmitUnknownError("Acme took the request, but its answer names no clip.")
-        return Submitted(
-            operation=Operation(
-                provider=self.name,
-                id=clip,
-                endpoint=self._base_url,
-                model=model,
-                credential_id=credential.id,
-            )
-        )
+            return Submitted(operation=self._operation(answer.json(), model, credential))
+        except ProtocolError as error:
+            raise SubmitUnknownError(
+                "Acme took the request, but its answer names no clip."
+            ) from error
 
     async def poll(self, operation: Operation, credential: Credential) -> Progress:
         self._check_home(operation)
@@ -135,6 +133,52 @@ class AcmeProvider:
     async def cancel(self, operation: Operation, credential: Credential) -> bool:
         return False
 
+    async def find_recent(
+        self, submission: Submission, since: datetime, credential: Credential
+    ) -> Listing:
+        request = submission.request
+        reading = Reading(
+            fields={
+                "prompt": request.prompt,
+                "seconds": request.seconds,
+                "model": request.model,
+                "number": request.seed,
+            },
+            since=since,
+            at_vendor=False,  # an empty list is no proof: it may be a gateway's
+            operation_of=lambda clip: self._operation(clip, request.model or "", credential),
+            exact=("number",),
+        )
+        after: str | None = None
+        for _ in range(MAX_PAGES):
+            answer, clips, more = await self._page(after, credential)
+            page = {"data": [listed(clip) for clip in clips], "has_more": more}
+            after = reading.take(page, answer.headers.get("date"), datetime.now(UTC))
+            if after is None:
+                break
+        return reading.listing()  # not trusted if there were more pages
+
+    async def look_through(
+        self, wanted: Sequence[Operation], credential: Credential, pages: int
+    ) -> Overview:
+        missing = {each.id for each in wanted if same_origin(each.endpoint, self._base_url)}
+        found: dict[str, Progress] = {}
+        after: str | None = None
+        asked = 0
+        while asked < pages:
+            _, clips, more = await self._page(after, credential)
+            asked += 1
+            after = None
+            for clip in clips:
+                with suppress(ProtocolError):  # one that nobody can follow is nobody's
+                    after = id_of(clip)
+                    if after in missing:
+                        found[after] = progress_of(clip)
+                        missing.discard(after)
+            if not more or after is None or len(missing) < WORTH_A_PAGE:
+                break
+        return Overview(found=found, pages=asked)
+
     async def accepts(self, model: str, credential: Credential) -> bool:
         answer = await self._http.exchange(
             "list", "GET", f"{self._base_url}/clips?most=1", headers=headers(credential)
@@ -145,6 +189,33 @@ class AcmeProvider:
 
     async def aclose(self) -> None:
         """The connections are not ours."""
+
+    async def _page(
+        self, after: str | None, credential: Credential
+    ) -> tuple[Answer, list[dict[str, Any]], bool]:
+        """A page of the list as it came, its clips, and whether there are more."""
+        url = f"{self._base_url}/clips?most={PAGE_LENGTH}"
+        if after is not None:
+            url += f"&after={quote(after, safe='')}"
+        answer = await self._http.exchange("list", "GET", url, headers=headers(credential))
+        if not answer.ok:
+            raise refusal(answer, "list", credential)
+        told = answer.json()
+        clips, more = told.get("clips"), told.get("more")
+        if not isinstance(clips, list) or not isinstance(more, bool):
+            raise ProtocolError("Acme's list has no clips, or does not say whether it goes on.")
+        if not all(isinstance(clip, dict) for clip in clips):
+            raise ProtocolError("Acme's list has something in it that is no clip.")
+        return answer, clips, more
+
+    def _operation(self, clip: Mapping[str, Any], model: str, credential: Credential) -> Operation:
+        return Operation(
+            provider=self.name,
+            id=id_of(clip),
+            endpoint=self._base_url,
+            model=model,
+            credential_id=credential.id,
+        )
 
     def _check_home(self, operation: Operation) -> None:
         if not same_origin(operation.endpoint, self._base_url):
@@ -165,6 +236,19 @@ def body_of(submission: Submission) -> dict[str, JsonValue]:
     for image in submission.images:
         body["start"] = b64encode(image.data).decode()
     return body
+
+
+def id_of(clip: Mapping[str, Any]) -> str:
+    found = clip.get("clip")
+    if not isinstance(found, str) or not is_storable_id(found):
+        raise ProtocolError("Acme's answer names no clip.")
+    return found
+
+
+def listed(clip: dict[str, Any]) -> dict[str, Any]:
+    """A clip of the list in the words that `Reading` compares."""
+    words = {"prompt": "text", "seconds": "length", "created_at": "made"}
+    return {**clip, **{ours: clip.get(theirs) for ours, theirs in words.items()}}
 
 
 def progress_of(clip: dict[str, Any]) -> Progress:

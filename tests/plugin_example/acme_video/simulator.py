@@ -15,6 +15,7 @@ from vidgen.simulator.wire import (
     deliver,
     json_answer,
     look,
+    obey,
     project_of,
     serve,
     submit,
@@ -62,7 +63,18 @@ class AcmeServer:
     async def index(self, incoming: Incoming) -> web.StreamResponse:
         if project_of(self.simulator, incoming.key) is None:
             return refuse(WRONG_KEY)
-        return json_answer({"clips": []})
+        obeyed = await obey(incoming, self.simulator, "list", refuse=refuse)
+        if obeyed is not None:
+            return obeyed
+        query = incoming.request.query
+        most, after = query.get("most", "20"), query.get("after")
+        if not most.isdecimal() or not 1 <= int(most) <= 100:
+            return refuse(Refusal(status=400, message="most is 1 to 100."))
+        found = self.simulator.listed("")
+        begin = next((n + 1 for n, each in enumerate(found) if each.id == after), 0)
+        rest = found[begin:]
+        shown: list[JsonValue] = [self.entry(each) for each in rest[: int(most)]]
+        return json_answer({"clips": shown, "more": len(rest) > int(most)})
 
     async def retrieve(self, incoming: Incoming) -> web.StreamResponse:
         if project_of(self.simulator, incoming.key) is None:
@@ -73,6 +85,18 @@ class AcmeServer:
         return await look(incoming, self.simulator, generation, refuse=refuse, answer=self.shown)
 
     async def shown(self, generation: Generation, drawn: Drawn) -> web.StreamResponse:
+        clip = self.clip(generation)
+        if "status" in drawn.modifiers:
+            clip["state"] = drawn.modifiers["status"].argument or "dreaming"
+        return json_answer(clip)
+
+    def entry(self, generation: Generation) -> dict[str, JsonValue]:
+        """What the list says of it."""
+        asked = dict(generation.wish.parameters)
+        asked.pop("start", None)  # no list repeats pictures
+        return {**asked, **self.clip(generation), "made": int(generation.created_at)}
+
+    def clip(self, generation: Generation) -> dict[str, JsonValue]:
         clip: dict[str, JsonValue] = {"clip": generation.id, "done": generation.percent()}
         verdict = self.simulator.settle(generation)
         if verdict is not None:
@@ -82,9 +106,7 @@ class AcmeServer:
             clip |= {"state": "ready", "file": f"{self.simulator.url}/files/{generation.id}.mp4"}
         else:
             clip["state"] = "working"
-        if "status" in drawn.modifiers:
-            clip["state"] = drawn.modifiers["status"].argument or "dreaming"
-        return json_answer(clip)
+        return clip
 
     async def content(self, incoming: Incoming) -> web.StreamResponse:
         request = incoming.request

@@ -47,5 +47,6 @@ FORMATS = (
         carries=carries,
         money=("429-insufficient-quota", "429-credit-balance-exhausted"),
         operation_extra={"subpath": "text2video"},
+        list_length=600,
     ),
 )
