@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 from vidgen import JobStatus, VideoQueue, VideoRequest
 from vidgen.cli import app
 from vidgen.providers.protocol import ImageBytes
+from vidgen.providers.registry import FindsRecent, ListsVideos
 from vidgen.testing import InlineWorker, Simulated
 from vidgen.testing.provider_conformance import *  # noqa: F403  the sentences
-from vidgen.testing.provider_wire import PROMPT, Format, wires
+from vidgen.testing.provider_wire import PROMPT, Format, Wire, wires
 
 
 def carries(body: dict[str, Any], image: ImageBytes) -> bool:
@@ -34,6 +35,11 @@ wire = wires(
         money=("429-insufficient-quota",),
     )
 )
+
+
+async def test_the_sentences_about_lists_are_about_acme(wire: Wire) -> None:
+    assert isinstance(wire.provider, FindsRecent)
+    assert isinstance(wire.provider, ListsVideos)
 
 
 async def test_a_video_of_acme_gets_into_the_bucket(
