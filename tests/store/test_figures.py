@@ -165,16 +165,15 @@ async def test_completed_rows_are_never_looked_at(connection: Connection) -> Non
     await connection.execute("ANALYZE video_jobs")
     plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", TTL_S, 20_000)
 
-    used = {
-        node["Index Name"] for node in nodes(json.loads(plan)[0]["Plan"]) if "Index Name" in node
-    }
-    read = {
-        node["Node Type"]
+    looks = [
+        node
         for node in nodes(json.loads(plan)[0]["Plan"])
-        if node.get("Relation Name") == "video_jobs"
-    }
-    partial = {"video_jobs_due", "video_jobs_held", "video_jobs_kept", "webhook_deliveries_due"}
-    assert {name for name in used if not str(name).endswith("_pkey")} == partial
+        if str(node.get("Relation Name", node.get("Index Name"))).startswith("video_jobs")
+    ]
+    used = {node["Index Name"] for node in looks if "Index Name" in node}
+    read = {node["Node Type"] for node in looks}
+    # Of tables that are empty the planner may read all: who has analyzed them decides.
+    assert used - {"video_jobs_pkey"} == {"video_jobs_due", "video_jobs_held", "video_jobs_kept"}
     assert "Seq Scan" not in read
 
 
