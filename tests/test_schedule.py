@@ -151,6 +151,21 @@ def test_a_process_learns_from_its_own_videos() -> None:
     assert guess.spread == pytest.approx(SIGMA, rel=0.35)
 
 
+@pytest.mark.parametrize("time_s", [0.8, 58.0, 60.0, 61.5])
+def test_of_videos_that_all_take_the_same_time_it_is_learnt(time_s: float) -> None:
+    experience = Experience()
+    for _ in range(40):
+        trail = Trail(experience)
+        trail.saw_running(time_s * 0.98, None)
+        trail.saw_ready(time_s * 1.02)
+
+    guess = experience.guess(None)
+
+    assert guess is not None
+    assert guess.median_s == pytest.approx(time_s, rel=0.06)
+    assert guess.spread == LEAST_SPREAD
+
+
 def test_a_few_videos_teach_nothing() -> None:
     assert taught([MEDIAN_S] * 19).guess(None) is None
 

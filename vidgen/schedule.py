@@ -237,6 +237,7 @@ class Experience:
         wanted = [-math.log(1 - share) for share in shares]
         weight = self._weight * PRIOR_VIDEOS
         gone, told_before = 0.0, 0.0  # of the chance, as sums of hazards
+        last_s = 0.0
         for number in range(_STEPS):
             begin_s, end_s = _EDGES_S[number], _EDGES_S[number + 1]
             ready, seconds = self._ready[number], self._seconds[number]
@@ -247,13 +248,16 @@ class Experience:
                 told_before = told
             if ready <= 0 or seconds <= 0:
                 continue
-            chance = ready / seconds * (end_s - begin_s)
+            chance, last_s = ready / seconds * (end_s - begin_s), end_s
             while len(found) < len(wanted) and gone + chance >= wanted[len(found)]:
                 part = (wanted[len(found)] - gone) / chance
                 found.append(begin_s + part * (end_s - begin_s))
             gone += chance
             if len(found) == len(wanted):
                 break
+        if len(found) == len(wanted) - 1:
+            # Where all take the same time nobody is seen at a later age: the slow ones end there.
+            found.append(last_s)
         return found
 
 
