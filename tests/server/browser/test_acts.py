@@ -324,6 +324,27 @@ async def test_a_generation_is_cancelled_with_the_truth_about_the_money(
     assert world.simulators.sora.of("cancel")
 
 
+async def test_what_happens_before_the_stream_begins_is_shown_at_once(
+    open_page: OpenPage, world: World
+) -> None:
+    job = await ask(world)
+    page = await open_page(f"#/jobs/{job.id}")
+    may_begin = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await may_begin.wait()
+        await route.continue_()
+
+    await page.route("**/api/events", late)
+    await page.reload()
+    await expect(page.locator(".pill")).to_have_text("waiting")
+    await world.hand.submit(await world.hand.claim(job))
+    may_begin.set()
+
+    # Everything is looked at again after 15 s in any case.
+    await expect(page.locator(".pill")).to_have_text("generating", timeout=8000)
+
+
 async def test_a_video_that_is_made_can_be_discarded(open_page: OpenPage, world: World) -> None:
     job = await ask(world)
     await world.hand.generate(await world.hand.submit(await world.hand.claim(job)))

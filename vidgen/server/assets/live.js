@@ -6,7 +6,7 @@
 
 const TYPES = [
   "created", "claimed", "postponed", "submitting", "submitted", "generated", "completed", "errored",
-  "parked", "reattempted", "failed", "released", "cancel_requested", "cancelled", "answered", "retried", "progressed",
+  "parked", "reattempted", "rerouted", "failed", "released", "cancel_requested", "cancelled", "answered", "retried", "progressed",
 ];
 const STREAMS = 3; // of the six, over all windows in sight
 const POLL_MS = 3000; // without a stream
@@ -95,7 +95,8 @@ function close() {
 function connect(mine) {
   source = new EventSource(lastSeq === null ? "/api/events" : `/api/events?after=${lastSeq}`);
   source.addEventListener("open", () => {
-    if (failures > 0) tell({ refresh: true });
+    // The first one tells what happens from now on: what was shown before may be older than that.
+    if (failures > 0 || lastSeq === null) tell({ refresh: true });
     failures = 0;
     found();
   });
