@@ -143,25 +143,21 @@ async def test_a_server_that_takes_a_wrong_checksum_is_not_trusted_with_right_on
     assert open_uploads(server) == []
 
 
-async def test_who_cannot_be_asked_now_is_asked_again(own: Storage, server: S3Server) -> None:
-    server.faults.append(Fault(operation="UploadPart", times=3))
+@pytest.mark.parametrize(
+    ("faults", "compares"),
+    [(3, True), (6, False)],  # botocore tries three times
+    ids=["who cannot be asked now is asked again", "who breaks at each trial gets md5"],
+)
+async def test_a_trial_that_fails_is_made_once_more(
+    own: Storage, server: S3Server, faults: int, compares: bool
+) -> None:
+    server.faults.append(Fault(operation="UploadPart", times=faults))
 
     with pytest.raises(StorageUnavailableError, match="try a checksum"):
         await upload(own, a_video(12 * MIB))
     await upload(own, a_video(12 * MIB))
 
-    assert own._compares_crc32 is True
-    assert open_uploads(server) == []
-
-
-async def test_who_breaks_at_each_wrong_checksum_gets_md5(own: Storage, server: S3Server) -> None:
-    server.faults.append(Fault(operation="UploadPart", times=6))
-
-    with pytest.raises(StorageUnavailableError, match="try a checksum"):
-        await upload(own, a_video(12 * MIB))
-    await upload(own, a_video(12 * MIB))
-
-    assert own._compares_crc32 is False
+    assert own._compares_crc32 is compares
     assert await own.exists("a/b.mp4")
     assert open_uploads(server) == []
 

@@ -1,14 +1,16 @@
 """Where thousands of jobs of one process stand in line, and what becomes of those that do."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 
-from tests.pipeline.conftest import carrying
+from tests.pipeline.conftest import Carrier, carrying
 from tests.pipeline.test_failures import SORA, VEO, a_rule, quick
-from vidgen import JobStatus
+from vidgen import JobStatus, VideoJob
 from vidgen.gate import Gate, SharedGate
 from vidgen.job import Stage
 from vidgen.pipeline import submit
@@ -43,6 +45,18 @@ class WatchedShared(SharedGate):
         await super().enter(sharer, before)
 
 
+@asynccontextmanager
+async def in_line(
+    carrier: Carrier, job: VideoJob, line: Watched | WatchedShared
+) -> AsyncIterator[asyncio.Task[VideoJob]]:
+    """Work on *job* until it comes to *line*; it goes on, and has ended after the context."""
+    async with asyncio.TaskGroup() as group:
+        carried = group.create_task(carrier.carry(job))
+        async with asyncio.timeout(5):
+            await line.came.wait()
+        yield carried
+
+
 class Deaf(Clock):
     """No heartbeat sets it right."""
 
@@ -75,10 +89,7 @@ async def test_paid_calls_that_hang_hold_up_no_other_provider(
         held_up, other = await carrier.enqueue(SORA), await carrier.enqueue(VEO)
         await line.enter("openai", 0)
         line.came.clear()
-        async with asyncio.TaskGroup() as group:
-            carried = group.create_task(carrier.carry(held_up))
-            async with asyncio.timeout(5):
-                await line.came.wait()
+        async with in_line(carrier, held_up, line) as carried:
             async with asyncio.timeout(10):
                 done = await carrier.carry(other)
             paid = len(simulator.sora.bill)
@@ -94,10 +105,7 @@ async def test_a_job_that_waits_for_its_paid_call_is_handed_over_unpaid(
     line = WatchedShared(0)
     async with carrying(replace(resources, submits=line)) as carrier:
         job = await carrier.enqueue(SORA)
-        async with asyncio.TaskGroup() as group:
-            carried = group.create_task(carrier.carry(job))
-            async with asyncio.timeout(5):
-                await line.came.wait()
+        async with in_line(carrier, job, line) as carried:
             carrier.leases.hand_over(urgent=False)
 
     assert (carried.result().stage, carried.result().worker_id) == (Stage.QUEUED, None)
@@ -115,10 +123,7 @@ async def test_a_job_whose_time_runs_out_while_it_waits_for_its_paid_call_pays_n
                 "UPDATE video_jobs SET deadline_at = now() + interval '1 hour' WHERE id = $1",
                 job.id,
             )
-        async with asyncio.TaskGroup() as group:
-            carried = group.create_task(carrier.carry(job))
-            async with asyncio.timeout(5):
-                await line.came.wait()
+        async with in_line(carrier, job, line) as carried:
             clock.ahead += timedelta(hours=2)
             line.leave("openai")
 
@@ -144,10 +149,7 @@ async def test_a_video_that_is_ready_waits_for_its_turn_and_is_handed_over_in_ti
     line = Watched(0)
     async with carrying(replace(resources, verdicts=line)) as carrier:
         job = await carrier.enqueue(SORA)
-        async with asyncio.TaskGroup() as group:
-            carried = group.create_task(carrier.carry(job))
-            async with asyncio.timeout(5):
-                await line.came.wait()
+        async with in_line(carrier, job, line) as carried:
             carrier.leases.hand_over(urgent=True)
     assert (carried.result().stage, carried.result().worker_id) == (Stage.GENERATING, None)
 

@@ -79,9 +79,8 @@ async def settle(resources: Resources, leases: Leases, held: Held) -> None:
         return
     try:
         finder = resources.providers.finder(job.provider)
-    except (
-        RequestError
-    ) as lacking:  # a plug-in that is missing or broken here says nothing about it
+    except RequestError as lacking:
+        # A plug-in that is missing or broken here says nothing about the call.
         await _look_again(resources, held, lacking)
         return
     if finder is None:

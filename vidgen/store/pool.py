@@ -144,6 +144,7 @@ class Database:
             pool, self._pool = self._pool, None
             if self._cooling is not None:
                 self._cooling.cancel()
+                self._cooling = None
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     while self._warm:
