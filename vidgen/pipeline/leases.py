@@ -31,8 +31,10 @@ from vidgen.job import EventType, VideoJob
 from vidgen.lifecycle import Hold, Transition
 from vidgen.resources import Resources
 from vidgen.store import jobs, workers
+from vidgen.store.jobs import Write
 from vidgen.store.pool import Urgency
 from vidgen.store.workers import Worker
+from vidgen.store.writer import Writer
 
 T = TypeVar("T")
 
@@ -231,6 +233,7 @@ class Leases:
         settings = resources.settings
         self._resources = resources
         self._group = group
+        self._writer = Writer(resources.database, group)
         self._wishes = wishes or asyncio.Event()
         self.teller = live.Teller(resources.redis)
         self._ttl_s = settings.lease_ttl_s
@@ -393,11 +396,11 @@ class Leases:
         """
         # Thousands may be ready in one moment: the first are stored before the last is written.
         urgency = Urgency.LATER if change.event is EventType.GENERATED else Urgency.USUAL
+        write = Write(job_id=job.id, change=change, lease=job.lease)
         tries = 0
         while True:
             try:
-                async with self._resources.database.connection(urgency) as connection:
-                    after = await jobs.apply(connection, job.id, change, lease=job.lease)
+                after = await self._writer.write(write, urgency)
             except LeaseLostError:
                 written = await self._written(job, change) if tries else None
                 if written is None:
@@ -426,13 +429,11 @@ class Leases:
             LeaseLostError: The job is past that attempt; or we must end, and the second place
                 has it.
         """
+        write = Write(job_id=job.id, change=change, lease=job.lease, worker_id=self.id)
         tries = 0
         while True:
             try:
-                async with self._resources.database.connection(Urgency.RECEIPT) as connection:
-                    after = await jobs.apply(
-                        connection, job.id, change, lease=job.lease, worker_id=self.id
-                    )
+                after = await self._writer.write(write, Urgency.RECEIPT)
             except LeaseLostError:
                 written = await self._written(job, change) if tries else None
                 if written is None:
@@ -473,11 +474,11 @@ class Leases:
             LeaseLostError: The guard did not hold.
             DatabaseError: PostgreSQL stays away.
         """
+        write = Write(job_id=job.id, change=change, worker_id=self.id)
         tries = 0
         while True:
             try:
-                async with self._resources.database.connection() as connection:
-                    after = await jobs.apply(connection, job.id, change, worker_id=self.id)
+                after = await self._writer.write(write)
             except DatabaseError:
                 tries += 1
                 if tries >= RECORD_TRIES or self._handing_over:
@@ -518,11 +519,11 @@ class Leases:
 
     async def _claim(self, job_id: UUID) -> VideoJob | None:
         change = lifecycle.claimed()
+        write = Write(job_id=job_id, change=change, worker_id=self.id)
         tries, until = 0, asyncio.get_running_loop().time() + CLAIM_PATIENCE_S
         while True:
             try:
-                async with self._resources.database.connection(Urgency.LATER) as connection:
-                    job = await jobs.apply(connection, job_id, change, worker_id=self.id)
+                job = await self._writer.write(write, Urgency.LATER)
             except LeaseLostError:
                 return None
             except DatabaseError:

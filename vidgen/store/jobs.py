@@ -183,6 +183,24 @@ async def begin_trace(connection: Connection, job_id: UUID, traceparent: str | N
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """
+    One transition that is to be written.
+
+    Attributes:
+        lease: What proves that we hold the job, for transitions that need it.
+        worker_id: Who takes the job, for the claim; who acts, for the event.
+        by: The person who wants it, for the event.
+    """
+
+    job_id: UUID
+    change: Transition
+    lease: Lease | None = None
+    worker_id: UUID | None = None
+    by: str | None = None
+
+
 async def apply(
     connection: Connection,
     job_id: UUID,
@@ -194,12 +212,7 @@ async def apply(
 ) -> VideoJob:
     """
     Write *change*, its event and, at the end of a job, its webhook in one statement, if the guard
-    holds, and return the job as it is then.
-
-    Args:
-        lease: What proves that we hold the job, for transitions that need it.
-        worker_id: Who takes the job, for the claim; who acts, for the event.
-        by: The person who wants it, for the event.
+    holds, and return the job as it is then; as `Write` has it.
 
     Raises:
         LeaseLostError: The row has another holder, epoch, status, stage or attempt; nothing
@@ -207,71 +220,84 @@ async def apply(
         BudgetExceededError, PriceUnknownError: It reserves money, and may not; nothing was written.
         UserLimitError: Nor was it because of other videos of the user.
     """
+    write = Write(job_id=job_id, change=change, lease=lease, worker_id=worker_id, by=by)
     try:
         async with money_errors():
-            row = await _within_limit(connection, job_id, change, lease, worker_id, by)
+            rows = await _within_limit(connection, write)
     except UniqueViolationError as error:
         raise OperationTakenError(
             f"job {job_id}: another attempt already follows this operation"
         ) from error
-    if row is None:
+    if not rows:
         raise LeaseLostError(
             f"job {job_id} cannot be {change.event} now: it was changed by somebody else"
         )
-    return job_of(row)
+    return job_of(rows[0])
 
 
-async def _within_limit(
-    connection: Connection,
-    job_id: UUID,
-    change: Transition,
-    lease: Lease | None,
-    worker_id: UUID | None,
-    by: str | None,
-) -> Record | None:
-    if change.user_limit is None:
-        return await _apply(connection, job_id, change, lease, worker_id, by)
+async def apply_all(connection: Connection, writes: Sequence[Write]) -> dict[UUID, VideoJob]:
+    """
+    Write what can be written of *writes*, of different jobs and without a limit of users, in one
+    statement that waits for nobody's lock; the jobs that it wrote, by their ids.
+
+    What is missing then has to be tried by `apply`, which says why; likewise everything if one of
+    them raises, since then nothing was written.
+    """
+    return {row["id"]: job_of(row) for row in await _apply(connection, writes, waits=False)}
+
+
+async def _within_limit(connection: Connection, write: Write) -> list[Record]:
+    limit = write.change.user_limit
+    if limit is None:
+        return await _apply(connection, [write], waits=True)
     async with connection.transaction():
-        if not await has_room(connection, job_id, change.user_limit):
-            raise UserLimitError(f"job {job_id} waits for another one of its user")
-        return await _apply(connection, job_id, change, lease, worker_id, by)
+        if not await has_room(connection, write.job_id, limit):
+            raise UserLimitError(f"job {write.job_id} waits for another one of its user")
+        return await _apply(connection, [write], waits=True)
 
 
-async def _apply(
-    connection: Connection,
-    job_id: UUID,
-    change: Transition,
-    lease: Lease | None,
-    worker_id: UUID | None,
-    by: str | None,
-) -> Record | None:
-    return await connection.fetchrow(
+async def _apply(connection: Connection, writes: Sequence[Write], *, waits: bool) -> list[Record]:
+    return await connection.fetch(
         """
-        WITH changed AS (
+        WITH asked AS (
+            -- By a SELECT of its own the plan does not depend on how many they are: it is made
+            -- once, and making it takes longer than all the rest.
+            SELECT c.* FROM unnest((SELECT $1::jsonb[])) AS given (write)
+            CROSS JOIN LATERAL jsonb_to_record(given.write) AS c (
+                job_id uuid, event text, statuses text[], stages text[], holder text,
+                holder_id uuid, epoch integer, attempt integer, settled_attempt integer,
+                only_due boolean, unless_cancelled boolean, needs_key uuid, status text, stage text,
+                hold text, due_in_s double precision, reserves boolean, changes jsonb, detail jsonb,
+                actor_id uuid, by text, delivery_id uuid, waits boolean
+            )
+        ), changed AS (
             UPDATE video_jobs AS job SET
-                status = coalesce($8, job.status),
-                stage = coalesce($9, job.stage),
-                worker_id = CASE $10 WHEN 'take' THEN $7 WHEN 'keep' THEN job.worker_id END,
-                opener_id = CASE $10 WHEN 'take' THEN $7 ELSE job.opener_id END,
-                router_id = CASE $10 WHEN 'take' THEN $7 ELSE job.router_id END,
-                lease_epoch = job.lease_epoch + ($10 = 'take')::integer,
-                due_at = CASE
-                    WHEN ($10 = 'free' OR ($10 = 'keep' AND job.worker_id IS NULL))
-                         AND coalesce($8, job.status) IN ('pending', 'processing')
-                    THEN now() + make_interval(secs => $11)
+                status = coalesce(c.status, job.status),
+                stage = coalesce(c.stage, job.stage),
+                worker_id = CASE c.hold
+                    WHEN 'take' THEN c.actor_id
+                    WHEN 'keep' THEN job.worker_id
                 END,
-                started_at = CASE $1
+                opener_id = CASE c.hold WHEN 'take' THEN c.actor_id ELSE job.opener_id END,
+                router_id = CASE c.hold WHEN 'take' THEN c.actor_id ELSE job.router_id END,
+                lease_epoch = job.lease_epoch + (c.hold = 'take')::integer,
+                due_at = CASE
+                    WHEN (c.hold = 'free' OR (c.hold = 'keep' AND job.worker_id IS NULL))
+                         AND coalesce(c.status, job.status) IN ('pending', 'processing')
+                    THEN now() + make_interval(secs => c.due_in_s)
+                END,
+                started_at = CASE c.event
                     WHEN 'claimed' THEN coalesce(job.started_at, now())
                     ELSE job.started_at
                 END,
-                intent_at = CASE $1 WHEN 'submitting' THEN now() ELSE job.intent_at END,
-                submitted_at = CASE $1 WHEN 'submitted' THEN now() ELSE job.submitted_at END,
-                generated_at = CASE $1 WHEN 'generated' THEN now() ELSE job.generated_at END,
+                intent_at = CASE c.event WHEN 'submitting' THEN now() ELSE job.intent_at END,
+                submitted_at = CASE c.event WHEN 'submitted' THEN now() ELSE job.submitted_at END,
+                generated_at = CASE c.event WHEN 'generated' THEN now() ELSE job.generated_at END,
                 completed_at = CASE
-                    WHEN coalesce($8, job.status) IN ('completed', 'failed', 'cancelled')
+                    WHEN coalesce(c.status, job.status) IN ('completed', 'failed', 'cancelled')
                     THEN coalesce(job.completed_at, now())
                 END,
-                cancel_requested_at = CASE $1
+                cancel_requested_at = CASE c.event
                     WHEN 'cancel_requested' THEN coalesce(job.cancel_requested_at, now())
                     WHEN 'retried' THEN NULL
                     ELSE job.cancel_requested_at
@@ -282,32 +308,32 @@ async def _apply(
                 -- stage gets a fresh one at its claim. A job that waits for a key to open does not
                 -- get older by it either.
                 deadline_at = CASE
-                    WHEN $1 = 'retried' THEN NULL
-                    WHEN $1 IN ('postponed', 'parked')
-                    THEN job.deadline_at + make_interval(secs => $11)
-                    WHEN $1 = 'claimed' AND job.stage = 'queued'
+                    WHEN c.event = 'retried' THEN NULL
+                    WHEN c.event IN ('postponed', 'parked')
+                    THEN job.deadline_at + make_interval(secs => c.due_in_s)
+                    WHEN c.event = 'claimed' AND job.stage = 'queued'
                     THEN job.deadline_at + greatest(now() - job.due_at, interval '0')
-                    WHEN $1 IN ('submitting', 'claimed')
-                         OR ($1 IN ('errored', 'released') AND job.stage = 'queued')
+                    WHEN c.event IN ('submitting', 'claimed')
+                         OR (c.event IN ('errored', 'released') AND job.stage = 'queued')
                     THEN coalesce(job.deadline_at, now() + make_interval(secs => job.deadline_s))
                     ELSE job.deadline_at
                 END,
-                parked_at = CASE $1 WHEN 'parked' THEN now() END,
-                reservations = job.reservations + $21::boolean::integer,
-                parameters = CASE WHEN $12::jsonb ? 'target'
-                    THEN job.target_parameters -> ($12::jsonb ->> 'target')::integer
+                parked_at = CASE c.event WHEN 'parked' THEN now() END,
+                reservations = job.reservations + c.reserves::integer,
+                parameters = CASE WHEN c.changes ? 'target'
+                    THEN job.target_parameters -> (c.changes ->> 'target')::integer
                     ELSE job.parameters
                 END,
                 -- As at the enqueue: whether the user has a key for whom it goes to.
                 payer = CASE
-                    WHEN NOT $12::jsonb ? 'target' THEN job.payer
+                    WHEN NOT c.changes ? 'target' THEN job.payer
                     WHEN job.user_id IS NOT NULL AND EXISTS (
                         SELECT FROM provider_keys AS key
                         WHERE key.user_id = job.user_id AND key.removed_at IS NULL
                           AND key.provider
-                              = job.targets -> ($12::jsonb ->> 'target')::integer ->> 'provider'
+                              = job.targets -> (c.changes ->> 'target')::integer ->> 'provider'
                           AND key.api
-                              = job.targets -> ($12::jsonb ->> 'target')::integer ->> 'api'
+                              = job.targets -> (c.changes ->> 'target')::integer ->> 'api'
                     ) THEN 'user'
                     ELSE 'server'
                 END,
@@ -329,77 +355,107 @@ async def _apply(
                            next.discarding, next.capped, next.target, next.provider, next.model,
                            next.estimated_cost_micros
                     -- Who is in force by a new target stands in the row, not in the change.
-                    FROM jsonb_populate_record(job, $12::jsonb || coalesce(
-                        job.targets -> ($12::jsonb ->> 'target')::integer, '{}'
+                    FROM jsonb_populate_record(job, c.changes || coalesce(
+                        job.targets -> (c.changes ->> 'target')::integer, '{}'
                     )) AS next
                 )
-            WHERE job.id = $2
-              AND job.status = ANY($3::text[])
-              AND job.stage = ANY($4::text[])
-              AND CASE $5
-                  WHEN 'lease' THEN job.worker_id = $13 AND job.lease_epoch = $14
+            FROM asked AS c
+            WHERE job.id = c.job_id
+              AND job.status = ANY(c.statuses)
+              AND job.stage = ANY(c.stages)
+              AND CASE c.holder
+                  WHEN 'lease' THEN job.worker_id = c.holder_id AND job.lease_epoch = c.epoch
                   WHEN 'nobody' THEN job.worker_id IS NULL
                   ELSE true
               END
-              AND ($6::integer IS NULL OR job.attempt = $6)
-              AND ($22::integer IS NULL OR coalesce(job.settled_attempt, 0) = $22)
+              AND (c.attempt IS NULL OR job.attempt = c.attempt)
+              AND (
+                  c.settled_attempt IS NULL OR coalesce(job.settled_attempt, 0) = c.settled_attempt
+              )
               AND job.archived_at IS NULL -- its prompt is gone
-              AND (NOT $17::boolean OR job.cancel_requested_at IS NULL)
+              AND (NOT c.unless_cancelled OR job.cancel_requested_at IS NULL)
               -- Locked: a removal that comes now waits for us, and then sees that we need the key;
               -- one that came before is seen by us.
-              AND ($19::uuid IS NULL OR EXISTS (
+              AND (c.needs_key IS NULL OR EXISTS (
                   SELECT FROM provider_keys
-                  WHERE provider_keys.id = $19 AND provider_keys.removed_at IS NULL
+                  WHERE provider_keys.id = c.needs_key AND provider_keys.removed_at IS NULL
                   FOR SHARE
               ))
               -- Redis and the database do not share a clock: a dispatch may come a little early.
-              AND (NOT $15::boolean OR job.due_at <= now() + interval '1 second')
-              AND ($1 <> 'claimed' OR job.stage <> 'queued' OR NOT EXISTS (
+              AND (NOT c.only_due OR job.due_at <= now() + interval '1 second')
+              AND (c.event <> 'claimed' OR job.stage <> 'queued' OR NOT EXISTS (
                   SELECT FROM pauses WHERE pauses.provider IN (job.provider, '*')
+              ))
+              AND (c.waits OR EXISTS (
+                  SELECT FROM video_jobs AS own WHERE own.id = job.id FOR UPDATE SKIP LOCKED
               ))
             RETURNING job.*
         ), event AS (
             INSERT INTO job_events (
                 job_id, type, status, stage, attempt, progress, worker_id, detail, by
             )
-            SELECT id, $1, status, stage, attempt, progress, $7, $16, $20 FROM changed
-            RETURNING seq
+            SELECT changed.id, c.event, changed.status, changed.stage, changed.attempt,
+                   changed.progress, c.actor_id, c.detail, c.by
+            FROM changed JOIN asked AS c ON c.job_id = changed.id
+            RETURNING job_id, seq
         ), delivery AS (
             INSERT INTO webhook_deliveries (id, job_id, type, event_seq, url, snapshot)
-            SELECT $18::uuid, changed.id, 'video.' || changed.status, event.seq,
+            SELECT c.delivery_id, changed.id, 'video.' || changed.status, event.seq,
                    changed.webhook_url,
                    to_jsonb(changed) - ARRAY[
                        'prompt', 'parameters', 'fingerprint', 'webhook_url', 'wish', 'sealed',
                        'opener_id', 'target_parameters', 'router_id'
                    ]
-            FROM changed, event
-            WHERE $8 IN ('completed', 'failed', 'cancelled') AND changed.webhook_url IS NOT NULL
+            FROM changed
+            JOIN asked AS c ON c.job_id = changed.id
+            JOIN event ON event.job_id = changed.id
+            WHERE c.status IN ('completed', 'failed', 'cancelled')
+              AND changed.webhook_url IS NOT NULL
         )
         SELECT * FROM changed
         """,
-        change.event,
-        job_id,
-        list(change.statuses),
-        list(change.stages),
-        change.holder,
-        change.attempt,
-        worker_id or (lease.worker_id if lease else None),
-        change.status,
-        change.stage,
-        change.hold,
-        change.due_in_s,
-        json_of(change.changes),
-        lease.worker_id if lease else None,
-        lease.epoch if lease else None,
-        change.only_due,
-        json_of(change.detail),
-        change.unless_cancelled,
-        uuid7(),
-        change.needs_key,
-        by,
-        change.reserves,
-        change.settled_attempt,
+        [_text_of(write, waits=waits) for write in writes],
     )
+
+
+def _text_of(write: Write, *, waits: bool) -> str:
+    """*write* as the statement of `_apply` reads it."""
+    change, lease = write.change, write.lease
+    return orjson.dumps(
+        {
+            "job_id": write.job_id,
+            "event": change.event,
+            "statuses": change.statuses,
+            "stages": change.stages,
+            "holder": change.holder,
+            "holder_id": lease.worker_id if lease else None,
+            "epoch": lease.epoch if lease else None,
+            "attempt": change.attempt,
+            "settled_attempt": change.settled_attempt,
+            "only_due": change.only_due,
+            "unless_cancelled": change.unless_cancelled,
+            "needs_key": change.needs_key,
+            "status": change.status,
+            "stage": change.stage,
+            "hold": change.hold,
+            "due_in_s": change.due_in_s,
+            "reserves": change.reserves,
+            "changes": dict(change.changes),
+            "detail": dict(change.detail),
+            "actor_id": write.worker_id or (lease.worker_id if lease else None),
+            "by": write.by,
+            "delivery_id": uuid7(),
+            "waits": waits,
+        },
+        default=_plain,
+    ).decode()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, UUID):  # asyncpg has its own
+        return str(value)
+    assert isinstance(value, frozenset)
+    return list(value)
 
 
 async def get(connection: Connection, job_id: UUID) -> VideoJob | None:
