@@ -125,3 +125,34 @@ async def test_without_redis_nobody_knows() -> None:
     async with open_redis("redis://127.0.0.1:1") as away:
         with pytest.raises(DispatchError):
             await Breakers(away).ask(*ONE)
+
+
+async def test_that_nothing_is_wrong_is_believed_for_a_moment_and_a_failure_known_at_once(
+    breakers: Breakers, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidgen.breaker.CLEAR_FOR_S", 3600.0)
+    assert await breakers.ask(*ONE) == Passage(wait_s=0, is_marked=False)
+    async with open_redis(redis_url) as another:
+        for _ in range(FAILURES_TO_OPEN):
+            await Breakers(another).failed(*ONE)
+
+    assert await breakers.ask(*ONE) == Passage(wait_s=0, is_marked=False)
+    assert (await breakers.ask("veo", "server")).wait_s == 0
+
+    await breakers.failed(*ONE)
+    assert (await breakers.ask(*ONE)).wait_s > 0
+
+
+async def test_what_others_found_out_is_heard_a_moment_later(
+    breakers: Breakers, redis_url: str
+) -> None:
+    await breakers.ask(*ONE)
+    async with open_redis(redis_url) as another:
+        for _ in range(FAILURES_TO_OPEN):
+            await Breakers(another).failed(*ONE)
+
+    async with asyncio.timeout(10):
+        while True:
+            if (await breakers.ask(*ONE)).wait_s:
+                return
+            await asyncio.sleep(0.01)

@@ -289,7 +289,7 @@ async def test_of_what_the_release_before_has_apart_nothing_that_was_taken_comes
 ) -> None:
     later = a_dispatch(priority=9, due_at=now() + timedelta(seconds=0.05))
     await sent_by_the_release_before(redis, later)
-    await dispatcher.take_off(later.id)
+    await dispatcher.take_off([later.id])
 
     await due(later)
     await dispatcher.promote(now())
@@ -390,7 +390,7 @@ async def test_a_dispatch_that_somebody_took_off_is_not_taken(
     await dispatcher.send([a_dispatch(1), a_dispatch(2)], now=now())
     worker, peer = (arq_redis(arq_settings(redis_url), QUEUE) for _ in range(2))
     taken, gone = a_dispatch(1).id, a_dispatch(2).id
-    await dispatcher.take_off(gone)
+    await dispatcher.take_off([gone])
 
     assert await worker.take([gone, taken], 1000) == {taken}
     assert await peer.take([taken, gone], 1000) == set()
@@ -494,11 +494,11 @@ async def test_a_dispatch_taken_off_leaves_nothing_behind(
 ) -> None:
     await dispatcher.send([a_dispatch(1), a_dispatch(2)], now=now())
 
-    await dispatcher.take_off(a_dispatch(1).id)
+    await dispatcher.take_off([a_dispatch(1).id])
 
     assert await redis.zrange(QUEUE, 0, -1) == [a_dispatch(2).id.encode()]
     assert len(await redis.keys("*")) == 2  # the set and one message
-    await dispatcher.take_off(a_dispatch(2).id)
+    await dispatcher.take_off([a_dispatch(2).id])
     assert await redis.keys("*") == []
 
 
@@ -507,7 +507,7 @@ async def test_a_dispatch_taken_off_while_it_runs_leaves_nothing_behind(
 ) -> None:
     class Taker(Inbox):
         async def take(self, ctx: dict[str, Any], job_id: str, epoch: int, looks: int) -> None:
-            await dispatcher.take_off(ctx["job_id"])
+            await dispatcher.take_off([ctx["job_id"]])
             await super().take(ctx, job_id, epoch, looks)
 
     inbox = Taker()
@@ -714,7 +714,7 @@ async def fails_within(url: str, seconds: float) -> None:
         for deed in (
             dispatcher.ping(),
             dispatcher.send([a_dispatch()], now=now()),
-            dispatcher.take_off("x"),
+            dispatcher.take_off(["x"]),
             dispatcher.sort([a_dispatch()]),
         ):
             async with asyncio.timeout(seconds):

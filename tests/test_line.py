@@ -74,7 +74,7 @@ class Line:
         for _ in range(jobs):
             [id_, *_] = [name.decode() for name in await self.look()]
             assert await self.worker.take([id_], 1000)
-            await self.dispatcher.take_off(id_)
+            await self.dispatcher.take_off([id_])
             taken.append(self._users.get(id_, id_))
         return taken
 
@@ -241,7 +241,7 @@ async def test_a_worker_of_the_release_before_does_not_hold_a_newcomer_up(line: 
     ada = await line.send("ada", 100)
     await line.look()
     for each in ada[:30]:  # it takes without a word about how far the line has got
-        await line.dispatcher.take_off(each.id)
+        await line.dispatcher.take_off([each.id])
 
     await line.send("bob", 10)
 

@@ -7,9 +7,12 @@ A provider that does not answer is left alone for a while: submits pause, polls 
                                      └──────────── the probe fails ───────────┘
 
 One breaker for each provider and credential over all workers, in Redis and by its clock. Redis
-emptied means a closed breaker: a few more submits that are refused or time out, no more.
+emptied means a closed breaker: a few more submits that are refused or time out, no more. That there
+is nothing against a provider is believed for a moment: with hundreds of submits a second each would
+ask.
 """
 
+import asyncio
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -20,6 +23,10 @@ FAILURES_TO_OPEN = 5
 FIRST_PAUSE_S = 15.0
 LONGEST_PAUSE_S = 300.0
 PROBE_S = 30.0  # after so long without a word from the probe another may try
+# So late a process may hear what others found out. What it found out itself, it knows at once.
+CLEAR_FOR_S = 0.2
+# Accounts of which a process remembers that.
+MAX_CLEAR = 1000
 # What nobody asked about for so long is history.
 FORGOTTEN_AFTER_S = 3600
 
@@ -104,6 +111,7 @@ class Breakers:
         self._wait = redis.register_script(_WAIT)
         self._failed = redis.register_script(_FAILED)
         self._answered = redis.register_script(_ANSWERED)
+        self._clear_until: dict[str, float] = {}
 
     async def ask(self, provider: str, credential_id: str) -> Passage:
         """
@@ -114,10 +122,14 @@ class Breakers:
         Raises:
             DispatchError: Redis is away, so nobody knows.
         """
-        key = _key(provider, credential_id)
+        key, now = _key(provider, credential_id), asyncio.get_running_loop().time()
+        if now < self._clear_until.get(key, 0.0):
+            return Passage(wait_s=0.0, is_marked=False)
         async with redis_errors("ask the breaker"):
             failures, pause_ms = await self._redis.hmget(key, ["failures", "pause"])  # type: ignore[misc]  # redis 5 types it as either
             if not int(pause_ms or 0):
+                if failures is None:
+                    self._remember_clear(key, now)
                 return Passage(wait_s=0.0, is_marked=failures is not None)
             wait_ms = await self._wait(keys=[key], args=[round(PROBE_S * 1000)])
         return Passage(wait_s=int(wait_ms) / 1000, is_marked=True)
@@ -139,9 +151,11 @@ class Breakers:
         Raises:
             DispatchError: Redis is away; a later failure will do.
         """
+        key = _key(provider, credential_id)
+        self._clear_until.pop(key, None)
         async with redis_errors("tell the breaker"):
             pause_ms = await self._failed(
-                keys=[_key(provider, credential_id)],
+                keys=[key],
                 args=[
                     FAILURES_TO_OPEN,
                     round(FIRST_PAUSE_S * 1000),
@@ -163,6 +177,11 @@ class Breakers:
                 _key(provider, credential_id), ["failures", "pause"]
             )
         return BreakerState(failures=int(failures or 0), pause_s=int(pause_ms or 0) / 1000)
+
+    def _remember_clear(self, key: str, now: float) -> None:
+        if len(self._clear_until) >= MAX_CLEAR:
+            self._clear_until.clear()
+        self._clear_until[key] = now + CLEAR_FOR_S
 
 
 def _key(provider: str, credential_id: str) -> str:

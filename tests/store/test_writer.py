@@ -41,8 +41,19 @@ async def database(emptied_database_url: str) -> AsyncIterator[Counted]:
 
 @pytest.fixture
 async def writer(database: Database) -> AsyncIterator[Writer]:
-    async with asyncio.TaskGroup() as group:
-        yield Writer(database, group)
+    stop = asyncio.Event()
+    ready: asyncio.Future[Writer] = asyncio.get_running_loop().create_future()
+
+    async def live() -> None:
+        # pytest opens and closes a fixture in two tasks; a TaskGroup wants one.
+        async with asyncio.TaskGroup() as group:
+            ready.set_result(Writer(database, group))
+            await stop.wait()
+
+    life = asyncio.create_task(live())  # noqa: TID251  awaited below
+    yield await ready
+    stop.set()
+    await life
 
 
 def a_claim(job: VideoJob) -> Write:

@@ -64,18 +64,17 @@ async def carry(resources: Resources, leases: Leases, lookout: Lookout, dispatch
         if held is None:
             await _look_again_if_missing(resources, dispatch)
             return False
-        is_off, before = False, held.job
-        with suppress(DispatchError):
-            await resources.dispatcher.take_off(dispatch.id)
-            is_off = True
+        before = held.job
         traceparent = await _traceparent(resources, held.job)
         with logger.contextualize(**_context(held.job)), resources.tracing.within(traceparent):
+            leases.departures.begin(dispatch.id)
             try:
                 await _stages(resources, leases, lookout, held)
             except LeaseLostError:
                 metrics.LEASE_LOSSES.inc()
                 logger.warning("lease lost, stopping", stage=held.job.stage)
             finally:
+                is_off = leases.departures.end(dispatch.id)
                 lookout.forget(dispatch.job_id)
             await _refund_if_in_vain(resources, before, held.job)
         return is_off

@@ -29,6 +29,7 @@ from vidgen.errors import (
 )
 from vidgen.job import EventType, VideoJob
 from vidgen.lifecycle import Hold, Transition
+from vidgen.pipeline.departures import Departures
 from vidgen.resources import Resources
 from vidgen.store import jobs, workers
 from vidgen.store.jobs import Write
@@ -218,6 +219,7 @@ class Leases:
 
     Attributes:
         teller: Where watchers hear what happens to them.
+        departures: Take their dispatches off.
     """
 
     def __init__(
@@ -236,6 +238,7 @@ class Leases:
         self._writer = Writer(resources.database, group)
         self._wishes = wishes or asyncio.Event()
         self.teller = live.Teller(resources.redis)
+        self.departures = Departures(resources.dispatcher)
         self._ttl_s = settings.lease_ttl_s
         self._worker = Worker(
             id=uuid4(),
@@ -299,11 +302,12 @@ class Leases:
         await self._beat()
 
     async def run(self) -> None:
-        """Renew until cancelled, and tell watchers what happens to our jobs."""
+        """Renew until cancelled; tell watchers what happens to our jobs, and Redis who has them."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew())
             group.create_task(self._stop_in_time())
             group.create_task(self.teller.run())
+            group.create_task(self.departures.run())
 
     async def _renew(self) -> None:
         beats = 0
