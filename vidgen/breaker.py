@@ -112,6 +112,7 @@ class Breakers:
         self._failed = redis.register_script(_FAILED)
         self._answered = redis.register_script(_ANSWERED)
         self._clear_until: dict[str, float] = {}
+        self._asking: dict[str, asyncio.Event] = {}
 
     async def ask(self, provider: str, credential_id: str) -> Passage:
         """
@@ -122,15 +123,26 @@ class Breakers:
         Raises:
             DispatchError: Redis is away, so nobody knows.
         """
-        key, now = _key(provider, credential_id), asyncio.get_running_loop().time()
+        key = _key(provider, credential_id)
+        # Hundreds may come in one moment: if it is clear for the first, it is so for all.
+        if (asking := self._asking.get(key)) is not None:
+            await asking.wait()
+        now = asyncio.get_running_loop().time()
         if now < self._clear_until.get(key, 0.0):
             return Passage(wait_s=0.0, is_marked=False)
+        self._asking[key] = asking = asyncio.Event()
+        try:
+            async with redis_errors("ask the breaker"):
+                failures, pause_ms = await self._redis.hmget(key, ["failures", "pause"])  # type: ignore[misc]  # redis 5 types it as either
+            if failures is None and pause_ms is None:
+                self._remember_clear(key, now)
+        finally:
+            asking.set()
+            if self._asking.get(key) is asking:
+                del self._asking[key]
+        if not int(pause_ms or 0):
+            return Passage(wait_s=0.0, is_marked=failures is not None)
         async with redis_errors("ask the breaker"):
-            failures, pause_ms = await self._redis.hmget(key, ["failures", "pause"])  # type: ignore[misc]  # redis 5 types it as either
-            if not int(pause_ms or 0):
-                if failures is None:
-                    self._remember_clear(key, now)
-                return Passage(wait_s=0.0, is_marked=failures is not None)
             wait_ms = await self._wait(keys=[key], args=[round(PROBE_S * 1000)])
         return Passage(wait_s=int(wait_ms) / 1000, is_marked=True)
 

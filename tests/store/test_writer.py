@@ -3,18 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import asyncpg
 import pytest
 
-from tests.builders import WORKER
+from tests.builders import WORKER, a_job
 from tests.proxy import proxy_of
 from tests.store.conftest import an_operation_of, claimed, held, history, inserted
 from tests.store.test_interleavings import until_blocked
 from vidgen import lifecycle
-from vidgen.errors import DatabaseError, LeaseLostError, OperationTakenError
+from vidgen.errors import DatabaseError, LeaseLostError, OperationTakenError, SubmitUnknownError
 from vidgen.job import EventType, JobStatus, Stage, VideoJob
+from vidgen.lifecycle import Transition
 from vidgen.store import jobs
 from vidgen.store.jobs import Write
 from vidgen.store.pool import Connection, Database, Urgency, connect
@@ -166,7 +169,7 @@ async def who_waits_for(
             await asyncio.sleep(0.005)
 
 
-async def test_what_happens_twice_to_one_job_is_written_one_after_the_other(
+async def test_what_happens_twice_to_one_job_is_written_twice(
     connection: Connection, writer: Writer
 ) -> None:
     job = await claimed(connection, await inserted(connection))
@@ -175,10 +178,8 @@ async def test_what_happens_twice_to_one_job_is_written_one_after_the_other(
 
     await together(writer, [cancel, leave])
 
-    assert [event.type for event in await history(connection, job)][2:] == [
-        EventType.CANCEL_REQUESTED,
-        EventType.RELEASED,
-    ]
+    told = [event.type for event in await history(connection, job)][2:]
+    assert sorted(told) == [EventType.CANCEL_REQUESTED, EventType.RELEASED]
 
 
 async def test_who_no_longer_waits_is_left_out(connection: Connection, writer: Writer) -> None:
@@ -193,19 +194,90 @@ async def test_who_no_longer_waits_is_left_out(connection: Connection, writer: W
     assert await jobs.get(connection, gone.id) == gone
 
 
-async def test_while_the_server_is_away_everybody_is_told(
+async def test_while_the_server_is_away_the_whole_line_is_told_at_once(
     connection: Connection, shared_database_url: str
 ) -> None:
-    waiting = [await inserted(connection) for _ in range(3)]
+    waiting = [await inserted(connection) for _ in range(MOST + 1)]
     server = urlsplit(shared_database_url)
     assert server.port is not None
     async with proxy_of(server.port) as proxy:
         there = server._replace(netloc=f"{server.netloc.rpartition(':')[0]}:{proxy.port}")
-        async with Database(there.geturl()) as database, asyncio.TaskGroup() as group:
+        async with Counted(there.geturl()) as database, asyncio.TaskGroup() as group:
             await proxy.cut()
             outcomes = await together(Writer(database, group), [a_claim(job) for job in waiting])
 
-    assert [type(each) for each in outcomes] == [DatabaseError] * 3
+    assert {type(each) for each in outcomes} == {DatabaseError}
+    assert database.uses <= STATEMENTS
+
+
+@pytest.mark.parametrize(
+    ("change", "is_sociable"),
+    [
+        (lifecycle.claimed(), True),
+        (lifecycle.submitting(a_job()), True),
+        (lifecycle.submitting(a_job(), user_limit=3), False),
+        (lifecycle.submitting(a_job(), str(UUID(int=1))), False),
+        (lifecycle.resubmitted(a_job(), SubmitUnknownError("?")), False),
+    ],
+)
+def test_what_may_wait_for_more_than_its_row_goes_alone(
+    change: Transition, is_sociable: bool
+) -> None:
+    assert Write(job_id=UUID(int=1), change=change).is_sociable is is_sociable
+
+
+async def test_rows_are_looked_up_also_where_hardly_any_are(connection: Connection) -> None:
+    """The plan is kept while a million come."""
+
+    class Listener:
+        statement = ""
+
+        async def fetch(self, statement: str, _: list[str]) -> list[object]:
+            self.statement = statement
+            return []
+
+    await inserted(connection)
+    listener = Listener()
+    await jobs.apply_all(cast("Connection", listener), [])
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
+    await connection.execute(f"PREPARE together (jsonb[]) AS {listener.statement}")
+
+    plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN EXECUTE together (NULL)"))
+
+    assert "Index Scan using video_jobs" in plan
+    assert "Seq Scan on video_jobs" not in plan
+
+
+async def test_when_the_process_ends_nobody_waits_for_ever(
+    connection: Connection, shared_database_url: str, database: Database
+) -> None:
+    waiting = [await inserted(connection) for _ in range(STATEMENTS * MOST + 10)]
+    writers: list[Writer] = []
+    outcomes: list[asyncio.Task[VideoJob]] = []
+
+    async def process() -> None:
+        async with connect(shared_database_url) as other, asyncio.TaskGroup() as group:
+            writers.append(Writer(database, group))
+            await other.execute("BEGIN; LOCK TABLE video_jobs")
+            outcomes.extend(
+                asyncio.create_task(writers[0].write(a_claim(job)))  # noqa: TID251  awaited below
+                for job in waiting
+            )
+            await who_waits_for(connection, other)
+            group.create_task(defect())
+
+    with pytest.raises(ExceptionGroup):
+        await process()
+
+    done, pending = await asyncio.wait(outcomes, timeout=10)
+    assert not pending
+    assert all(each.cancelled() for each in done)
+    # What has to be written all the same is, as long as there are connections.
+    assert (await writers[0].write(a_claim(waiting[0]))).worker_id == WORKER
+
+
+async def defect() -> None:
+    raise ZeroDivisionError
 
 
 async def test_a_defect_on_the_way_to_the_server_ends_in_who_asked(

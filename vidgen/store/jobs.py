@@ -14,7 +14,16 @@ from asyncpg import Record, UniqueViolationError
 from uuid_utils.compat import uuid7
 
 from vidgen.errors import LeaseLostError, OperationTakenError, UserLimitError
-from vidgen.job import JobStatus, JsonValue, Lease, RerouteReason, Stage, Target, VideoJob
+from vidgen.job import (
+    EventType,
+    JobStatus,
+    JsonValue,
+    Lease,
+    RerouteReason,
+    Stage,
+    Target,
+    VideoJob,
+)
 from vidgen.lifecycle import ACTIVE, Transition
 from vidgen.store.budgets import money_errors
 from vidgen.store.pool import Connection
@@ -200,6 +209,16 @@ class Write:
     worker_id: UUID | None = None
     by: str | None = None
 
+    @property
+    def is_sociable(self) -> bool:
+        """
+        Whether it waits for nothing but its own row, so that it holds up nobody in its company: no
+        count of others, no key, no budget.
+        """
+        change = self.change
+        admits = change.reserves and change.event is not EventType.SUBMITTING
+        return change.user_limit is None and change.needs_key is None and not admits
+
 
 async def apply(
     connection: Connection,
@@ -237,11 +256,14 @@ async def apply(
 
 async def apply_all(connection: Connection, writes: Sequence[Write]) -> dict[UUID, VideoJob]:
     """
-    Write what can be written of *writes*, of different jobs and without a limit of users, in one
-    statement that waits for nobody's lock; the jobs that it wrote, by their ids.
+    Write what can be written of *writes* in one statement that waits for nobody's lock; the jobs
+    that it wrote, by their ids.
 
     What is missing then has to be tried by `apply`, which says why; likewise everything if one of
     them raises, since then nothing was written.
+
+    Args:
+        writes: Of different jobs, each `is_sociable`.
     """
     return {row["id"]: job_of(row) for row in await _apply(connection, writes, waits=False)}
 
@@ -270,6 +292,9 @@ async def _apply(connection: Connection, writes: Sequence[Write], *, waits: bool
                 hold text, due_in_s double precision, reserves boolean, changes jsonb, detail jsonb,
                 actor_id uuid, by text, delivery_id uuid, waits boolean
             )
+            -- All have one; the planner thinks of a single row by it, so that it looks for rows of
+            -- jobs by their ids also where a table that is still small could be read as a whole.
+            WHERE given.write ? 'job_id'
         ), changed AS (
             UPDATE video_jobs AS job SET
                 status = coalesce(c.status, job.status),
@@ -360,7 +385,9 @@ async def _apply(connection: Connection, writes: Sequence[Write], *, waits: bool
                     )) AS next
                 )
             FROM asked AS c
-            WHERE job.id = c.job_id
+            -- As an array it can be looked up, and not be hashed: what is the best plan for a table
+            -- that is nearly empty would be kept while a million come.
+            WHERE job.id = ANY (ARRAY[c.job_id])
               AND job.status = ANY(c.statuses)
               AND job.stage = ANY(c.stages)
               AND CASE c.holder
@@ -372,7 +399,9 @@ async def _apply(connection: Connection, writes: Sequence[Write], *, waits: bool
               AND (
                   c.settled_attempt IS NULL OR coalesce(job.settled_attempt, 0) = c.settled_attempt
               )
-              AND job.archived_at IS NULL -- its prompt is gone
+              -- Its prompt is gone. Beside what is written, as all of this is: a guard on the row
+              -- alone could be a reason to read the table.
+              AND (c.event IS NULL OR job.archived_at IS NULL)
               AND (NOT c.unless_cancelled OR job.cancel_requested_at IS NULL)
               -- Locked: a removal that comes now waits for us, and then sees that we need the key;
               -- one that came before is seen by us.
@@ -386,8 +415,14 @@ async def _apply(connection: Connection, writes: Sequence[Write], *, waits: bool
               AND (c.event <> 'claimed' OR job.stage <> 'queued' OR NOT EXISTS (
                   SELECT FROM pauses WHERE pauses.provider IN (job.provider, '*')
               ))
-              AND (c.waits OR EXISTS (
-                  SELECT FROM video_jobs AS own WHERE own.id = job.id FOR UPDATE SKIP LOCKED
+              -- In company neither row nor budget is waited for. An intent reserves money, and
+              -- locks a budget, only if the user was to pay and does not.
+              AND (c.waits OR (
+                  (NOT c.reserves OR coalesce(job.payer, 'server') = 'server')
+                  AND EXISTS (
+                      SELECT FROM video_jobs AS own
+                      WHERE own.id = job.id FOR NO KEY UPDATE SKIP LOCKED
+                  )
               ))
             RETURNING job.*
         ), event AS (
