@@ -242,6 +242,21 @@ async def test_of_those_who_ask_at_once_while_redis_is_emptied_only_so_many_go(
     assert not (await ask(limit, 200, ahead=True)).reserved
 
 
+async def test_of_hundreds_that_ask_at_once_one_puts_the_turns_back(redis: Redis) -> None:
+    limit = RateLimit(redis, limit_per_min=1000)
+    for number in range(50):
+        await ask(limit, number)
+    await redis.flushall()
+    await redis.config_resetstat()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(50, 150):
+            group.create_task(ask(limit, number))
+
+    added = (await redis.info("commandstats"))["cmdstat_zadd"]["calls"]
+    assert added <= 50 + 2 * 100  # each turn once, and what a new one adds
+
+
 async def test_workers_that_put_their_turns_back_keep_to_one_limit_together(redis: Redis) -> None:
     one, other = (RateLimit(redis, limit_per_min=10) for _ in range(2))
     turns = [await ask(one, number) for number in range(10)]

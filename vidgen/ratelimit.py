@@ -244,6 +244,7 @@ class RateLimit:
         self._restore = redis.register_script(_RESTORE)
         self._free = redis.register_script(_FREE)
         self._mark = ""
+        self._putting_back = asyncio.Lock()
         self._granted: dict[str, dict[str, int]] = {}
         self._granted_at = 0.0
         self._prune_at: dict[str, int] = {}
@@ -358,9 +359,13 @@ class RateLimit:
 
     async def _put_back(self, mark: str) -> None:
         """Remind Redis of our turns of all accounts; from then on it is the one with *mark*."""
-        for key, turns in list(self._granted.items()):  # another account may be asked for meanwhile
-            await self._restore(keys=[key], args=[self._window_ms, self._horizon_ms, *_flat(turns)])
-        self._mark = mark
+        async with self._putting_back:  # hundreds may have learnt of it in the same moment
+            if mark == self._mark:
+                return
+            for key, turns in list(self._granted.items()):  # others may be asked for meanwhile
+                args = [self._window_ms, self._horizon_ms, *_flat(turns)]
+                await self._restore(keys=[key], args=args)
+            self._mark = mark
 
 
 def _key(provider: str, credential_id: str) -> str:
