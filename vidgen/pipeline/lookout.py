@@ -92,6 +92,7 @@ class Follower:
     Attributes:
         trail: What was seen of its video.
         account: Where it is made.
+        begun_at: When its operation began, by the loop's clock.
         next_at: When it wants to be looked at, by the loop's clock; never before it naps.
         looked_at: When it was last looked at by itself.
         listed: What a list last told of it.
@@ -104,6 +105,7 @@ class Follower:
     kind: Kind
     trail: Trail
     account: Account
+    begun_at: float
     looked_at: float
     next_at: float = math.inf
     listed: Progress | None = None
@@ -165,15 +167,16 @@ class Lookout:
         assert job.operation is not None  # CHECK promises it
         kind = forecast.kind_of(job)
         key = (job.provider, job.operation.endpoint, job.operation.credential_id)
-        is_fresh = self._gone_s(job) <= FRESH_S
+        now, gone_s = asyncio.get_running_loop().time(), self._gone_s(job)
         follower = Follower(
             job=job,
             kind=kind,
             trail=Trail(
-                _remembered(self._experiences, kind, Experience), 0.0 if is_fresh else None
+                _remembered(self._experiences, kind, Experience), 0.0 if gone_s <= FRESH_S else None
             ),
             account=_remembered(self._accounts, key, Account),
-            looked_at=asyncio.get_running_loop().time(),
+            begun_at=now - gone_s,
+            looked_at=now,
         )
         if not isinstance(self._resources.providers.get(job.provider), ListsVideos):
             yield follower
@@ -221,7 +224,7 @@ class Lookout:
         if wish_s is not None:
             return max(wish_s, MIN_WAIT_S)
         wait_s = follower.trail.look_in_s(
-            self._gone_s(follower.job),
+            _age_s(follower),
             self._resources.settings.poll_interval_s,
             self._learnt.get(follower.kind),
             self._resources.jitter(),
@@ -245,10 +248,13 @@ class Lookout:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + until_s
         for looks in range(1, most + 1):
-            follower.next_at = loop.time() + wait_s
+            now = loop.time()
+            follower.next_at = now + wait_s
+            if isinstance(follower.listed, Running) and self._will_do(follower):
+                wait_s = max(wait_s, min(follower.good_until, ends_at) - now)
             await live.nap(wait_s)
             # Timers may come a little early.
-            follower.was_called = loop.time() < follower.next_at - min(EARLY_S, wait_s / 2)
+            follower.was_called = loop.time() < now + wait_s - min(EARLY_S, wait_s / 2)
             told = follower.listed
             if not isinstance(told, Running) or not self._will_do(follower):
                 return looks
@@ -270,7 +276,7 @@ class Lookout:
 
     def _remember(self, follower: Follower, progress: Progress) -> None:
         """Learn from what a look or a list told."""
-        gone_s = self._gone_s(follower.job)
+        gone_s = _age_s(follower)
         match progress:
             case Running(percent=percent):
                 follower.trail.saw_running(gone_s, percent)
@@ -304,11 +310,12 @@ class Lookout:
         become ready a second, by expectation.
         """
         interval_s = self._resources.settings.poll_interval_s
-        soon = asyncio.get_running_loop().time() + max(shelf.pace_s, interval_s)
+        now = asyncio.get_running_loop().time()
+        soon = now + max(shelf.pace_s, interval_s)
         wanted, ready_per_s = dict[str, Follower](), 0.0
         for name, each in shelf.followers.items():
             chance = each.trail.ready_per_s(
-                self._gone_s(each.job), interval_s, self._learnt.get(each.kind)
+                now - each.begun_at, interval_s, self._learnt.get(each.kind)
             )
             is_likely = chance * interval_s >= schedule.WORTH_LISTING
             if each.next_at <= soon or (is_likely and not each.account.is_calling):
@@ -377,6 +384,10 @@ def _remembered(places: dict[K, V], key: K, make: Callable[[], V]) -> V:
     if len(places) > MAX_REMEMBERED:
         del places[next(iter(places))]
     return found
+
+
+def _age_s(follower: Follower) -> float:
+    return asyncio.get_running_loop().time() - follower.begun_at
 
 
 async def look(resources: Resources, job: VideoJob) -> Progress:
