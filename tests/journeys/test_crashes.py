@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 
 import asyncpg
 import pytest
@@ -57,6 +58,7 @@ class Moment(StrEnum):
     UPLOADED = "before the end"
 
 
+HELD_STATEMENTS = (Moment.CLAIMED, Moment.ANSWERED, Moment.UPLOADED)
 DIRECTIVES = {
     Moment.GENERATING: " [[sim:generate 4s]]",
     Moment.UPLOADING: " [[sim:size 12M]]",
@@ -169,10 +171,11 @@ async def test_a_kill_loses_nothing_and_pays_nothing_twice_whatever_moment_it_co
     ending: Ending,
 ) -> None:
     provider = simulator.simulators[name]
-    jobs = await one_for_each_moment(queue, name)
-    script(jobs, provider, s3)
+    hold_calls(provider)
     async with held_statements(settings) as held:
         worker = await start_worker(settings)
+        jobs = await one_for_each_moment(queue, name, held)
+        hold_uploads(jobs, s3)
         await until(lambda: are_there(jobs, queue, provider, s3, held))
 
         await worker.stop(signal.SIGKILL)
@@ -188,18 +191,31 @@ async def test_a_kill_loses_nothing_and_pays_nothing_twice_whatever_moment_it_co
     assert await digests(settings, completed) == [job.sha256 for job in completed]
 
 
-async def one_for_each_moment(queue: VideoQueue, name: str) -> dict[Moment, VideoJob]:
-    prompts = [f"a tram {moment}{DIRECTIVES.get(moment, '')}" for moment in Moment]
-    jobs = await queue.enqueue_many([VideoRequest(provider=name, prompt=text) for text in prompts])
-    return dict(zip(Moment, jobs, strict=True))
+async def one_for_each_moment(queue: VideoQueue, name: str, held: Held) -> dict[Moment, VideoJob]:
+    """Those first whose statements are held, one after the other: each without company."""
+    wanted = {
+        moment: VideoRequest(provider=name, prompt=f"a tram {moment}{DIRECTIVES.get(moment, '')}")
+        for moment in Moment
+    }
+    jobs = {}
+    for moment in HELD_STATEMENTS:
+        jobs[moment] = await queue.enqueue(wanted.pop(moment))
+        await until(partial(is_held, held, len(jobs)))
+    return jobs | dict(zip(wanted, await queue.enqueue_many(list(wanted.values())), strict=True))
 
 
-def script(jobs: dict[Moment, VideoJob], provider: ProviderSimulator, s3: S3Server) -> None:
-    """What holds jobs at the moments that are not PostgreSQL's."""
+async def is_held(held: Held, count: int) -> bool:
+    return await held.count() == count
+
+
+def hold_calls(provider: ProviderSimulator) -> None:
     provider.script(
         Rule(deed="submit", outcome="hang", prompt=Moment.INTENDED, times=1),
         Rule(deed="submit", outcome="accept-then-hang", prompt=Moment.ACCEPTED, times=1),
     )
+
+
+def hold_uploads(jobs: dict[Moment, VideoJob], s3: S3Server) -> None:
     for moment, operation, skip in (
         (Moment.GENERATED, "PutObject", 0),
         (Moment.UPLOADING, "UploadPart", 2),  # behind the trial of a checksum
@@ -218,9 +234,8 @@ async def are_there(
     held: Held,
 ) -> bool:
     """Whether each job is at its moment, where it stays."""
-    statements = {Moment.CLAIMED, Moment.ANSWERED, Moment.UPLOADED}
     return (
-        await held.count() == len(statements)
+        await is_held(held, len(HELD_STATEMENTS))
         and len(provider.of("submit")) == len(jobs) - 1  # all but the claimed one
         and (await queue.get(jobs[Moment.GENERATING].id)).stage is Stage.GENERATING
         and uploads_of(jobs[Moment.GENERATED], s3, "PutObject") == 1

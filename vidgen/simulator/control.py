@@ -118,12 +118,15 @@ class Generation:
     Attributes:
         fate: How it ended if not well; decided at the first look after *ready_at*.
         listed_at: From when on the list shows it.
+        shown_at: The moment of the answer that is being made: all in it is of one moment, or it
+            would call finished what had no fate yet a line before.
     """
 
     wish: Wish
     created_at: float
     ready_at: float
     listed_at: float
+    shown_at: float | None = None
     fate: Outcome | None = None
     fate_is_sealed: bool = False
 
@@ -134,7 +137,13 @@ class Generation:
 
     def is_due(self) -> bool:
         """Its time has come (and it is not one that never ends)."""
-        return unix_now() >= self.ready_at and not (self.fate and self.fate.name == "never")
+        now = unix_now() if self.shown_at is None else self.shown_at
+        return now >= self.ready_at and not (self.fate and self.fate.name == "never")
+
+    def show(self) -> None:
+        """Begin an answer, of which nothing is awaited until it is made."""
+        self.shown_at = unix_now()
+        asyncio.get_running_loop().call_soon(self._answered)
 
     def percent(self) -> int:
         """0 to 99 while it runs, 100 when due."""
@@ -142,8 +151,11 @@ class Generation:
             return 100
         now = unix_now()
         if now >= self.ready_at:
-            return 99  # one that never ends
+            return 99  # one that never ends, or is about to
         return max(0, int((now - self.created_at) / (self.ready_at - self.created_at) * 99))
+
+    def _answered(self) -> None:
+        self.shown_at = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,6 +356,7 @@ class ProviderSimulator:
 
     def settle(self, generation: Generation) -> Outcome | None:
         """The verdict over a due *generation* as scripted, None if it went well or still runs."""
+        generation.show()
         if generation.is_due() and not generation.fate_is_sealed:
             generation.fate_is_sealed = True
             wish = generation.wish
