@@ -143,7 +143,7 @@ async def test_a_list_that_lacks_our_videos_is_given_up(
     jobs = await made(carrier, SORA, count=5)
 
     assert {(job.status, job.attempt) for job in jobs} == {(JobStatus.COMPLETED, 1)}
-    assert simulator.sora.counts["list"] == 1
+    assert 1 <= simulator.sora.counts["list"] <= lookout.FRUITLESS_LISTS
 
 
 @pytest.mark.parametrize("rule", ["list 503", "list disconnect", "list 429-retry-after"])

@@ -55,6 +55,9 @@ VIDEOS_PER_PAGE = 100
 OWN_LOOK_EVERY_S = 120.0
 # A server that cannot list, or not what is wanted, is not asked to for so long.
 USELESS_FOR_S = 600.0
+# Of a burst of submits a list may show only those that came after it was wanted: so many in a row
+# have to lack most of what is looked for.
+FRUITLESS_LISTS = 3
 MIN_WAIT_S = 0.01
 EARLY_S = 0.05
 # A video is followed from its receipt on, if it is no older.
@@ -121,6 +124,7 @@ class _Shelf:
     pace_s: float
     followers: dict[str, Follower] = field(default_factory=dict)
     useless_until: float = 0.0
+    fruitless: int = 0
     is_read: bool = False
 
     @property
@@ -350,7 +354,8 @@ class Lookout:
         metrics.listed(job, "answered")
         found, interval_s = overview.found, self._resources.settings.poll_interval_s
         shelf.pace_s = max(schedule.list_in_s(ready_per_s, overview.pages, interval_s), MIN_WAIT_S)
-        if len(found) * 2 < len(wanted):
+        shelf.fruitless = shelf.fruitless + 1 if len(found) * 2 < len(wanted) else 0
+        if shelf.fruitless >= FRUITLESS_LISTS:
             self._give_up(shelf, reason=f"{len(found)} of {len(wanted)} videos were in the list")
         now = asyncio.get_running_loop().time()
         # A list is a look as well, so none for an interval; nor while the next one is on its way.
@@ -375,6 +380,7 @@ class Lookout:
 
     def _give_up(self, shelf: _Shelf, *, reason: str) -> None:
         shelf.useless_until = asyncio.get_running_loop().time() + USELESS_FOR_S
+        shelf.fruitless = 0
         logger.info("lists are no use here, looking one by one", reason=reason)
 
 
