@@ -137,6 +137,23 @@ async def test_the_error_of_one_is_its_own(connection: Connection, writer: Write
     assert second.stage is Stage.GENERATING
 
 
+async def test_a_row_that_nobody_can_read_is_written_and_keeps_no_other_from_being_told(
+    connection: Connection, writer: Writer
+) -> None:
+    broken, whole = await inserted(connection), await inserted(connection)
+    await connection.execute(
+        """UPDATE video_jobs SET targets = '[{"provider": "sora"}]' WHERE id = $1""", broken.id
+    )
+    async with asyncio.TaskGroup() as group:
+        good = group.create_task(writer.write(a_claim(whole)))
+        with pytest.raises(TypeError, match="Target"):
+            await writer.write(a_claim(broken))
+
+    assert good.result().worker_id == WORKER
+    holders = "SELECT count(*) FROM video_jobs WHERE worker_id = $1"
+    assert await connection.fetchval(holders, WORKER) == 2
+
+
 async def test_a_row_that_somebody_locks_holds_up_no_other(
     connection: Connection, shared_database_url: str, writer: Writer
 ) -> None:

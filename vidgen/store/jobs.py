@@ -239,25 +239,32 @@ async def apply(
         BudgetExceededError, PriceUnknownError: It reserves money, and may not; nothing was written.
         UserLimitError: Nor was it because of other videos of the user.
     """
-    write = Write(job_id=job_id, change=change, lease=lease, worker_id=worker_id, by=by)
+    return await apply_one(
+        connection, Write(job_id=job_id, change=change, lease=lease, worker_id=worker_id, by=by)
+    )
+
+
+async def apply_one(connection: Connection, write: Write) -> VideoJob:
+    """As `apply`."""
     try:
         async with money_errors():
             rows = await _within_limit(connection, write)
     except UniqueViolationError as error:
         raise OperationTakenError(
-            f"job {job_id}: another attempt already follows this operation"
+            f"job {write.job_id}: another attempt already follows this operation"
         ) from error
     if not rows:
         raise LeaseLostError(
-            f"job {job_id} cannot be {change.event} now: it was changed by somebody else"
+            f"job {write.job_id} cannot be {write.change.event} now:"
+            " it was changed by somebody else"
         )
     return job_of(rows[0])
 
 
-async def apply_all(connection: Connection, writes: Sequence[Write]) -> dict[UUID, VideoJob]:
+async def apply_all(connection: Connection, writes: Sequence[Write]) -> dict[UUID, Record]:
     """
-    Write what can be written of *writes* in one statement that waits for nobody's lock; the jobs
-    that it wrote, by their ids.
+    Write what can be written of *writes* in one statement that waits for nobody's lock; the rows
+    that it wrote, by the ids of their jobs. Whoever reads one that nobody can read, reads it alone.
 
     What is missing then has to be tried by `apply`, which says why; likewise everything if one of
     them raises, since then nothing was written.
@@ -265,7 +272,7 @@ async def apply_all(connection: Connection, writes: Sequence[Write]) -> dict[UUI
     Args:
         writes: Of different jobs, each `is_sociable`.
     """
-    return {row["id"]: job_of(row) for row in await _apply(connection, writes, waits=False)}
+    return {row["id"]: row for row in await _apply(connection, writes, waits=False)}
 
 
 async def _within_limit(connection: Connection, write: Write) -> list[Record]:
