@@ -17,22 +17,18 @@ class Departures:
         """Take off nothing yet; `run` does."""
         self._dispatcher = dispatcher
         self._leaving: list[str] = []
-        self._here: set[str] = set()
-        self._gone: set[str] = set()
+        self._is_gone: dict[str, bool] = {}  # those that are under way
         self._rung = asyncio.Event()
 
     def begin(self, dispatch_id: str) -> None:
         """Its job has been claimed: from here the lease carries the job."""
-        self._here.add(dispatch_id)
+        self._is_gone[dispatch_id] = False
         self._leaving.append(dispatch_id)
         self._rung.set()
 
     def end(self, dispatch_id: str) -> bool:
         """It is over; whether nothing of it is left in Redis."""
-        self._here.discard(dispatch_id)
-        is_gone = dispatch_id in self._gone
-        self._gone.discard(dispatch_id)
-        return is_gone
+        return self._is_gone.pop(dispatch_id, False)
 
     async def run(self) -> None:
         """Take off what there is to take off, until cancelled."""
@@ -44,4 +40,4 @@ class Departures:
                 await self._dispatcher.take_off(leaving)
             except DispatchError:
                 continue
-            self._gone |= self._here.intersection(leaving)
+            self._is_gone |= {id_: True for id_ in leaving if id_ in self._is_gone}

@@ -10,8 +10,8 @@ the next one, so that a thousand jobs that get on in the same moment are a few d
 
 Alone means what it meant without company: `jobs.apply_one`. A statement of several waits for
 nobody's lock, so that what somebody keeps locked holds up no other; what may wait for more than its
-own row goes alone from the start (`Write.is_sociable`). Measured: 150 µs of CPU for one transition alone,
-50 for one of twenty, and in PostgreSQL a third.
+own row goes alone from the start (`Write.is_sociable`). Measured: 150 µs of CPU for one transition
+alone, 50 for one of twenty, and in PostgreSQL a third.
 """
 
 import asyncio
