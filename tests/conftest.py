@@ -11,10 +11,16 @@ import socket
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    suppress,
+)
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -32,6 +38,8 @@ from vidgen.dev.servers import (
     valkey_is_ready,
 )
 from vidgen.settings import Settings
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:  # the heavy ones are imported by the fixtures that need them
     from vidgen.simulator.s3 import S3Server
@@ -431,6 +439,29 @@ async def _none_left(what: str, found: Callable[[], Awaitable[Sequence[object]]]
     while left := await found():
         assert loop.time() < deadline, f"{what} left: {left}"
         await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def in_its_own_task(context: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """
+    *context*, opened and closed by one task: pytest opens and closes a fixture in two, and a
+    TaskGroup wants one.
+    """
+    stop = asyncio.Event()
+    ready: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    async def live() -> None:
+        async with context as opened:
+            ready.set_result(opened)
+            await stop.wait()
+
+    life = asyncio.create_task(live())
+    life.add_done_callback(lambda _: ready.cancel())  # nothing, unless it could not be opened
+    try:
+        yield await ready
+    finally:
+        stop.set()
+        await life  # says why
 
 
 @asynccontextmanager

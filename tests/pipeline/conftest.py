@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.conftest import SHARED, no_connection_left
+from tests.conftest import SHARED, in_its_own_task, no_connection_left
 from vidgen import VideoJob, VideoRequest
 from vidgen.dev.servers import PostgresServer
 from vidgen.dispatch import Dispatch
@@ -87,25 +87,18 @@ async def carrier(resources: Resources) -> AsyncIterator[Carrier]:
 @asynccontextmanager
 async def carrying(resources: Resources) -> AsyncIterator[Carrier]:
     """A worker over *resources*, for the length of the context."""
-    stop = asyncio.Event()
-    ready: asyncio.Future[Carrier] = asyncio.get_running_loop().create_future()
+    async with in_its_own_task(_carrying(resources)) as carrier:
+        yield carrier
 
-    async def live() -> None:
-        # pytest opens and closes a fixture in two tasks; a TaskGroup wants one.
-        async with asyncio.TaskGroup() as group:
-            leases = Leases(resources, group)
-            await leases.join()
-            carrier = Carrier(resources, leases, Wakes())
-            loops = [group.create_task(leases.run()), group.create_task(carrier.lookout.run())]
-            ready.set_result(carrier)
-            await stop.wait()
-            for loop in loops:
-                loop.cancel()
-        await leases.leave()
 
-    life = asyncio.create_task(live())  # noqa: TID251  awaited below
-    try:
-        yield await ready
-    finally:
-        stop.set()
-        await life
+@asynccontextmanager
+async def _carrying(resources: Resources) -> AsyncIterator[Carrier]:
+    async with asyncio.TaskGroup() as group:
+        leases = Leases(resources, group)
+        await leases.join()
+        carrier = Carrier(resources, leases, Wakes())
+        loops = [group.create_task(leases.run()), group.create_task(carrier.lookout.run())]
+        yield carrier
+        for loop in loops:
+            loop.cancel()
+    await leases.leave()

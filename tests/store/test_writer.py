@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from tests.builders import WORKER, a_job
+from tests.conftest import in_its_own_task
 from tests.proxy import proxy_of
 from tests.store.conftest import an_operation_of, claimed, held, history, inserted
 from tests.store.test_interleavings import until_blocked
@@ -45,19 +46,14 @@ async def database(emptied_database_url: str) -> AsyncIterator[Counted]:
 
 @pytest.fixture
 async def writer(database: Database) -> AsyncIterator[Writer]:
-    stop = asyncio.Event()
-    ready: asyncio.Future[Writer] = asyncio.get_running_loop().create_future()
+    async with in_its_own_task(writing(database)) as writer:
+        yield writer
 
-    async def live() -> None:
-        # pytest opens and closes a fixture in two tasks; a TaskGroup wants one.
-        async with asyncio.TaskGroup() as group:
-            ready.set_result(Writer(database, group))
-            await stop.wait()
 
-    life = asyncio.create_task(live())  # noqa: TID251  awaited below
-    yield await ready
-    stop.set()
-    await life
+@asynccontextmanager
+async def writing(database: Database) -> AsyncIterator[Writer]:
+    async with asyncio.TaskGroup() as group:
+        yield Writer(database, group)
 
 
 def a_claim(job: VideoJob) -> Write:
